@@ -1,0 +1,13 @@
+"""The two kinds of failure a user meets.
+
+`BlendbenchError` ends a command with one line on stderr; `ClipError` concerns one clip, so a run records it as a row and
+goes on. Both carry a message that names the file or key, what is wrong and what to do.
+"""
+
+
+class BlendbenchError(Exception):
+    """A failure the user can mend; its text is the one line that the command prints."""
+
+
+class ClipError(BlendbenchError):
+    """One clip cannot take part; a run writes the text as that row's reason."""
