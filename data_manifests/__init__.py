@@ -1,0 +1,1 @@
+"""Data that every experiment shares: the prompts, and which clips take part."""

@@ -1,0 +1,1 @@
+"""Models, noises and music that travel with the package."""

@@ -1,0 +1,109 @@
+"""One noise, one prompt, one piece of music: the command `blendbench blend`."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from blendbench import audio, config
+from blendbench.datasets import NoiseClip, Pair, Prompt
+from blendbench.datasets.pairing import stable_seed
+from blendbench.errors import BlendbenchError, ClipError
+from blendbench.methods import Item
+from blendbench.presentation import Amplification, Presentation, present
+from blendbench.runner import SAMPLE_RATE, make_context
+from blendbench.store import write_text
+
+
+def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Blend the first `noise.seconds` of a noise file into music and write the result to `out`.
+
+    Parameters
+    ----------
+    noise_file : Path
+        Any format that libsndfile reads.
+    prompt : str
+        What music, in words.
+    out : Path
+        Folder for `music.wav`, `mix.wav`, `noise.wav` (float, scaled down alike if the mix would clip), the method's
+        images as PNG, and `blend.json`.
+    settings : dict
+        The checked configuration; `method` is the one used, in presentation "direct".
+
+    Returns
+    -------
+    dict
+        What `blend.json` holds: gain_db, gain_db_unbounded, bound, noise_lufs, music_lufs, attenuation_db, seconds per
+        stage, recipe.
+
+    Raises
+    ------
+    BlendbenchError
+        If the noise, the prompt, the folder or the model cannot be used.
+    """
+    if not prompt.strip():
+        raise BlendbenchError("--prompt: is empty; say what music to make, such as 'calm jazz piano trio'")
+    start = time.perf_counter()
+    seconds = settings["noise"]["seconds"]
+    noise = audio.read(noise_file, SAMPLE_RATE, max_seconds=seconds)
+    noise = audio.extend_circular(noise, round(seconds * SAMPLE_RATE))
+    noise, _ = audio.normalize_loudness(noise, SAMPLE_RATE, settings["noise"]["lufs"])
+    # Found out now, not after the generation.
+    write_text(out / "blend.json", "{}\n")
+    timings = {"read_s": time.perf_counter() - start}
+    from blendbench.datasets.pairing import split_music
+
+    music_half = []
+    if settings["method"].get("_target_", "").endswith("RandomMusic"):
+        music_half = split_music(config.build(settings["music"], "music", settings["allow_targets"]), settings["seed"])[
+            1
+        ]
+    context = make_context(settings, music_half)
+    method = config.build(settings["method"], "method", settings["allow_targets"])
+    start = time.perf_counter()
+    method.prepare(context)
+    timings["load_s"] = time.perf_counter() - start
+    pair = Pair("file", NoiseClip(noise_file.stem, noise_file, "", noise_file.stem), Prompt("prompt", "", prompt))
+    item = Item(pair, noise, stable_seed(settings["seed"], noise_file.stem, prompt))
+    made = method.generate([item])[0]
+    start = time.perf_counter()
+    amplification = Amplification(**settings["amplification"])
+    shown = Presentation("direct", "direct", "Direct")
+    try:
+        result = present(noise, made.waveform, shown, method.adaptive, amplification, settings["mask"])
+    except ClipError as error:
+        raise BlendbenchError(
+            f"{noise_file}: the music made for it cannot be levelled ({error}); try another seed"
+        ) from error
+    mix, attenuation = audio.limit_peak(result.mix)
+    scale = audio.from_db(-attenuation)
+    for name, wave in (("music", result.music * scale), ("mix", mix), ("noise", noise * scale)):
+        audio.write(out / f"{name}.wav", wave, SAMPLE_RATE, subtype="FLOAT")
+    for name, image in made.images.items():
+        write_image(out / f"{name}.png", image)
+    timings["present_s"] = time.perf_counter() - start
+    recipe = {
+        "method": settings["method"],
+        "generator": {"name": context.generator.name} | context.generator.signature(),
+        "amplification": settings["amplification"],
+        "mask": settings["mask"],
+        "noise": settings["noise"] | {"file": str(noise_file)},
+        "prompt": prompt,
+        "seed": settings["seed"],
+    }
+    stages = timings | {name: value for name, value in made.facts.items() if name.endswith("_s")}
+    facts = {"gain_db_unbounded": None, "bound": None} | result.facts | {"attenuation_db": round(attenuation, 4)}
+    facts |= {name: value for name, value in made.facts.items() if not name.endswith("_s")}
+    facts |= {"seconds": {name: round(value, 3) for name, value in stages.items()}, "recipe": recipe}
+    write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+    return facts
+
+
+def write_image(path: Path, image: torch.Tensor) -> None:
+    """Write a grey image [H, W] (0..255, or a boolean mask, whose core turns black) as PNG."""
+    pixels = (~image).float() * 255 if image.dtype == torch.bool else image
+    Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).numpy().astype(np.uint8)).save(path)

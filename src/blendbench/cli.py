@@ -1,0 +1,278 @@
+"""The command line. Heavy libraries are imported inside commands, so that help answers at once.
+
+Exit status: 0 done, 1 failed, 2 wrong usage. A failure is one line on stderr; `--debug` adds the traceback.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from blendbench import __version__
+from blendbench.errors import BlendbenchError
+
+USAGE = f"""blendbench {__version__}: blend environmental noise into music
+
+  blendbench run experiment=bnmusic/table1 [key=value ...]    run an experiment and print its table
+  blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
+  blendbench table RUN_DIR      rebuild the tables from a run's rows
+  blendbench report RUN_DIR     rebuild the report page of a run
+  blendbench data check         which data sets are there, and where to put those that are not
+  blendbench models list|check  which models are there, and how to get those that are not
+  blendbench doctor             what this machine has, and what to do about what is missing
+  blendbench train ...          train the built-in models again
+
+run also takes Hydra's flags: -m (sweep), --cfg job (print the config), --help (all keys and groups).
+Any command takes --debug to show a traceback on failure.
+"""
+
+
+class UsageError(BlendbenchError):
+    """Wrong words on the command line; exit status 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `blendbench` program."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    sys.exit(_guard(lambda: _dispatch(arguments), debug))
+
+
+def _guard(command: Callable[[], int], debug: bool) -> int:
+    try:
+        return command()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        status, text = 130, "stopped; the same command goes on where it was"
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        status, text = (2 if isinstance(error, UsageError) else 1), str(error)
+        if not isinstance(error, BlendbenchError):
+            first = (text.strip().splitlines() or [""])[0]
+            text = f"unexpected {type(error).__name__}: {first} (add --debug for the traceback)"
+    print("blendbench: " + " ".join(text.split()), file=sys.stderr)
+    return status
+
+
+def _dispatch(arguments: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": _run,
+        "blend": _blend,
+        "table": _table,
+        "report": _report,
+        "data": _data,
+        "models": _models,
+        "doctor": _doctor,
+        "train": _train,
+    }
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in commands:
+        raise UsageError(f"no command {arguments[0]!r}; there are {', '.join(commands)}")
+    return commands[arguments[0]](arguments[1:])
+
+
+def compose(overrides: list[str]) -> dict:
+    """Compose and check the configuration; a wrong key or value is one line.
+
+    Raises
+    ------
+    UsageError
+        Naming the key, what is wrong, and what there is.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from blendbench import config
+
+    for word in overrides:
+        if "=" not in word:
+            raise UsageError(f"{word!r} is not key=value; see `blendbench run --help`")
+    try:
+        with initialize_config_module("blendbench.conf", version_base="1.3"):
+            composed = hydra_compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_explain(error, overrides)) from error
+    try:
+        return config.check(composed)
+    except BlendbenchError as error:
+        raise UsageError(str(error)) from error
+
+
+def _explain(error: Exception, overrides: list[str]) -> str:
+    """One line out of Hydra's message: the override that it is about, its first sentence, and the options it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].rstrip(".:")
+    if (override := getattr(error, "override", None)) and override not in text:
+        text = f"{override!r}: {text}"
+    cause = str(error.__cause__).splitlines()[0].strip() if error.__cause__ is not None else ""
+    if cause and cause not in text:
+        text += f" ({cause})"
+    if "Available options" in str(error):
+        start = next(i for i, line in enumerate(lines) if line.startswith("Available options"))
+        end = next((i for i, line in enumerate(lines) if line.startswith("Config search path")), len(lines))
+        text += f"; there are {', '.join(lines[start + 1 : end])}"
+    return f"{text}; see `blendbench run --help`"
+
+
+_HYDRA_FLAGS = {
+    "-m", "--multirun", "--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--resolve", "--package", "-p",
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--shell-completion", "-sc", "--run", "-r",
+}  # fmt: skip
+
+
+def _run(arguments: list[str]) -> int:
+    if any(word.split("=")[0] in _HYDRA_FLAGS for word in arguments):
+        return _hydra(arguments)
+    return _run_settings(compose(arguments))
+
+
+def _quiet() -> None:
+    """Keep the libraries' own progress bars out of ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _run_settings(settings: dict) -> int:
+    from blendbench import results, runner
+
+    _quiet()
+
+    run_dir = runner.run(settings)
+    print("\n" + (run_dir / "table.md").read_text(encoding="utf-8"))
+    print(f"audio  {run_dir / 'mixes'}\nreport {run_dir / 'report' / 'index.html'}\ntable  {run_dir / 'table.md'}")
+    rows = results.read_rows(run_dir)
+    failed = sum(row["status"] != "ok" for row in rows)
+    if failed:
+        print(f"blendbench: {failed} of {len(rows)} rows failed; pairs.jsonl says why", file=sys.stderr)
+    return 0 if failed < len(rows) else 1
+
+
+def _hydra(arguments: list[str]) -> int:
+    """Hydra's own flags: help, config printing and sweeps, through `hydra.main`."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from blendbench import config
+
+    statuses: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://blendbench.conf", config_name="config")
+    def task(composed: DictConfig) -> int:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        settings = config.check(composed)
+        if settings["run_dir"] and HydraConfig.get().mode == RunMode.MULTIRUN:
+            # Every job of a sweep has its own folder below the one asked for.
+            settings["run_dir"] = str(Path(settings["run_dir"]) / config.digest(settings))
+        statuses.append(_run_settings(settings))
+        return statuses[-1]
+
+    sys.argv = ["blendbench run", *arguments]
+    task()
+    return max(statuses, default=0)
+
+
+def _blend(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="blendbench blend", description="Make music that hides one noise when both are heard together."
+    )
+    parser.add_argument("noise", type=Path, help="audio file; its first five seconds are used, a shorter one repeats")
+    parser.add_argument("--prompt", required=True, help="what music, in words")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for music.wav, mix.wav, noise.wav and blend.json"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    settings = compose(words.overrides)
+    from blendbench import blend
+
+    _quiet()
+    facts = blend.blend(words.noise, words.prompt, words.out, settings)
+    gain = "silent" if facts["gain_db"] is None else f"{facts['gain_db']:+.1f} dB"
+    print(
+        f"music at {facts['music_lufs']} LUFS ({gain}) over noise at {facts['noise_lufs']} LUFS: {words.out / 'mix.wav'}"
+    )
+    return 0
+
+
+def _run_dir(name: str, arguments: list[str], text: str) -> Path:
+    parser = _Parser(prog=f"blendbench {name}", description=text)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    return parser.parse_args(arguments).run_dir
+
+
+def _table(arguments: list[str]) -> int:
+    run_dir = _run_dir("table", arguments, "Rebuild results.csv and the tables from a run's rows and mixes.")
+    from blendbench import results
+
+    results.tabulate(run_dir, results.read_settings(run_dir))
+    print((run_dir / "table.md").read_text(encoding="utf-8"))
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    run_dir = _run_dir("report", arguments, "Rebuild a run's report page.")
+    from blendbench import report, results
+
+    print(report.write(run_dir, results.read_settings(run_dir)))
+    return 0
+
+
+def _data(arguments: list[str]) -> int:
+    parser = _Parser(prog="blendbench data", description="Which data sets are there.")
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=DIR")
+    words = parser.parse_args(arguments)
+    from blendbench import doctor
+
+    return doctor.print_checks(doctor.check_data(compose(words.overrides)))
+
+
+def _models(arguments: list[str]) -> int:
+    parser = _Parser(prog="blendbench models", description="Which models are there.")
+    parser.add_argument("action", choices=["list", "check"])
+    words = parser.parse_args(arguments)
+    from blendbench import doctor
+
+    status = doctor.print_checks(doctor.check_models())
+    return status if words.action == "check" else 0
+
+
+def _doctor(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="blendbench doctor", description="What this machine has, and what to do about what is missing."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=DIR")
+    words = parser.parse_args(arguments)
+    from blendbench import doctor
+
+    doctor.print_checks(doctor.check_all(compose(words.overrides)))
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    from blendbench.train import command
+
+    return command.main(arguments, _Parser)

@@ -1,0 +1,163 @@
+"""Configuration: the schema of the keys, and building the objects that `_target_` names.
+
+Configs are composed by Hydra from `conf/`; this module checks types and says in one line what is wrong with a key.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from blendbench.errors import BlendbenchError
+
+
+@dataclass
+class MaskConfig:
+    core_fraction: float = 0.15
+    pixel_threshold: float | None = None
+    inpaint_fraction: float = 0.20
+    inpaint_threshold: float | None = None
+    latent_reduce: str = "nearest"
+
+
+@dataclass
+class AmplificationConfig:
+    alpha: float = 0.14
+    smr_db: float = 21.0
+    min_gain_db: float | None = 0.0
+    max_gain_db: float | None = 6.0
+    solver: str = "exact"
+
+
+@dataclass
+class NoiseConfig:
+    seconds: float = 5.0
+    lufs: float = -18.0
+    short_clip: str = "loop"
+
+
+@dataclass
+class KLConfig:
+    direction: str = "ref||gen"
+    epsilon: float = 1e-6
+    pairing: str = "genre"
+
+
+@dataclass
+class StatisticsConfig:
+    resamples: int = 1000
+    confidence: float = 0.95
+    over_n: list[int] = field(default_factory=list)
+
+
+@dataclass
+class DataConfig:
+    root: str = "data"
+
+
+@dataclass
+class Config:
+    """Types of the keys at the top of `conf/config.yaml`; groups hold what their `_target_` takes."""
+
+    dataset: dict[str, Any] = field(default_factory=dict)
+    music: Any = None
+    prompts: Any = None
+    method: Any = None
+    generator: Any = None
+    evaluator: Any = None
+    arms: dict[str, Any] = field(default_factory=dict)
+    presentations: dict[str, Any] = field(default_factory=dict)
+    experiment: Any = None
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    amplification: AmplificationConfig = field(default_factory=AmplificationConfig)
+    kl: KLConfig = field(default_factory=KLConfig)
+    statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    allow_targets: list[str] = field(default_factory=list)
+    run_dir: str | None = None
+    store_dir: str = "runs/store"
+    limit: int | None = None
+    seed: int = 0
+    batch: int = 2
+    device: str = "auto"
+    keep_images: bool = False
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Check the composed config's types and ranges and return it resolved, as plain data.
+
+    Raises
+    ------
+    BlendbenchError
+        Naming the key, the value and what it must be.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), config)
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        text = str(error).strip().splitlines()[0]
+        raise BlendbenchError(f"{key}: {text}; see `blendbench run --help`") from None
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    ranges = [
+        ("limit", settings["limit"] is None or settings["limit"] >= 1, "1 or more, or null for all"),
+        ("batch", settings["batch"] >= 1, "1 or more"),
+        ("noise.seconds", 0.4 <= settings["noise"]["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
+        ("noise.lufs", -70 < settings["noise"]["lufs"] <= 0, "above -70, at most 0"),
+        ("noise.short_clip", settings["noise"]["short_clip"] == "loop", "loop"),
+        ("kl.pairing", settings["kl"]["pairing"] in ("genre", "random"), "genre or random"),
+        ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
+        ("statistics.resamples", settings["statistics"]["resamples"] >= 1, "1 or more"),
+    ]
+    for key, sound, allowed in ranges:
+        if not sound:
+            raise BlendbenchError(f"{key}: {_value(settings, key)!r} is out of range; use {allowed}")
+    return settings
+
+
+def _value(settings: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        settings = settings[part]
+    return settings
+
+
+def build(settings: dict[str, Any], key: str, allowed: list[str], **extra: Any) -> Any:
+    """Call what `_target_` names with the other entries; only blendbench's modules, and what the user allows, are called.
+
+    Raises
+    ------
+    BlendbenchError
+        If the target is missing, not allowed or unknown, or does not take an entry.
+    """
+    entries = {name: value for name, value in settings.items() if name != "_target_"}
+    target = settings.get("_target_")
+    if not isinstance(target, str):
+        raise BlendbenchError(f"{key}: no _target_; choose one of the options of that group")
+    if not any(target == prefix or target.startswith(prefix + ".") for prefix in ["blendbench", *allowed]):
+        top = target.split(".")[0]
+        raise BlendbenchError(f"{key}._target_: {target} is not allowed; add allow_targets=[{top}] if you trust it")
+    try:
+        function = get_object(target)
+    except Exception as error:
+        raise BlendbenchError(f"{key}._target_: {target} cannot be imported ({_first_line(error)})") from error
+    try:
+        return function(**entries, **extra)
+    except TypeError as error:
+        raise BlendbenchError(f"{key}: {_first_line(error)}; mend that entry") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Eight hex digits of the settings, for the default run folder; places and speed settings do not count."""
+    from blendbench.store import canonical
+
+    counted = {k: v for k, v in settings.items() if k not in {"run_dir", "store_dir", "batch", "device", "data"}}
+    return hashlib.sha256(canonical(counted).encode()).hexdigest()[:8]

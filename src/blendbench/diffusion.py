@@ -1,0 +1,644 @@
+"""Latent diffusion over diffusers' components: text-to-image, image-to-image and masked repainting, batched.
+
+The three samplers follow diffusers' `StableDiffusionPipeline`, `StableDiffusionImg2ImgPipeline` and
+`StableDiffusionInpaintPipeline` (with a 4-channel U-Net), down to the order of the random draws, so in float32 their
+images equal the pipelines'. They differ in what a batch of unrelated pairs needs: every item has its own seed, all its
+random tensors are drawn on the CPU from that seed alone, and distinct prompts are encoded once.
+
+Conventions: images are float tensors [B, 3, H, W] in -1..1, H and W multiples of the autoencoder's factor (8 for Stable
+Diffusion), and come back clamped to that range as float32 on the model's device. Latents are float32 [B, 4, H/8, W/8],
+already multiplied by the autoencoder's `scaling_factor`. Masks are [B, 1, H, W] with 1 = repaint. The networks run in
+the model's dtype; noise, guidance and scheduler steps stay in float32, so that a seed means the same noise in every
+dtype. In float32 an item's image does not depend on the rest of its batch beyond rounding.
+"""
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import diffusers
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import is_accelerate_available
+from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from blendbench.errors import BlendbenchError
+
+logger = logging.getLogger(__name__)
+
+SCHEDULERS: dict[str, type[SchedulerMixin] | None] = {
+    "default": None,
+    "ddim": DDIMScheduler,
+    "pndm": PNDMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+"""Scheduler names; "default" is the class that the checkpoint's own scheduler config names."""
+
+Seeds = Sequence[int] | Sequence[torch.Generator]
+"""One seed an item, or one CPU generator an item, which then advances."""
+
+Progress = Callable[[int, int], None]
+"""Called after each step with the number of steps done and their total."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of one sampling run.
+
+    Parameters
+    ----------
+    steps : int
+        Length of the full schedule, at least 1; strength below 1 runs only its last `int(steps * strength)` steps.
+    guidance_scale : float
+        Weight of classifier-free guidance (Ho and Salimans, 2022); at 1 or below the unconditional half is skipped.
+    strength : float
+        How much of the schedule is run on a given image, in (0, 1]; text-to-image does not use it.
+    scheduler : str
+        A name in `SCHEDULERS`.
+    eta : float
+        Stochasticity of DDIM (eta in Song et al., 2020), in 0..1; other schedulers take only 0.
+    negative_prompt : str
+        What guidance steers away from.
+
+    Raises
+    ------
+    BlendbenchError
+        When a setting is out of its range.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 7.5
+    strength: float = 1.0
+    scheduler: str = "default"
+    eta: float = 0.0
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise BlendbenchError(f"steps is {self.steps!r}; give a whole number of at least 1")
+        if not math.isfinite(self.guidance_scale):
+            raise BlendbenchError(f"guidance_scale is {self.guidance_scale}; give a finite number, such as 7.5")
+        if not 0 < self.strength <= 1:
+            raise BlendbenchError(f"strength is {self.strength}; give a number above 0 and at most 1")
+        if not 0 <= self.eta <= 1:
+            raise BlendbenchError(f"eta is {self.eta}; give a number from 0 to 1")
+        if self.scheduler not in SCHEDULERS:
+            raise BlendbenchError(f"scheduler {self.scheduler!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
+
+
+@dataclass
+class LatentDiffusion:
+    """The parts of a Stable-Diffusion-type model; `device` and `dtype` are those of its U-Net.
+
+    Raises
+    ------
+    BlendbenchError
+        When the parts do not belong together or the U-Net is not of the plain text-to-image kind.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        channels, latent_channels = self.unet.config.in_channels, self.vae.config.latent_channels
+        if channels != latent_channels:
+            raise BlendbenchError(
+                f"unet: in_channels is {channels} but the vae has {latent_channels} latent channels; "
+                "use a text-to-image checkpoint, not an inpainting one"
+            )
+        width, text_width = self.unet.config.cross_attention_dim, self.text_encoder.config.hidden_size
+        if width != text_width:
+            raise BlendbenchError(
+                f"unet: cross_attention_dim is {width} but text_encoder has hidden_size {text_width}; "
+                "take both from the same checkpoint"
+            )
+        if self.unet.config.time_cond_proj_dim is not None:
+            raise BlendbenchError("unet: time_cond_proj_dim is set; use a checkpoint without guidance distillation")
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @property
+    def factor(self) -> int:
+        """Side of the square of pixels that one latent stands for, in pixels."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks to a device, with convolutions in channels-last order; returns itself."""
+        for module in (self.unet, self.vae):
+            module.to(device=device, memory_format=torch.channels_last)
+        self.text_encoder.to(device=device)
+        return self
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        variant: str | None = None,
+        local_files_only: bool = True,
+        vae_slicing: bool = False,
+    ) -> Self:
+        """Load a checkpoint in diffusers' layout: safetensors only, no remote code, no safety checker.
+
+        Parameters
+        ----------
+        source : str or Path
+            A folder with `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`, or a Hub id "owner/name".
+        device, dtype
+            Where and in which precision the networks run.
+        revision, variant : str, optional
+            Hub revision, and the weights' variant such as "fp16".
+        local_files_only : bool
+            Whether a Hub id is looked up in the local cache alone.
+        vae_slicing : bool
+            Encode and decode images one by one, which bounds memory at large batches.
+
+        Raises
+        ------
+        BlendbenchError
+            When the folder or one of its parts is missing, incomplete or unreadable.
+        """
+        is_folder = Path(source).is_dir()
+        if is_folder:
+            _check_folder(Path(source))
+        elif Path(source).is_absolute() or str(source).count("/") != 1:
+            raise BlendbenchError(f"{source}: no such checkpoint folder; give one in diffusers' layout or a Hub id")
+        hub: dict[str, Any] = {} if is_folder else {"revision": revision}
+        hub |= {"local_files_only": local_files_only or is_folder}
+        weights = hub | {"variant": variant, "use_safetensors": True, "output_loading_info": True}
+        # Without accelerate diffusers warns at every load unless this is off.
+        weights_diffusers = weights | {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
+
+        def part(name: str, read: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+            try:
+                loaded = read(str(source), subfolder=name, **options)
+            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                raise BlendbenchError(f"{source}: cannot load {name}/: {reason}") from error
+            if "output_loading_info" not in options:
+                return loaded
+            module, info = loaded
+            # Both libraries fill missing weights with random numbers and only warn.
+            absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+            if absent:
+                raise BlendbenchError(
+                    f"{source}: {name}/ lacks {len(absent)} weights that its config asks for (such as {absent[0]}); "
+                    "fetch the checkpoint again"
+                )
+            return module
+
+        model = cls(
+            unet=part("unet", UNet2DConditionModel.from_pretrained, weights_diffusers),
+            vae=part("vae", AutoencoderKL.from_pretrained, weights_diffusers),
+            text_encoder=part("text_encoder", CLIPTextModel.from_pretrained, weights | {"dtype": dtype}),
+            tokenizer=part("tokenizer", CLIPTokenizer.from_pretrained, hub),
+            scheduler_config=part("scheduler", DDIMScheduler.load_config, hub),
+        )
+        if vae_slicing:
+            model.vae.enable_slicing()
+        return model.to(device)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model in diffusers' layout (safetensors), which `load` and diffusers' pipelines read."""
+        StableDiffusionPipeline(
+            unet=self.unet,
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            scheduler=make_scheduler("default", self.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder, safe_serialization=True)
+
+
+def _check_folder(folder: Path) -> None:
+    for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"):
+        if not (folder / name).is_file():
+            raise BlendbenchError(f"{folder}: {name} is missing; give a checkpoint folder in diffusers' layout")
+    for name in ("unet", "vae", "text_encoder"):
+        if not any((folder / name).glob("*.safetensors")):
+            raise BlendbenchError(f"{folder}: {name}/ has no .safetensors weights; convert or fetch them so")
+    tokenizer = folder / "tokenizer"
+    if not ((tokenizer / "tokenizer.json").is_file() or (tokenizer / "vocab.json").is_file()):
+        raise BlendbenchError(f"{folder}: tokenizer/ has no tokenizer.json or vocab.json; fetch the checkpoint again")
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """Build a fresh scheduler (schedulers hold the state of a run) from a checkpoint's scheduler config.
+
+    The noise schedule, prediction type (epsilon or v) and zero-terminal-SNR rescaling are the config's. As the Stable
+    Diffusion pipelines do, it sets `steps_offset` 1, `clip_sample` False and `skip_prk_steps` True where the config has
+    older defaults; here the last holds for all three samplers, since a Runge-Kutta warm-up cannot be entered midway.
+
+    Parameters
+    ----------
+    name : str
+        A name in `SCHEDULERS`; "dpmsolver++" is the deterministic multistep solver of Lu et al. (2022).
+    config : mapping
+        Content of `scheduler_config.json`; `_class_name` is needed for "default".
+
+    Raises
+    ------
+    BlendbenchError
+        When the name or the config's class is unknown, or the scheduler cannot follow a zero-terminal-SNR schedule.
+    """
+    if name not in SCHEDULERS:
+        raise BlendbenchError(f"scheduler {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
+    scheduler_class = SCHEDULERS[name]
+    if scheduler_class is None:
+        class_name = str(config.get("_class_name"))
+        scheduler_class = getattr(diffusers, class_name, None)
+        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
+            raise BlendbenchError(f"scheduler_config.json: _class_name {class_name!r} is no scheduler of diffusers")
+    accepted = inspect.signature(scheduler_class.__init__).parameters
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
+        able = [n for n, c in SCHEDULERS.items() if c and "rescale_betas_zero_snr" in inspect.signature(c).parameters]
+        raise BlendbenchError(
+            f"scheduler {name!r} cannot follow this checkpoint's zero-terminal-SNR schedule; use {', '.join(able)}"
+        )
+    settings: dict[str, Any] = {"steps_offset": 1, "clip_sample": False, "skip_prk_steps": True}
+    if name == "dpmsolver++":
+        settings["algorithm_type"] = "dpmsolver++"
+    return scheduler_class.from_config(dict(config), **{k: v for k, v in settings.items() if k in accepted})
+
+
+@torch.inference_mode()
+def encode_prompts(
+    model: LatentDiffusion, prompts: Sequence[str], negative: str | None = ""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Text embeddings of prompts, each distinct text encoded once.
+
+    A prompt longer than the text encoder's context is cut, with a warning in the log.
+
+    Parameters
+    ----------
+    prompts : sequence of str
+        B prompts.
+    negative : str, optional
+        The unconditional (negative) prompt; None where no guidance is used.
+
+    Returns
+    -------
+    conditional, unconditional : torch.Tensor [B, T, D]
+        T tokens of D features, in the text encoder's dtype; the second is None when `negative` is.
+    """
+    texts = list(dict.fromkeys([*prompts, *([] if negative is None else [negative])]))
+    tokenizer, text_encoder = model.tokenizer, model.text_encoder
+    context = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+    whole = tokenizer(texts, verbose=False).input_ids
+    cut = [text for text, ids in zip(texts, whole, strict=True) if len(ids) > context]
+    if cut:
+        logger.warning("prompts cut to the text encoder's %d tokens: %d, such as %r", context, len(cut), cut[0][:60])
+    tokens = tokenizer(texts, padding="max_length", max_length=context, truncation=True, return_tensors="pt")
+    uses_mask = getattr(text_encoder.config, "use_attention_mask", False)
+    attention_mask = tokens.attention_mask.to(model.device) if uses_mask else None
+    embeddings = text_encoder(tokens.input_ids.to(model.device), attention_mask=attention_mask)[0]
+    row = {text: index for index, text in enumerate(texts)}
+    conditional = embeddings[[row[prompt] for prompt in prompts]]
+    if negative is None:
+        return conditional, None
+    return conditional, embeddings[[row[negative]] * len(prompts)]
+
+
+@torch.inference_mode()
+def encode_images(
+    model: LatentDiffusion, images: torch.Tensor, seeds: Seeds | None = None, sample: bool = True
+) -> torch.Tensor:
+    """Scaled latents of images.
+
+    Parameters
+    ----------
+    images : torch.Tensor [B, 3, H, W]
+        In -1..1.
+    seeds : sequence of int or torch.Generator
+        One an item, for the draw from the posterior; not needed when `sample` is False.
+    sample : bool
+        Draw from the posterior, as the pipelines do, or take its mode.
+
+    Returns
+    -------
+    torch.Tensor [B, 4, H/8, W/8]
+
+    Raises
+    ------
+    BlendbenchError
+        When the images' shape, type or range is wrong, or the number of seeds differs from theirs.
+    """
+    _check_images(model, images)
+    posterior = model.vae.encode(images.to(model.device, model.dtype)).latent_dist
+    # The posterior in float32, so that the draw is the same in every dtype of the networks.
+    posterior = DiagonalGaussianDistribution(posterior.parameters.float())
+    if sample:
+        latents = posterior.sample(generator=_generators(seeds if seeds is not None else [], len(images), "images"))
+    else:
+        latents = posterior.mode()
+    return latents * model.vae.config.scaling_factor
+
+
+@torch.inference_mode()
+def decode_latents(model: LatentDiffusion, latents: torch.Tensor) -> torch.Tensor:
+    """Images [B, 3, H, W], clamped to -1..1 as the pipelines do, of scaled latents [B, 4, H/8, W/8]."""
+    scaled = latents / model.vae.config.scaling_factor
+    return model.vae.decode(scaled.to(model.device, model.dtype)).sample.float().clamp(-1, 1)
+
+
+@torch.inference_mode()
+def text_to_image(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    seeds: Seeds,
+    settings: Sampling,
+    height: int | None = None,
+    width: int | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Images from prompts alone, as `StableDiffusionPipeline` makes them.
+
+    Parameters
+    ----------
+    prompts : sequence of str
+        B prompts.
+    seeds : sequence of int or torch.Generator
+        One an item.
+    settings : Sampling
+        `strength` is not used.
+    height, width : int, optional
+        Size in pixels; by default the size that the U-Net was trained for.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    torch.Tensor [B, 3, height, width]
+
+    Raises
+    ------
+    BlendbenchError
+        When the lengths differ, or the size is no multiple of the autoencoder's factor.
+    """
+    generators = _generators(seeds, len(prompts), "prompts")
+    sample_size = model.unet.config.sample_size
+    default_height, default_width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    height = height if height is not None else default_height * model.factor
+    width = width if width is not None else default_width * model.factor
+    _check_size(model, height, width)
+
+    scheduler, timesteps = _schedule(model, settings)
+    shape = (len(prompts), model.unet.config.in_channels, height // model.factor, width // model.factor)
+    noise = randn_tensor(shape, generator=generators, device=model.device, dtype=torch.float32)
+    latents = noise * scheduler.init_noise_sigma
+    latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, None, progress)
+    return decode_latents(model, latents)
+
+
+@torch.inference_mode()
+def image_to_image(
+    model: LatentDiffusion,
+    images: torch.Tensor,
+    prompts: Sequence[str],
+    seeds: Seeds,
+    settings: Sampling,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Images remade from noised images (SDEdit, Meng et al., 2021), as `StableDiffusionImg2ImgPipeline` does.
+
+    At strength 1 the start is the image at the schedule's highest noise level, not pure noise.
+
+    Parameters
+    ----------
+    images : torch.Tensor [B, 3, H, W]
+        In -1..1.
+    prompts, seeds : sequences of length B
+        One prompt and one seed (or generator) an item.
+    settings : Sampling
+        The last `int(steps * strength)` steps are run.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    torch.Tensor [B, 3, H, W]
+
+    Raises
+    ------
+    BlendbenchError
+        When shapes, ranges or lengths are wrong, or strength leaves no step.
+    """
+    _check_lengths(images, prompts)
+    generators = _generators(seeds, len(prompts), "prompts")
+    scheduler, timesteps = _schedule(model, settings, settings.strength)
+    clean = encode_images(model, images, generators)
+    noise = randn_tensor(clean.shape, generator=generators, device=model.device, dtype=torch.float32)
+    latents = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(prompts)))
+    latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, None, progress)
+    return decode_latents(model, latents)
+
+
+@torch.inference_mode()
+def masked_repaint(
+    model: LatentDiffusion,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    prompts: Sequence[str],
+    seeds: Seeds,
+    settings: Sampling,
+    latent_masks: torch.Tensor | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Repaint the masked part of images, as `StableDiffusionInpaintPipeline` does with a 4-channel U-Net.
+
+    After each step the known latents, noised to the level reached, replace the unmasked part; after the last step the
+    clean ones do (Lugmayr et al., 2022, without resampling). At strength 1 the start is pure noise. Unmasked pixels
+    pass through the autoencoder, so they return only nearly unchanged.
+
+    Parameters
+    ----------
+    images : torch.Tensor [B, 3, H, W]
+        In -1..1.
+    masks : torch.Tensor [B, 1, H, W]
+        1 = repaint, 0 = keep; split at 0.5, then brought to the latents' size by nearest neighbour (the upper left
+        pixel of each square), as the pipeline does.
+    prompts, seeds : sequences of length B
+        One prompt and one seed (or generator) an item.
+    settings : Sampling
+        The last `int(steps * strength)` steps are run.
+    latent_masks : torch.Tensor [B, 1, H/8, W/8], optional
+        Blending weights in 0..1 that take the place of the reduced `masks`, for another reduction than the nearest.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    torch.Tensor [B, 3, H, W]
+
+    Raises
+    ------
+    BlendbenchError
+        When shapes, ranges or lengths are wrong, or strength leaves no step.
+    """
+    _check_lengths(images, prompts)
+    generators = _generators(seeds, len(prompts), "prompts")
+    _check_images(model, images)
+    height, width = images.shape[-2:]
+    _check_mask("masks", masks, (len(images), 1, height, width))
+    if latent_masks is None:
+        latent_masks = F.interpolate((masks >= 0.5).float(), scale_factor=1 / model.factor, mode="nearest")
+    _check_mask("latent_masks", latent_masks, (len(images), 1, height // model.factor, width // model.factor))
+
+    scheduler, timesteps = _schedule(model, settings, settings.strength)
+    clean = encode_images(model, images, generators)
+    noise = randn_tensor(clean.shape, generator=generators, device=model.device, dtype=torch.float32)
+    if settings.strength == 1:
+        latents = noise * scheduler.init_noise_sigma
+    else:
+        latents = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(prompts)))
+    # The pipeline also samples latents of the masked image, which only a 9-channel U-Net reads: the draw is made, so
+    # that a stochastic scheduler gets the same numbers as there.
+    randn_tensor(clean.shape, generator=generators, dtype=torch.float32)
+    known = _Known(clean, noise, latent_masks.to(model.device, torch.float32))
+    latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, known, progress)
+    return decode_latents(model, latents)
+
+
+class _Known(NamedTuple):
+    """What masked repainting keeps: clean latents, the noise to raise them to a level, and where not to keep them."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
+
+
+def _schedule(
+    model: LatentDiffusion, settings: Sampling, strength: float | None = None
+) -> tuple[SchedulerMixin, torch.Tensor]:
+    """A fresh scheduler and the time steps to run, the first ones left out by `strength` as `get_timesteps` does."""
+    scheduler = make_scheduler(settings.scheduler, model.scheduler_config)
+    trained = scheduler.config.num_train_timesteps
+    if settings.steps > trained:
+        raise BlendbenchError(f"steps is {settings.steps}; the checkpoint was trained with {trained}, give no more")
+    if settings.eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise BlendbenchError(f"eta is {settings.eta} but {type(scheduler).__name__} has none; set it to 0 or use ddim")
+    scheduler.set_timesteps(settings.steps, device=model.device)
+    if strength is None:
+        return scheduler, scheduler.timesteps
+    kept = int(settings.steps * strength)
+    if kept < 1:
+        raise BlendbenchError(f"strength {strength} of {settings.steps} steps leaves none to run; raise either")
+    start = (settings.steps - kept) * scheduler.order
+    # Where a schedule repeats a time step, only this index tells the place in it.
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
+    return scheduler, scheduler.timesteps[start:]
+
+
+def _denoise(
+    model: LatentDiffusion,
+    scheduler: SchedulerMixin,
+    timesteps: torch.Tensor,
+    latents: torch.Tensor,
+    prompts: Sequence[str],
+    generators: list[torch.Generator],
+    settings: Sampling,
+    known: _Known | None,
+    progress: Progress | None,
+) -> torch.Tensor:
+    """The sampling loop that the three pipelines share; `known` adds the blending of masked repainting."""
+    guided = settings.guidance_scale > 1
+    conditional, unconditional = encode_prompts(model, prompts, settings.negative_prompt if guided else None)
+    embeddings = torch.cat([unconditional, conditional]) if unconditional is not None else conditional
+    accepted = inspect.signature(scheduler.step).parameters
+    extra = {"eta": settings.eta, "generator": generators}
+    extra = {name: value for name, value in extra.items() if name in accepted}
+
+    for index, timestep in enumerate(timesteps):
+        doubled = torch.cat([latents] * 2) if guided else latents
+        scaled = scheduler.scale_model_input(doubled, timestep)
+        prediction = model.unet(scaled.to(model.dtype), timestep, encoder_hidden_states=embeddings).sample.float()
+        if guided:
+            without, towards = prediction.chunk(2)
+            prediction = without + settings.guidance_scale * (towards - without)
+        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
+        if known is not None:
+            kept = known.clean
+            if index + 1 < len(timesteps):
+                kept = scheduler.add_noise(kept, known.noise, timesteps[index + 1 : index + 2])
+            latents = (1 - known.mask) * kept + known.mask * latents
+        if progress is not None:
+            progress(index + 1, len(timesteps))
+    return latents
+
+
+def _generators(seeds: Seeds, count: int, what: str) -> list[torch.Generator]:
+    if len(seeds) != count:
+        raise BlendbenchError(f"seeds: {len(seeds)} given for {count} {what}; give one each")
+    if count == 0:
+        raise BlendbenchError(f"{what}: none given; give at least one")
+    generators = [s if isinstance(s, torch.Generator) else torch.Generator().manual_seed(int(s)) for s in seeds]
+    if any(generator.device.type != "cpu" for generator in generators):
+        raise BlendbenchError("seeds: a generator is not on the CPU; make it with torch.Generator('cpu')")
+    return generators
+
+
+def _check_lengths(images: torch.Tensor, prompts: Sequence[str]) -> None:
+    if len(images) != len(prompts):
+        raise BlendbenchError(f"prompts: {len(prompts)} given for {len(images)} images; give one each")
+
+
+def _check_size(model: LatentDiffusion, height: int, width: int) -> None:
+    if height < 1 or width < 1 or height % model.factor or width % model.factor:
+        raise BlendbenchError(
+            f"image size is {height} x {width} pixels; height and width must be positive multiples of {model.factor}"
+        )
+
+
+def _check_images(model: LatentDiffusion, images: torch.Tensor) -> None:
+    channels = model.vae.config.in_channels
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+        raise BlendbenchError(
+            f"images: {images.dtype} of shape {tuple(images.shape)}; give float images of shape [B, {channels}, H, W]"
+        )
+    _check_size(model, images.shape[2], images.shape[3])
+    # A rounding error beyond the range is harmless; 0..255 or NaN is not. The negation catches NaN.
+    if not bool((images.abs() <= 1.01).all()):
+        raise BlendbenchError("images: values are not all within -1..1; scale the images to that range")
+
+
+def _check_mask(name: str, mask: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(mask.shape) != shape:
+        raise BlendbenchError(f"{name}: shape is {tuple(mask.shape)}; give {shape}, one channel an image")
+    if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise BlendbenchError(f"{name}: values are not all within 0..1; give 1 where to repaint and 0 where to keep")

@@ -1,0 +1,175 @@
+"""What this machine has, and what to do about what is missing: devices, memory, models, data, log-ins, folders."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from blendbench.errors import BlendbenchError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor: what, whether it is there, what was found, and the remedy if it is not.
+
+    `needed` is False for what only some commands use.
+    """
+
+    name: str
+    sound: bool
+    found: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def print_checks(checks: Iterable[Check]) -> int:
+    """Print the lines as they come; 1 if something needed is missing, else 0."""
+    status = 0
+    for check in checks:
+        mark = "ok  " if check.sound else ("MISS" if check.needed else "--  ")
+        print(
+            f"{mark}  {check.name:<28} {check.found}"
+            + (f"; {check.remedy}" if check.remedy and not check.sound else "")
+        )
+        status |= check.needed and not check.sound
+    return int(status)
+
+
+def check_all(settings: dict[str, Any]) -> Iterable[Check]:
+    """Every check, cheap ones first."""
+    yield from check_machine()
+    yield from check_packages()
+    yield from check_models()
+    yield from check_data(settings)
+    yield from check_places(settings)
+    yield check_login()
+
+
+def check_machine() -> Iterable[Check]:
+    """Python, cores, memory and accelerators."""
+    import torch
+
+    yield Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check("cpu", True, f"{cores} cores, {torch.get_num_threads()} torch threads")
+    total = _memory_gb()
+    yield Check(
+        "memory", total is None or total >= 4, f"{total:.0f} GB" if total else "unknown", "4 GB are needed", True
+    )
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(index)
+            yield Check(f"cuda:{index}", True, f"{facts.name}, {facts.total_memory / 2**30:.0f} GB")
+    else:
+        yield Check(
+            "cuda", False, "no GPU that torch can use", "the built-in models run on the CPU; published ones want a GPU"
+        )
+
+
+def _memory_gb() -> float | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def check_packages() -> Iterable[Check]:
+    """Libraries and programs that only some commands use."""
+    for name, use in (
+        ("wandb", "mirrors results to W&B"),
+        ("pretty-midi", "trains built-in models"),
+        ("mir_eval", "tests"),
+    ):
+        try:
+            yield Check(name, True, version(name))
+        except PackageNotFoundError:
+            yield Check(name, False, f"not installed ({use})", f"pip install {name}")
+    fluidsynth = shutil.which("fluidsynth")
+    yield Check(
+        "fluidsynth",
+        fluidsynth is not None,
+        fluidsynth or "not found",
+        "only `blendbench train` needs it: apt install fluidsynth fluid-soundfont-gm",
+    )
+
+
+def check_models() -> Iterable[Check]:
+    """The built-in models, with their hashes, and the published one's place in the hub's cache."""
+    from blendbench.datasets.builtin import package_folder
+    from blendbench.tagger import checkpoint_hash
+
+    assets = package_folder("blendbench.assets")
+    for name, file in (("pocket", "model_index.json"), ("tagger", "config.json")):
+        folder = assets / name
+        if (folder / file).is_file():
+            size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+            yield Check(f"model {name}", True, f"built in, {size:.1f} MB, {checkpoint_hash(folder)}, MIT")
+        else:
+            yield Check(f"model {name}", False, f"{folder} is empty", "install blendbench again", True)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache("riffusion/riffusion-model-v1", "model_index.json")
+    yield Check(
+        "model riffusion",
+        isinstance(cached, str),
+        str(Path(cached).parent) if isinstance(cached, str) else "riffusion/riffusion-model-v1 is not in the hub cache",
+        "`hf download riffusion/riffusion-model-v1` (creativeml-openrail-m), or generator.checkpoint=FOLDER",
+    )
+
+
+def check_data(settings: dict[str, Any]) -> Iterable[Check]:
+    """The data sets below data.root and the built-in ones, read as a run reads them."""
+    from blendbench.datasets import builtin, esc50, musicbench
+
+    root = settings["data"]["root"]
+    readers = [
+        ("noise built-in", builtin.noise, True),
+        ("music built-in", builtin.music, True),
+        ("prompts", builtin.prompts, True),
+        ("noise esc50", lambda: esc50.esc50(root), False),
+        ("music musicbench", lambda: musicbench.musicbench(root), False),
+    ]
+    for name, read, needed in readers:
+        try:
+            items = read()
+        except BlendbenchError as error:
+            yield Check(f"data {name}", False, str(error), needed=needed)
+            continue
+        paths = [item.path for item in items if hasattr(item, "path")]
+        missing = [path for path in paths if not path.is_file()]
+        found = f"{len(items)} entries" + (f", {len(missing)} files missing (first {missing[0]})" if missing else "")
+        yield Check(f"data {name}", not missing, found, "put the files there or take the rows out", needed)
+
+
+def check_places(settings: dict[str, Any]) -> Iterable[Check]:
+    """Whether the store and the hub's cache can be written, and the space left."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for name, place, needed in (("store", Path(settings["store_dir"]), True), ("hub cache", Path(HF_HUB_CACHE), False)):
+        existing = place
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        writable = os.access(existing, os.W_OK) and existing.is_dir()
+        free = shutil.disk_usage(existing).free / 2**30
+        found = f"{place}: {'writable' if writable else 'cannot be written'}, {free:.0f} GB free"
+        yield Check(
+            name, writable, found, f"set {'store_dir' if name == 'store' else 'HF_HOME'} to a writable folder", needed
+        )
+
+
+def check_login() -> Check:
+    """Whether a W&B log-in is at hand; never asks the network."""
+    import netrc
+
+    known = bool(os.environ.get("WANDB_API_KEY"))
+    try:
+        known = known or netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        pass
+    return Check(
+        "wandb log-in", known, "logged in" if known else "not logged in", "`wandb login`; everything works without"
+    )

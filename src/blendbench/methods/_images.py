@@ -1,0 +1,40 @@
+"""What the methods over mel images share: a noise as an image, and an image as music of the noise's length."""
+
+import time
+
+import torch
+
+from blendbench import audio, spectrogram
+from blendbench.methods import Context, Item, Music
+
+
+def noise_images(items: list[Item], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels [B, 512, 512] (0..255, loud = dark) and peaks [B] of the items' noises, extended circularly."""
+    waves = torch.stack([spectrogram.extend_to_frames(item.noise) for item in items])
+    return spectrogram.encode_image(spectrogram.mel_amplitudes(waves), quantize=quantize)
+
+
+def to_model(pixels: torch.Tensor) -> torch.Tensor:
+    """Images [B, 3, H, W] in -1..1 from grey pixels [B, H, W] in 0..255."""
+    return (pixels / 127.5 - 1)[:, None].expand(-1, 3, -1, -1).contiguous()
+
+
+def to_grey(images: torch.Tensor) -> torch.Tensor:
+    """Grey pixels [B, H, W] in 0..255 from images [B, 3, H, W] in -1..1."""
+    return ((images.float().mean(1).cpu() + 1) * 127.5).clamp(0, 255)
+
+
+def to_music(
+    pixels: torch.Tensor, peaks: torch.Tensor, items: list[Item], context: Context, iterations: int
+) -> tuple[list[Music], float]:
+    """Music of each item's length from its grey image and the noise's peak, and the seconds that took.
+
+    The level is the image's own: white is silence, black the noise's loudest mel amplitude.
+    """
+    start = time.perf_counter()
+    mels = spectrogram.decode_image(pixels, peaks)
+    waves = spectrogram.to_audio(mels.to(context.device), seeds=[item.seed for item in items], iterations=iterations)
+    music = []
+    for item, wave in zip(items, waves.cpu(), strict=True):
+        music.append(Music(audio.extend_circular(wave, len(item.noise)).clone()))
+    return music, time.perf_counter() - start

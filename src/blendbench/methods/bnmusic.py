@@ -1,0 +1,125 @@
+"""BNMusic (Zuo et al. 2025): repaint around the noise's loud core, repaint the core, then amplify adaptively.
+
+Stage 1 works on the noise's mel image: outpainting keeps the core M and paints music around it, inpainting keeps that
+music and repaints the slightly larger core. Stage 2, the adaptive gain, belongs to the presentation, since it changes
+the level only; `adaptive` says whether this method's own output includes it.
+"""
+
+import time
+from typing import Any
+
+import torch
+
+from blendbench import diffusion, masking
+from blendbench.datasets.pairing import stable_seed
+from blendbench.errors import BlendbenchError
+from blendbench.methods import Context, Item, Music
+from blendbench.methods._images import noise_images, to_grey, to_model, to_music
+
+
+class BNMusic:
+    """The method; every component can be switched off for ablations.
+
+    Parameters
+    ----------
+    label : str
+        Row name.
+    sampling : dict
+        Fields of `diffusion.Sampling`, for both repaintings.
+    mask : dict
+        `core_fraction` (share of loudest pixels kept by outpainting), `pixel_threshold` (absolute pixel value instead,
+        or None), `inpaint_fraction` and `inpaint_threshold` (the same for the area that inpainting repaints), and
+        `latent_reduce` ("nearest" as the reference pipelines do, "max" keeps every core pixel).
+    outpaint, inpaint, adaptive : bool
+        The components of the paper's Table 3.
+    griffin_lim_iterations : int
+        Iterations of the phase reconstruction.
+
+    Raises
+    ------
+    BlendbenchError
+        If outpaint and inpaint are both off, or a mask setting is unknown.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        sampling: dict[str, Any],
+        mask: dict[str, Any],
+        outpaint: bool = True,
+        inpaint: bool = True,
+        adaptive: bool = True,
+        griffin_lim_iterations: int = 16,
+    ) -> None:
+        if not (outpaint or inpaint):
+            raise BlendbenchError(f"arm {label!r}: outpaint and inpaint are both off; use method noise_only instead")
+        known = {"core_fraction", "pixel_threshold", "inpaint_fraction", "inpaint_threshold", "latent_reduce"}
+        if unknown := set(mask) - known:
+            raise BlendbenchError(f"mask.{min(unknown)}: unknown key; known are {', '.join(sorted(known))}")
+        self.label, self.sampling, self.mask = label, diffusion.Sampling(**sampling), dict(mask)
+        self.outpaint, self.inpaint, self.adaptive = outpaint, inpaint, adaptive
+        self.iterations = griffin_lim_iterations
+        self._context: Context | None = None
+
+    def signature(self) -> dict[str, Any]:
+        """Everything of stage 1; `adaptive` is the presentation's."""
+        mask = dict(self.mask)
+        if not self.outpaint:
+            mask = {k: v for k, v in mask.items() if k.startswith("inpaint") or k == "latent_reduce"}
+        if not self.inpaint:
+            mask = {k: v for k, v in mask.items() if not k.startswith("inpaint")}
+        return {
+            "sampling": vars(self.sampling),
+            "mask": mask,
+            "outpaint": self.outpaint,
+            "inpaint": self.inpaint,
+            "griffin_lim_iterations": self.iterations,
+        }
+
+    def prepare(self, context: Context) -> None:
+        """Load the generator."""
+        self._context = context
+        context.generator.get(context.device)
+
+    def generate(self, items: list[Item]) -> list[Music]:
+        """Music at the level of the generated image, with the images of both steps."""
+        context = self._context
+        assert context is not None
+        pixels, peaks = noise_images(items, context.generator.quantize)
+        core = masking.core_mask(pixels, self.mask["core_fraction"], self.mask["pixel_threshold"])
+        enlarged = masking.core_mask(pixels, self.mask["inpaint_fraction"], self.mask["inpaint_threshold"])
+        images, seconds = to_model(pixels), {}
+        kept: dict[str, torch.Tensor] = {"noise": pixels}
+        if self.outpaint:
+            start = time.perf_counter()
+            images = self._repaint(images, core, False, "outpaint", items)
+            seconds["outpaint_s"] = time.perf_counter() - start
+            kept["mid"] = to_grey(images)
+        if self.inpaint:
+            start = time.perf_counter()
+            images = self._repaint(images, enlarged, True, "inpaint", items)
+            seconds["inpaint_s"] = time.perf_counter() - start
+        kept["music"] = to_grey(images)
+        music, seconds["vocode_s"] = to_music(kept["music"], peaks, items, context, self.iterations)
+        for index, made in enumerate(music):
+            made.facts = {name: round(value / len(items), 3) for name, value in seconds.items()}
+            made.facts["core_share"] = round(float(core[index].float().mean()), 4)
+            made.images = {name: image[index] for name, image in kept.items()} | {"core": core[index]}
+        return music
+
+    def _repaint(
+        self, images: torch.Tensor, core: torch.Tensor, inside: bool, step: str, items: list[Item]
+    ) -> torch.Tensor:
+        """Repaint the core (`inside`) or everything else; the mask is reduced as core, then inverted if need be."""
+        assert self._context is not None
+        model = self._context.generator.get(self._context.device)
+        reduced = masking.latent_mask(core, model.factor, self.mask["latent_reduce"])
+        return diffusion.masked_repaint(
+            model,
+            images.cpu(),
+            (core if inside else ~core)[:, None].float(),
+            [item.pair.prompt.text for item in items],
+            [stable_seed(item.seed, step) for item in items],
+            self.sampling,
+            latent_masks=(reduced if inside else ~reduced)[:, None].float(),
+        )

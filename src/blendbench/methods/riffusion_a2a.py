@@ -1,0 +1,62 @@
+"""Riffusion's audio-to-audio: the noise's mel image is noised in part and denoised towards the prompt (SDEdit)."""
+
+import time
+from typing import Any
+
+from blendbench import diffusion
+from blendbench.datasets.pairing import stable_seed
+from blendbench.methods import Context, Item, Music
+from blendbench.methods._images import noise_images, to_grey, to_model, to_music
+
+
+class RiffusionA2A:
+    """Baseline of BNMusic's tables.
+
+    Parameters
+    ----------
+    label : str
+        Row name.
+    sampling : dict
+        Fields of `diffusion.Sampling`; Riffusion's page uses strength 0.55, guidance 7.0, 25 steps, DPM-Solver++.
+    griffin_lim_iterations : int
+        Iterations of the phase reconstruction.
+    """
+
+    adaptive = False
+
+    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 16) -> None:
+        self.label = label
+        self.sampling = diffusion.Sampling(**sampling)
+        self.iterations = griffin_lim_iterations
+        self._context: Context | None = None
+
+    def signature(self) -> dict[str, Any]:
+        """Sampling and phase reconstruction."""
+        return {"sampling": vars(self.sampling), "griffin_lim_iterations": self.iterations}
+
+    def prepare(self, context: Context) -> None:
+        """Load the generator."""
+        self._context = context
+        context.generator.get(context.device)
+
+    def generate(self, items: list[Item]) -> list[Music]:
+        """Music at the level of the generated image."""
+        context = self._context
+        assert context is not None
+        model = context.generator.get(context.device)
+        pixels, peaks = noise_images(items, context.generator.quantize)
+        start = time.perf_counter()
+        images = diffusion.image_to_image(
+            model,
+            to_model(pixels),
+            [item.pair.prompt.text for item in items],
+            [stable_seed(item.seed, "image_to_image") for item in items],
+            self.sampling,
+        )
+        painted = time.perf_counter() - start
+        grey = to_grey(images)
+        music, vocoded = to_music(grey, peaks, items, context, self.iterations)
+        for index, made in enumerate(music):
+            made.facts = {"paint_s": round(painted / len(items), 3), "vocode_s": round(vocoded / len(items), 3)}
+            made.images = {"noise": pixels[index], "music": grey[index]}
+        return music

@@ -1,0 +1,363 @@
+"""Fréchet distance between sets of embeddings (FAD where the embeddings are of audio).
+
+Embeddings are [N, D]. A set is summarised by the mean and the unbiased covariance of a Gaussian, gathered in batches
+and merged across shards, in float64 on the CPU. The distance is d^2 = |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), not
+its root, in squared units of the embedding. Its last term is taken as a nuclear norm: with S1 = F1 F1' and S2 = F2 F2',
+Tr (S1 S2)^(1/2) is the sum of the singular values of F1' F2. That is exact for any rank, so sets smaller than D need no
+epsilon on the diagonal, and a set has distance 0 to itself.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blendbench.errors import BlendbenchError
+
+HIGHER_IS_BETTER = False
+UNIT = "squared embedding distance"
+SOURCE = "Kilgour et al. (2019), Fréchet Audio Distance; Heusel et al. (2017) for the formula"
+
+
+def validate(embeddings: Tensor, smallest: int = 1) -> None:
+    """Check one set of embeddings.
+
+    Parameters
+    ----------
+    embeddings : Tensor [N, D]
+    smallest : int
+        Least N.
+
+    Raises
+    ------
+    BlendbenchError
+        The shape is another, N is under `smallest`, or a value is not finite.
+    """
+    if embeddings.dim() != 2 or embeddings.shape[1] < 1:
+        raise BlendbenchError(f"embeddings have shape {tuple(embeddings.shape)}: give [samples, dimensions]")
+    if embeddings.shape[0] < smallest:
+        raise BlendbenchError(f"Fréchet distance needs at least {smallest} embeddings, got {embeddings.shape[0]}")
+    if not bool(torch.isfinite(embeddings).all()):
+        raise BlendbenchError("embeddings are not finite: leave out the clips that the embedding model fails on")
+
+
+class GaussianStatistics:
+    """Mean and covariance of a stream of embeddings, by pairwise updates that lose no precision.
+
+    Attributes
+    ----------
+    n : int
+        Embeddings seen.
+
+    Source: Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, equation 2.1.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._mean = torch.zeros(0, dtype=torch.float64)
+        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> "GaussianStatistics":
+        """Statistics of one set, Tensor [N, D]."""
+        statistics = cls()
+        statistics.update(embeddings)
+        return statistics
+
+    def update(self, batch: Tensor) -> None:
+        """Add embeddings, Tensor [N, D]; an empty batch changes nothing.
+
+        Raises
+        ------
+        BlendbenchError
+            The batch is malformed, not finite, or has another D than before; the statistics stay as they were.
+        """
+        validate(batch, smallest=0)
+        values = batch.detach().double().cpu()
+        if len(values) == 0:
+            return
+        mean = values.mean(0)
+        deviations = values - mean
+        self._combine(len(values), mean, deviations.T @ deviations)
+
+    def merge(self, other: "GaussianStatistics") -> None:
+        """Add all that another instance has seen.
+
+        Raises
+        ------
+        BlendbenchError
+            D differs.
+        """
+        if other.n:
+            self._combine(other.n, other._mean, other._scatter)
+
+    @property
+    def mean(self) -> Tensor:
+        """Tensor [D], float64; raises BlendbenchError before the first embedding."""
+        if self.n < 1:
+            raise BlendbenchError("Fréchet distance has no embeddings: check that any clip succeeded")
+        return self._mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased, Tensor [D, D], float64; raises BlendbenchError before the second embedding."""
+        if self.n < 2:
+            raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {self.n}: use more clips")
+        return self._scatter / (self.n - 1)
+
+    def _combine(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        # A covariance that overflows would stop the eigenvalues from converging, far from the cause.
+        if not bool(torch.isfinite(scatter).all()):
+            raise BlendbenchError("embeddings are too large for a covariance: check the embedding model")
+        if self.n == 0:
+            self.n, self._mean, self._scatter = n, mean.clone(), scatter.clone()
+            return
+        if len(mean) != len(self._mean):
+            raise BlendbenchError(
+                f"embeddings have {len(mean)} dimensions after {len(self._mean)}: use one embedding model throughout"
+            )
+        total = self.n + n
+        difference = mean - self._mean
+        self._scatter = self._scatter + scatter + torch.outer(difference, difference) * (self.n * n / total)
+        self._mean = self._mean + difference * (n / total)
+        self.n = total
+
+
+def frechet_distance(a: Tensor | GaussianStatistics, b: Tensor | GaussianStatistics) -> float:
+    """Fréchet distance between two sets.
+
+    Parameters
+    ----------
+    a, b : Tensor [N, D] or GaussianStatistics
+        N may differ and may be under D.
+
+    Returns
+    -------
+    float
+        d^2, in squared units of the embedding, not negative.
+
+    Raises
+    ------
+    BlendbenchError
+        A set has under 2 embeddings or is not finite, or D differs.
+
+    Source: see `SOURCE`.
+    """
+    a, b = _statistics(a), _statistics(b)
+    covariance_a, covariance_b = a.covariance, b.covariance
+    _same_dimensions(len(a.mean), len(b.mean))
+    cross = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b)).sum()
+    difference = a.mean - b.mean
+    return _distance(difference @ difference, covariance_a.trace() + covariance_b.trace(), cross)
+
+
+def frechet_of_indices(embeddings: Tensor, reference: Tensor | GaussianStatistics) -> Callable[[Tensor], float]:
+    """Make the statistic that `bootstrap_interval` resamples: from indices into the embeddings to their distance.
+
+    What does not change between resamples (the reference's factor F2 and the embeddings' projection on it) is computed
+    once. A resample then costs the eigenvalues of a matrix as large as D or as its number of distinct embeddings,
+    whichever is less. The reference is held fixed.
+
+    Parameters
+    ----------
+    embeddings : Tensor [N, D]
+    reference : Tensor [M, D] or GaussianStatistics
+
+    Returns
+    -------
+    callable
+        From indices, Tensor [m >= 2] of int64, repetitions allowed, to d^2: `frechet_distance` of
+        `embeddings[indices]` and the reference.
+
+    Raises
+    ------
+    BlendbenchError
+        As `frechet_distance`; the callable, when given under 2 indices.
+    """
+    validate(embeddings)
+    reference = _statistics(reference)
+    reference_covariance = reference.covariance
+    _same_dimensions(embeddings.shape[1], len(reference.mean))
+    centred = embeddings.detach().double().cpu() - reference.mean
+    projected = centred @ _factor(reference_covariance)
+    reference_trace = reference_covariance.trace()
+
+    def statistic(indices: Tensor) -> float:
+        n = len(indices)
+        if n < 2:
+            raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n}: use more clips")
+        distinct, counts = indices.unique(return_counts=True)
+        weights = counts.double()
+        chosen = centred[distinct]
+        difference = weights @ chosen / n
+        trace = weights @ (chosen - difference).square().sum(1) / (n - 1)
+        factor = projected[distinct]
+        factor = (factor - weights @ factor / n) * (weights / (n - 1)).sqrt()[:, None]
+        gram = factor.T @ factor if factor.shape[0] > factor.shape[1] else factor @ factor.T
+        return _distance(
+            difference @ difference, trace + reference_trace, _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
+        )
+
+    return statistic
+
+
+def frechet_over_n(
+    embeddings: Tensor,
+    reference: Tensor | GaussianStatistics,
+    sizes: Sequence[int],
+    seed: int = 0,
+    resamples: int = 10,
+    replacement: bool = False,
+) -> list[float]:
+    """Mean distance of random subsets of each size to the reference: how much a figure owes to N alone.
+
+    Parameters
+    ----------
+    embeddings : Tensor [N, D]
+    reference : Tensor [M, D] or GaussianStatistics
+    sizes : sequence of int
+        Sizes of the subsets, 2..N (any from 2 with replacement).
+    seed : int
+        Seed of the draws; a size's draws do not depend on which other sizes are asked for.
+    resamples : int
+        Subsets a size.
+    replacement : bool
+        Draw with replacement, as fadtk does. Such subsets vary around the *sample*, not around what it was drawn from,
+        so they do not show (and an extrapolation does not remove) the bias of the sample itself.
+
+    Returns
+    -------
+    list of float
+        Mean d^2 of each size.
+
+    Raises
+    ------
+    BlendbenchError
+        As `frechet_distance`; a size is out of range or `resamples` under 1.
+    """
+    statistic = frechet_of_indices(embeddings, reference)
+    if resamples < 1:
+        raise BlendbenchError(f"resamples is {resamples}: give at least 1")
+    means = []
+    for size in sizes:
+        if size < 2 or (size > len(embeddings) and not replacement):
+            raise BlendbenchError(f"subset size {size} is out of range: choose 2 to {len(embeddings)} embeddings")
+        random = np.random.default_rng([seed, size])
+        draws = (random.choice(len(embeddings), size, replace=replacement) for _ in range(resamples))
+        means.append(math.fsum(statistic(torch.from_numpy(draw)) for draw in draws) / resamples)
+    return means
+
+
+@dataclass(frozen=True)
+class FrechetInfinity:
+    """Fréchet distance extrapolated to unlimited samples.
+
+    Attributes
+    ----------
+    value : float
+        d^2 at 1/N = 0; as an extrapolation it can be negative.
+    slope : float
+        d^2 per unit of 1/N.
+    r2 : float
+        Share of variance the line explains, at most 1; nan where the distances do not vary.
+    sizes : tuple of int
+        The N of the fitted points.
+    distances : tuple of float
+        Their mean d^2.
+    """
+
+    value: float
+    slope: float
+    r2: float
+    sizes: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def frechet_infinity(
+    embeddings: Tensor,
+    reference: Tensor | GaussianStatistics,
+    min_size: int = 500,
+    steps: int = 25,
+    seed: int = 0,
+    resamples: int = 10,
+    replacement: bool = False,
+) -> FrechetInfinity:
+    """Distance without the bias of a finite N: a line through d^2 over 1/N, read off at 1/N = 0.
+
+    The bias falls as 1/N once N is well above D; below that a line fits badly, which `r2` shows. The reference's own
+    bias is not removed. `replacement=True` with one resample is fadtk's procedure; see `frechet_over_n` for why it is
+    not the default.
+
+    Parameters
+    ----------
+    embeddings : Tensor [N, D]
+    reference : Tensor [M, D] or GaussianStatistics
+    min_size : int
+        Smallest subset; must be under N.
+    steps : int
+        Number of sizes, evenly spaced from `min_size` to N.
+    seed, resamples, replacement
+        As for `frechet_over_n`.
+
+    Returns
+    -------
+    FrechetInfinity
+
+    Raises
+    ------
+    BlendbenchError
+        As `frechet_over_n`; under two different sizes remain to fit.
+
+    Source: Chong and Forsyth (2020), Effectively unbiased FID; Gui et al. (2024), fadtk.
+    """
+    validate(embeddings)
+    n = len(embeddings)
+    if not 2 <= min_size < n or steps < 2:
+        raise BlendbenchError(
+            f"Fréchet distance at infinity fits sizes {min_size} to {n} in {steps} steps: "
+            "set min_size from 2 to below the number of embeddings, and at least 2 steps"
+        )
+    sizes = sorted({int(size) for size in np.linspace(min_size, n, steps)})
+    distances = np.asarray(frechet_over_n(embeddings, reference, sizes, seed, resamples, replacement))
+    inverse = 1 / np.asarray(sizes, dtype=float)
+    slope, value = np.polyfit(inverse, distances, 1)
+    residual = float(np.square(distances - (slope * inverse + value)).sum())
+    spread = float(np.square(distances - distances.mean()).sum())
+    r2 = 1 - residual / spread if spread > 0 else math.nan
+    return FrechetInfinity(float(value), float(slope), r2, tuple(sizes), tuple(distances.tolist()))
+
+
+def _statistics(values: Tensor | GaussianStatistics) -> GaussianStatistics:
+    return values if isinstance(values, GaussianStatistics) else GaussianStatistics.of(values)
+
+
+def _same_dimensions(a: int, b: int) -> None:
+    if a != b:
+        raise BlendbenchError(f"embeddings have {a} and {b} dimensions: compare sets of one embedding model")
+
+
+def _kept(eigenvalues: Tensor) -> Tensor:
+    """Eigenvalues with those set to 0 that rounding alone can make, else a null space would add its rounding's root."""
+    if eigenvalues.numel() == 0:
+        return eigenvalues
+    smallest = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().max()
+    return torch.where(eigenvalues > smallest, eigenvalues, 0)
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """F [D, rank] with covariance = F F'."""
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    eigenvalues = _kept(eigenvalues)
+    positive = eigenvalues > 0
+    return vectors[:, positive] * eigenvalues[positive].sqrt()
+
+
+def _distance(squared_difference: Tensor, traces: Tensor, cross: Tensor) -> float:
+    distance = float(squared_difference + traces - 2 * cross)
+    if not math.isfinite(distance):
+        raise BlendbenchError("Fréchet distance is not finite: the embeddings are too large, check the embedding model")
+    # d^2 is never negative; what is below 0 is rounding.
+    return max(distance, 0.0)

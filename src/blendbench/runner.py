@@ -1,0 +1,380 @@
+"""The run: pairs through generate, present, score and tabulate, each doing only what is missing.
+
+Generated music lies in the store under its signature, mixes and `pairs.jsonl` in the run's folder, scores in the store
+under the evaluator's signature and the sound's content. A clip that cannot take part gives rows with status "failed"
+and a reason; the run goes on.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from blendbench import audio, config
+from blendbench.datasets import MusicClip, Pair
+from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
+from blendbench.errors import BlendbenchError, ClipError
+from blendbench.methods import Context, Item, Music
+from blendbench.presentation import Amplification, Presentation, present
+from blendbench.store import Ledger, file_hash, signature, write_text
+
+SAMPLE_RATE = 44_100
+GENERATE_VERSION = 1
+PRESENT_VERSION = 1
+PAIR_KEY = ("dataset", "arm", "presentation", "pair_id")
+
+
+@dataclass
+class Plan:
+    """A run made ready: its settings, folders, pairs, music halves, arms and presentations."""
+
+    settings: dict[str, Any]
+    run_dir: Path
+    store: Path
+    pairs: list[Pair]
+    reference: list[MusicClip]
+    music: list[MusicClip]
+    arms: dict[str, Any]
+    presentations: dict[str, Presentation]
+    context: Context
+    amplification: Amplification
+
+
+def pick_device(name: str) -> str:
+    """Torch device of a config value; "auto" takes a GPU where there is one.
+
+    Raises
+    ------
+    BlendbenchError
+        If the device is unknown or not here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise BlendbenchError(
+            f"device={name}: not usable here ({str(error).splitlines()[0]}); use device=cpu"
+        ) from None
+    return name
+
+
+def default_run_dir(settings: dict[str, Any]) -> Path:
+    """`runs/EXPERIMENT-DATASETS-HASH`: the same command finds its own folder again."""
+    name = settings["experiment"]["name"].replace("/", "-")
+    return Path("runs") / f"{name}-{'-'.join(settings['dataset'])}-{config.digest(settings)}"
+
+
+def make_context(settings: dict[str, Any], music: list[MusicClip]) -> Context:
+    """What methods borrow from a run: device, seed, the random-music half and the generator, not yet loaded."""
+    generator = config.build(settings["generator"], "generator", settings["allow_targets"])
+    return Context(SAMPLE_RATE, pick_device(settings["device"]), settings["seed"], music, generator)
+
+
+def prepare(settings: dict[str, Any]) -> Plan:
+    """Read the tables, make the pairs and the folders, and write `config.yaml`.
+
+    Raises
+    ------
+    BlendbenchError
+        If no experiment is named, data are missing, or a folder cannot be written.
+    """
+    if not settings["experiment"] or not settings["arms"]:
+        raise BlendbenchError("experiment: none named; add one, such as experiment=bnmusic/table1")
+    allowed, seed = settings["allow_targets"], settings["seed"]
+    prompts = config.build(settings["prompts"], "prompts", allowed)
+    pairs: list[Pair] = []
+    for name, entry in settings["dataset"].items():
+        per_clip = entry["prompts_per_clip"]
+        clips = config.build({k: v for k, v in entry.items() if k != "prompts_per_clip"}, f"dataset.{name}", allowed)
+        pairs += make_pairs(name, clips, prompts, per_clip, seed)[: settings["limit"]]
+    reference, music = split_music(config.build(settings["music"], "music", allowed), seed)
+    presentations = {
+        name: config.build(
+            {"_target_": "blendbench.presentation.Presentation", **entry}, f"presentations.{name}", [], name=name
+        )
+        for name, entry in settings["presentations"].items()
+    }
+    arms = {
+        name: config.build(arm, f"arms.{name}", allowed) for name, arm in settings["arms"].items() if arm is not None
+    }
+    context = make_context(settings, music)
+    run_dir = Path(settings["run_dir"]) if settings["run_dir"] else default_run_dir(settings)
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    amplification = Amplification(**settings["amplification"])
+    store = Path(settings["store_dir"])
+    return Plan(settings, run_dir, store, pairs, reference, music, arms, presentations, context, amplification)
+
+
+class Noises:
+    """Noise clips as the run hears them: read, looped to length, at the presentation level; the last few are kept."""
+
+    def __init__(self, seconds: float, lufs: float) -> None:
+        self.samples, self.seconds, self.lufs = round(seconds * SAMPLE_RATE), seconds, lufs
+        self._hashes: dict[Path, str] = {}
+        self._waves: dict[Path, torch.Tensor] = {}
+
+    def file_hash(self, path: Path) -> str:
+        """SHA-256 of a clip's file, or "" where it cannot be read."""
+        if path not in self._hashes:
+            try:
+                self._hashes[path] = file_hash(path)
+            except OSError:
+                self._hashes[path] = ""
+        return self._hashes[path]
+
+    def read(self, path: Path) -> torch.Tensor:
+        """Waveform [samples]; raises ClipError with the reason if the clip cannot take part."""
+        if path not in self._waves:
+            wave = audio.extend_circular(audio.read(path, SAMPLE_RATE, max_seconds=self.seconds), self.samples)
+            wave, _ = audio.normalize_loudness(wave, SAMPLE_RATE, self.lufs)
+            if len(self._waves) >= 64:
+                self._waves.pop(next(iter(self._waves)))
+            self._waves[path] = wave
+        return self._waves[path]
+
+
+def execute(plan: Plan) -> None:
+    """Bring every arm's pairs to mixes and rows; what is already there is left alone."""
+    noises = Noises(plan.settings["noise"]["seconds"], plan.settings["noise"]["lufs"])
+    ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
+    wanted = set()
+    try:
+        for name, method in plan.arms.items():
+            wanted |= _Arm(plan, name, method, noises, ledger).run()
+    finally:
+        ledger.close()
+    # The finished table of rows: this run's pairs only, in a fixed order, each once.
+    rows = [ledger.rows[key] for key in sorted(wanted) if key in ledger.rows]
+    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    if ledger.path.read_text(encoding="utf-8") != text:
+        write_text(ledger.path, text)
+
+
+def file_name(identifier: str) -> str:
+    """A file name for an id: itself where it is plain and short, else cut and told apart by a hash."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in identifier)
+    if plain == identifier and len(plain) <= 150 and not plain.startswith("."):
+        return plain
+    return f"{plain[:120].lstrip('.')}-{stable_seed(identifier):x}"
+
+
+class _Arm:
+    """One arm's way through generate and present."""
+
+    def __init__(self, plan: Plan, name: str, method: Any, noises: Noises, rows: Ledger) -> None:
+        self.plan, self.name, self.method, self.noises, self.rows = plan, name, method, noises, rows
+        settings = plan.settings
+        self.generate_settings = {
+            "method": type(method).__module__ + "." + type(method).__qualname__,
+            "settings": method.signature(),
+            "noise": settings["noise"],
+            "seed": settings["seed"],
+        }
+        if hasattr(method, "sampling"):
+            self.generate_settings["generator"] = plan.context.generator.signature()
+        if getattr(method, "draws_music", False):
+            self.generate_settings["music"] = [[clip.id, clip.source] for clip in plan.music]
+        self.signature = signature("generate", GENERATE_VERSION, self.generate_settings)
+        self.folder = plan.store / "music" / self.signature
+        self.mix_signatures = {
+            key: signature(
+                "present",
+                PRESENT_VERSION,
+                {
+                    "music": self.signature,
+                    "presentation": shown.signature(method.adaptive, plan.amplification, settings["mask"]),
+                },
+            )
+            for key, shown in plan.presentations.items()
+        }
+
+    def run(self) -> set[tuple]:
+        """Do what is missing; returns the keys of all rows that belong to this arm."""
+        todo = [pair for pair in self.plan.pairs if self._missing(pair)]
+        if todo:
+            self._work(todo)
+        return {
+            (pair.dataset, self.name, shown, pair.pair_id) for pair in self.plan.pairs for shown in self.mix_signatures
+        }
+
+    def _inputs(self, pair: Pair) -> str:
+        return f"{self.noises.file_hash(pair.clip.path)[:16]}-{stable_seed(pair.prompt.text):x}"
+
+    def _missing(self, pair: Pair) -> list[str]:
+        """Presentations of the pair that have no sound row."""
+        inputs, missing = self._inputs(pair), []
+        for shown, wanted in self.mix_signatures.items():
+            row = self.rows.get(pair.dataset, self.name, shown, pair.pair_id)
+            if row is None or row["signature"] != wanted or row["inputs"] != inputs or row.get("retry"):
+                missing.append(shown)
+            elif row["status"] == "ok":
+                file = self.plan.run_dir / row["mix"]
+                if not file.is_file() or file.stat().st_size != row["bytes"]:
+                    missing.append(shown)
+        return missing
+
+    def _work(self, todo: list[Pair]) -> None:
+        try:
+            write_text(self.folder / "signature.json", json.dumps(self.generate_settings, indent=1, default=str) + "\n")
+            made = Ledger(self.folder / "ledger.jsonl", ("pair_id",))
+            self.method.prepare(self.plan.context)
+        except BlendbenchError as error:
+            for pair in todo:
+                self._fail(pair, str(error), retry=True)
+            print(f"blendbench: arm {self.name} cannot run: {error}", file=sys.stderr)
+            return
+        bar = tqdm(total=len(todo), desc=self.name, unit="pair", disable=not sys.stderr.isatty(), leave=True)
+        batch: list[Item] = []
+        for pair in todo:
+            try:
+                noise = self.noises.read(pair.clip.path)
+                music = self._kept(made, pair)
+            except ClipError as error:
+                self._fail(pair, str(error))
+                bar.update()
+                continue
+            item = Item(pair, noise, stable_seed(self.plan.settings["seed"], pair.pair_id))
+            if music is not None:
+                self._present(item, music)
+                bar.update()
+                continue
+            batch.append(item)
+            if len(batch) == self.plan.settings["batch"]:
+                self._generate(batch, made)
+                bar.update(len(batch))
+                batch = []
+        if batch:
+            self._generate(batch, made)
+            bar.update(len(batch))
+        bar.close()
+        made.close()
+
+    def _kept(self, made: Ledger, pair: Pair) -> Music | None:
+        """Music that the store already holds for a pair."""
+        row = made.get(pair.pair_id)
+        if row is None or row["inputs"] != self._inputs(pair):
+            return None
+        file = self.folder / row["file"]
+        if not file.is_file() or file.stat().st_size != row["bytes"]:
+            return None
+        return Music(_load(file), row["facts"])
+
+    def _generate(self, items: list[Item], made: Ledger) -> None:
+        try:
+            music = self.method.generate(items)
+        except Exception as error:
+            if len(items) > 1:
+                # One bad pair must not take its batch along.
+                for item in items:
+                    self._generate([item], made)
+            else:
+                known = isinstance(error, ClipError)
+                if not known:
+                    traceback.print_exc()
+                self._fail(items[0].pair, str(error) if known else f"{type(error).__name__}: {error}", retry=not known)
+            return
+        for item, piece in zip(items, music, strict=True):
+            if not bool(torch.isfinite(piece.waveform).all()):
+                self._fail(item.pair, f"{self.name}: the music made has samples that are not finite", retry=True)
+                continue
+            file = self.folder / f"{file_name(item.pair.pair_id)}.wav"
+            digest = audio.write(file, piece.waveform, SAMPLE_RATE, subtype="FLOAT")
+            made.append(
+                {
+                    "pair_id": item.pair.pair_id,
+                    "inputs": self._inputs(item.pair),
+                    "file": file.name,
+                    "bytes": file.stat().st_size,
+                    "sha256": digest,
+                    "facts": piece.facts,
+                }
+            )
+            self._present(item, piece)
+
+    def _present(self, item: Item, music: Music) -> None:
+        """Mix a pair in every presentation that lacks it, and append the rows."""
+        plan = self.plan
+        for key in self._missing(item.pair):
+            shown = plan.presentations[key]
+            try:
+                result = present(
+                    item.noise, music.waveform, shown, self.method.adaptive, plan.amplification, plan.settings["mask"]
+                )
+            except ClipError as error:
+                self._fail(item.pair, f"{self.name}: {error}", only=key)
+                continue
+            leveled, attenuation = audio.limit_peak(result.mix)
+            mix = Path("mixes") / self.name / key / f"{file_name(item.pair.pair_id)}.flac"
+            digest = audio.write(plan.run_dir / mix, leveled, SAMPLE_RATE, subtype="PCM_24")
+            self.rows.append(
+                self._row(item.pair, key)
+                | {"status": "ok", "reason": ""}
+                | result.facts
+                | {
+                    "attenuation_db": round(attenuation, 6),
+                    "mix": mix.as_posix(),
+                    "sha256": digest,
+                    "bytes": (plan.run_dir / mix).stat().st_size,
+                    "seed": item.seed,
+                }
+                | music.facts
+            )
+
+    def _row(self, pair: Pair, presentation: str) -> dict[str, Any]:
+        return {
+            "pair_id": pair.pair_id,
+            "arm": self.name,
+            "dataset": pair.dataset,
+            "presentation": presentation,
+            "clip": pair.clip.id,
+            "label": pair.clip.label,
+            "genre": pair.prompt.genre,
+            "prompt": pair.prompt.text,
+            "signature": self.mix_signatures[presentation],
+            "inputs": self._inputs(pair),
+        }
+
+    def _fail(self, pair: Pair, reason: str, retry: bool = False, only: str | None = None) -> None:
+        for key in [only] if only else self._missing(pair):
+            row = self._row(pair, key) | {"status": "failed", "reason": " ".join(reason.split())}
+            self.rows.append(row | ({"retry": True} if retry else {}))
+
+
+def read_mix(run_dir: Path, row: dict[str, Any]) -> torch.Tensor:
+    """The mix of a row at its true level: the attenuation that kept the file from clipping is undone."""
+    return _load(run_dir / row["mix"]) * audio.from_db(row["attenuation_db"])
+
+
+def _load(path: Path) -> torch.Tensor:
+    """A mono file that this package wrote, silence allowed."""
+    try:
+        return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    except (soundfile.SoundFileError, OSError) as error:
+        raise BlendbenchError(f"{path}: cannot be read again ({error}); delete it and run once more") from None
+
+
+def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path:
+    """The whole way: generate, present, score, tabulate, report; returns the run's folder.
+
+    Raises
+    ------
+    BlendbenchError
+        See `prepare`; a failing clip or arm does not raise, it is told in rows and in the table.
+    """
+    from blendbench import report, results
+
+    plan = prepare(settings)
+    say(f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations in {plan.run_dir}")
+    execute(plan)
+    results.tabulate(plan.run_dir, settings)
+    report.write(plan.run_dir, settings)
+    return plan.run_dir

@@ -1,0 +1,665 @@
+"""Audio to mel amplitudes to image, and back: Riffusion's image with its level kept, and a fast mel inversion.
+
+Mel amplitudes are `[..., mels, frames]`, lowest band first, linear magnitudes (not power). Frames are centred with
+reflect padding, so n samples give 1 + n // hop frames: 5.0 s give 501, and the 512 frames of a square image span
+511 hops = 225,351 samples at 44.1 kHz. A clip that is too short repeats, on its samples (`extend_to_frames`), so the
+join is as seamless as the clip's own repetition. An image is `[..., H, W]` in 0..255, low frequencies at the bottom,
+loud is dark; its peak amplitude travels beside it, so that the level survives.
+
+The inverse works on a coarser lattice with the same frames: nothing above `f_max` is needed, so 44.1 kHz becomes
+20 kHz with hop and window still 10 and 100 ms, and bins 5 Hz apart are fine enough for the filter bank.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import scipy.fft
+import torch
+import torchaudio
+from torch.nn import functional
+
+from blendbench import audio
+from blendbench.errors import ClipError
+
+
+@dataclass(frozen=True)
+class MelSettings:
+    """The lattice of a mel spectrogram and the curve of its image; the defaults are Riffusion's.
+
+    Parameters
+    ----------
+    sample_rate : int
+        Hz.
+    n_fft, win_length, hop_length : int
+        Samples; a Hann window of `win_length` is zero-padded to `n_fft`.
+    n_mels : int
+        HTK mel bands between `f_min` and `f_max`, triangles of height 1.
+    f_min, f_max : float
+        Hz.
+    power : float
+        Exponent of the image's curve: a pixel is 255 - 255 (S / S_max)^power.
+    frames : int
+        Width of a full image.
+    """
+
+    sample_rate: int = 44_100
+    n_fft: int = 17_640
+    win_length: int = 4_410
+    hop_length: int = 441
+    n_mels: int = 512
+    f_min: float = 0.0
+    f_max: float = 10_000.0
+    power: float = 0.25
+    frames: int = 512
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop_length <= self.win_length <= self.n_fft:
+            raise ValueError(
+                f"need 0 < hop_length <= win_length <= n_fft, not "
+                f"{self.hop_length}, {self.win_length}, {self.n_fft} samples"
+            )
+        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
+            raise ValueError(
+                f"need 0 <= f_min < f_max <= half of sample_rate, not {self.f_min}, {self.f_max}, {self.sample_rate} Hz"
+            )
+        if self.n_mels < 1 or self.frames < 1 or not self.power > 0:
+            raise ValueError(
+                f"n_mels, frames and power must be above 0, not {self.n_mels}, {self.frames}, {self.power}"
+            )
+
+    @property
+    def samples(self) -> int:
+        """The fewest samples that give `frames` frames."""
+        return (self.frames - 1) * self.hop_length
+
+
+RIFFUSION = MelSettings()
+
+
+def extend_to_frames(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) -> torch.Tensor:
+    """Loop (or cut) a repeating clip on its samples so that it gives exactly `settings.frames` frames.
+
+    Parameters
+    ----------
+    waveform : Tensor [..., n], n >= 1
+
+    Returns
+    -------
+    Tensor [..., (frames - 1) * hop_length]: 225,351 samples for 512 frames.
+
+    Raises
+    ------
+    ValueError
+        The waveform is empty.
+    """
+    return audio.extend_circular(waveform, settings.samples)
+
+
+def mel_amplitudes(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) -> torch.Tensor:
+    """Mel-band magnitudes of a waveform.
+
+    Equals `torchaudio.transforms.MelSpectrogram(power=1, mel_scale="htk", norm=None)`; bins above `f_max`, which
+    reach no band, are left out.
+
+    Parameters
+    ----------
+    waveform : Tensor [..., samples]
+        At `settings.sample_rate`, longer than half a window.
+
+    Returns
+    -------
+    Tensor [..., n_mels, 1 + samples // hop_length]
+
+    Raises
+    ------
+    ValueError
+        The waveform is not a float tensor or is too short for the reflect padding.
+    """
+    if waveform.ndim < 1 or not waveform.is_floating_point():
+        raise ValueError(f"waveform must be a float tensor [..., samples], not {_shape(waveform)}")
+    if waveform.shape[-1] <= settings.win_length // 2 + 1:
+        raise ValueError(
+            f"waveform has {waveform.shape[-1]} samples; mel frames need more than {settings.win_length // 2 + 1}"
+        )
+    flat = _working_precision(waveform).reshape(-1, waveform.shape[-1])
+    bank = _mel_bank(settings, flat.device, flat.dtype)
+    window = _window(settings, flat.device, flat.dtype)
+    mels = []
+    for chunk in flat.split(_chunk_size(flat.device)):
+        spectrum = torch.fft.rfft(_frames(chunk, settings) * window, n=settings.n_fft)
+        mels.append(bank.to_mel(_magnitude(spectrum[..., : bank.bins])))
+    mel = torch.cat(mels).transpose(-1, -2)
+    return mel.reshape(*waveform.shape[:-1], *mel.shape[-2:]).contiguous()
+
+
+def encode_image(
+    mel: torch.Tensor, quantize: bool = False, settings: MelSettings = RIFFUSION
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image of mel amplitudes: 255 - 255 (S / S_max)^power, low frequencies at the bottom.
+
+    Parameters
+    ----------
+    mel : Tensor [..., H, W]
+    quantize : bool
+        Truncate to whole numbers, bit by bit as Riffusion's `image_from_spectrogram` does (in numpy, because one unit
+        in the last place decides the truncated byte).
+
+    Returns
+    -------
+    pixels : Tensor [..., H, W], 0..255
+        All 255 (white) for a silent item.
+    peak : Tensor [...]
+        S_max; 0 for a silent item.
+
+    Raises
+    ------
+    ValueError
+        `mel` is not a float tensor with two dimensions or more, or is empty.
+    ClipError
+        An amplitude is negative or not finite.
+    """
+    _check_lattice(mel, "mel")
+    mel = _working_precision(mel)
+    if not bool(torch.isfinite(mel).all()) or bool((mel < 0).any()):
+        raise ClipError("mel amplitudes are negative or not finite; check the clip that they come from")
+    peak = mel.amax(dim=(-2, -1))
+    scale = torch.where(peak > 0, peak, torch.ones_like(peak))[..., None, None]
+    if quantize:
+        data = np.power(mel.cpu().numpy() / scale.cpu().numpy(), settings.power)
+        pixels = torch.from_numpy((255 - data * 255).astype(np.uint8)).to(mel)
+    else:
+        pixels = 255 - 255 * (mel / scale) ** settings.power
+    return pixels.flip(-2), peak
+
+
+def decode_image(pixels: torch.Tensor, peak: torch.Tensor | float, settings: MelSettings = RIFFUSION) -> torch.Tensor:
+    """Mel amplitudes of an image: the inverse of `encode_image`.
+
+    Parameters
+    ----------
+    pixels : Tensor [..., H, W]
+        0..255; values beyond are taken as the nearest bound.
+    peak : Tensor [...] or float
+        S_max of each image.
+
+    Returns
+    -------
+    Tensor [..., H, W]
+
+    Raises
+    ------
+    ValueError
+        `pixels` has fewer than two dimensions, or `peak` does not fit it.
+    """
+    _check_lattice(pixels, "pixels")
+    pixels = _working_precision(pixels)
+    peak = torch.as_tensor(peak, dtype=pixels.dtype, device=pixels.device)
+    if peak.ndim and peak.shape != pixels.shape[:-2]:
+        raise ValueError(f"peak must be one number an image, {list(pixels.shape[:-2])}, not {list(peak.shape)}")
+    return ((255 - pixels.flip(-2)) / 255).clamp(0, 1) ** (1 / settings.power) * peak[..., None, None]
+
+
+def to_rgb(pixels: torch.Tensor) -> torch.Tensor:
+    """Grey pixels `[..., H, W]` copied to the three channels of `[..., 3, H, W]`."""
+    _check_lattice(pixels, "pixels")
+    return pixels.unsqueeze(-3).repeat_interleave(3, dim=-3)
+
+
+def from_rgb(image: torch.Tensor) -> torch.Tensor:
+    """Grey pixels `[..., H, W]` as the mean of the three channels of `[..., 3, H, W]`."""
+    if image.ndim < 3 or image.shape[-3] != 3:
+        raise ValueError(f"image must be [..., 3, H, W], not {_shape(image)}")
+    return image.mean(-3)
+
+
+def spectral_convergence(reference: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
+    """Frobenius norm of the error over that of the reference, ‖S - S'‖ / ‖S‖ (Sturmel and Daudet 2011).
+
+    Parameters
+    ----------
+    reference, estimate : Tensor [..., H, W]
+
+    Returns
+    -------
+    Tensor [...]: 0 is perfect; 0 / 0 counts as 0.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+    """
+    if reference.shape != estimate.shape or reference.ndim < 2:
+        raise ValueError(f"spectral convergence compares like shapes, not {_shape(reference)} and {_shape(estimate)}")
+    error = torch.linalg.matrix_norm(reference - estimate)
+    return torch.where(error == 0, torch.zeros_like(error), error / torch.linalg.matrix_norm(reference))
+
+
+def invert_mel(mel: torch.Tensor, settings: MelSettings = RIFFUSION, iterations: int = 8) -> torch.Tensor:
+    """Non-negative linear-frequency magnitudes whose mel amplitudes fit `mel`.
+
+    Alternating projections onto {A : A F = S} and {A : A >= 0} from a smooth start, which the factorised Gram matrix of
+    the filter bank F (made once) reduces to two products a step. Of the many solutions this gives one close to the
+    smooth start, where a least-norm solution would be jagged.
+
+    Parameters
+    ----------
+    mel : Tensor [..., n_mels, frames]
+    iterations : int
+        Projections, 0 or more.
+
+    Returns
+    -------
+    Tensor [..., n_fft // 2 + 1, frames]
+
+    Raises
+    ------
+    ValueError
+        `mel` has not `n_mels` rows.
+    """
+    flat = _flat_mel(mel, settings)
+    bank = _mel_bank(settings, flat.device, flat.dtype)
+    chunks = [_invert(chunk, bank, iterations) for chunk in flat.split(_chunk_size(flat.device))]
+    magnitudes = functional.pad(torch.cat(chunks), (0, settings.n_fft // 2 + 1 - bank.bins)).transpose(-1, -2)
+    return magnitudes.reshape(*mel.shape[:-2], *magnitudes.shape[-2:])
+
+
+def griffin_lim(
+    magnitudes: torch.Tensor,
+    settings: MelSettings = RIFFUSION,
+    iterations: int = 32,
+    momentum: float = 0.99,
+    seeds: int | Sequence[int] = 0,
+    start: Literal["peaks", "random"] = "peaks",
+    length: int | None = None,
+) -> torch.Tensor:
+    """Waveform whose spectrogram has the given magnitudes: fast Griffin-Lim.
+
+    Griffin and Lim (1984), accelerated as in Perraudin, Balazs and Søndergaard (2013). The momentum is applied to the
+    waveform, which is the same because the transform is linear, and far smaller. The synthesis is the least-squares
+    inverse of the centred, reflect-padded transform, edges included.
+
+    Parameters
+    ----------
+    magnitudes : Tensor [..., n_fft // 2 + 1, frames]
+    iterations : int
+        0 or more.
+    momentum : float
+        0 is the classic algorithm, whose inconsistency never grows.
+    seeds : int or sequence of int
+        One for each item (or one for all): an item's waveform depends on its own seed alone, not on its batch.
+    start : "peaks" or "random"
+        Starting phase: single pass spectrogram inversion (Beauregard, Harish and Wyse 2015), or uniform noise.
+    length : int, optional
+        Samples wanted, at most (frames - 1) * hop_length, which is the default.
+
+    Returns
+    -------
+    Tensor [..., length]
+
+    Raises
+    ------
+    ValueError
+        A shape, count or length does not fit.
+    """
+    _check_lattice(magnitudes, "magnitudes")
+    if magnitudes.shape[-2] != settings.n_fft // 2 + 1:
+        raise ValueError(f"magnitudes must be [..., {settings.n_fft // 2 + 1}, frames], not {_shape(magnitudes)}")
+    if start not in ("peaks", "random"):
+        raise ValueError(f'start must be "peaks" or "random", not {start!r}')
+    length = _checked_length(length, magnitudes.shape[-1], settings)
+    flat = (
+        _working_precision(magnitudes).flatten(0, -3) if magnitudes.ndim > 2 else _working_precision(magnitudes)[None]
+    )
+    flat = flat.transpose(-1, -2).contiguous()
+    seeds = _seeds(seeds, len(flat))
+    step = _chunk_size(flat.device)
+    waves = []
+    for first in range(0, len(flat), step):
+        chunk = flat[first : first + step]
+
+        def constrain(spectrum: torch.Tensor, wanted: torch.Tensor = chunk) -> torch.Tensor:
+            magnitude = _magnitude(spectrum)
+            return spectrum.mul_(wanted / magnitude.clamp_min_(_tiny(magnitude)))
+
+        phase = _starting_phase(chunk, settings, seeds[first : first + step], start)
+        waves.append(_alternate(torch.polar(chunk, phase), constrain, settings, iterations, momentum))
+    return torch.cat(waves)[:, :length].reshape(*magnitudes.shape[:-2], length)
+
+
+def to_audio(
+    mel: torch.Tensor,
+    settings: MelSettings = RIFFUSION,
+    *,
+    iterations: int = 16,
+    momentum: float = 0.99,
+    seeds: int | Sequence[int] = 0,
+    length: int | None = None,
+) -> torch.Tensor:
+    """Waveform of mel amplitudes, at their true level: nothing is peak-normalised.
+
+    Fast Griffin-Lim with the mel amplitudes themselves as the constraint: where `griffin_lim` sets the magnitudes of
+    each bin, this moves them by the least that gives every band its amplitude, so the estimate of `invert_mel` serves
+    only as the start. That and the starting phase from the peaks bring half of 32 random-start iterations closer.
+
+    Parameters
+    ----------
+    mel : Tensor [..., n_mels, frames]
+    iterations : int
+        0 or more.
+    momentum : float
+        See `griffin_lim`.
+    seeds : int or sequence of int
+        One for each item (or one for all): an item's waveform depends on its own seed alone, not on its batch.
+    length : int, optional
+        Samples wanted, at most (frames - 1) * hop_length, which is the default.
+
+    Returns
+    -------
+    Tensor [..., length] at `settings.sample_rate`
+
+    Raises
+    ------
+    ValueError
+        A shape, count or length does not fit.
+    """
+    flat = _flat_mel(mel, settings)
+    length = _checked_length(length, mel.shape[-1], settings)
+    seeds = _seeds(seeds, len(flat))
+    work = _working_settings(settings)
+    bank = _mel_bank(work, flat.device, flat.dtype)
+    peaks = flat.amax(dim=(-2, -1), keepdim=True)
+    # Per item 0..1, so that every guard against division by zero is relative to the item's own level.
+    targets = flat / torch.where(peaks > 0, peaks, torch.ones_like(peaks))
+    step = _chunk_size(flat.device)
+    waves = []
+    for first in range(0, len(flat), step):
+        target = targets[first : first + step]
+        magnitudes = functional.pad(_invert(target, bank, 4), (0, work.n_fft // 2 + 1 - bank.bins))
+
+        def constrain(spectrum: torch.Tensor, wanted: torch.Tensor = target) -> torch.Tensor:
+            magnitude = _magnitude(spectrum[..., : bank.bins]).clamp_min_(_tiny(wanted))
+            moved = bank.project(magnitude, wanted).clamp_min_(0)
+            spectrum[..., : bank.bins].mul_(moved.div_(magnitude))
+            return spectrum
+
+        phase = _starting_phase(magnitudes, work, seeds[first : first + step], "peaks")
+        wave = _alternate(torch.polar(magnitudes, phase), constrain, work, iterations, momentum)
+        waves.append(_resample_frames(wave, work, settings))
+    # A sum over bins scales with the window's sum and the bins' density: together, with n_fft.
+    waveform = torch.cat(waves)[:, :length] * (peaks[..., 0] * (work.n_fft / settings.n_fft))
+    return waveform.reshape(*mel.shape[:-2], length)
+
+
+class _Banded:
+    """Right product with a matrix whose non-zeros lie near a diagonal, by dense blocks of columns."""
+
+    def __init__(self, matrix: torch.Tensor, blocks: int) -> None:
+        self.columns = matrix.shape[1]
+        self.blocks: list[tuple[slice, torch.Tensor]] = []
+        for block in matrix.chunk(blocks, dim=1):
+            rows = block.any(dim=1).nonzero()
+            used = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1)
+            self.blocks.append((used, block[used].contiguous()))
+
+    def __call__(self, left: torch.Tensor) -> torch.Tensor:
+        if len(self.blocks) == 1:
+            return left[..., self.blocks[0][0]] @ self.blocks[0][1]
+        out = left.new_empty(*left.shape[:-1], self.columns)
+        column = 0
+        for rows, block in self.blocks:
+            torch.matmul(left[..., rows], block, out=out[..., column : column + block.shape[1]])
+            column += block.shape[1]
+        return out
+
+
+class _MelBank:
+    """A filter bank's products and its factorised Gram matrix, ready on one device."""
+
+    def __init__(self, settings: MelSettings, device: torch.device, dtype: torch.dtype) -> None:
+        with warnings.catch_warnings():
+            # Filters narrower than a bin are empty on the coarse lattice; their neighbours hold what they would.
+            warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+            filters = torchaudio.functional.melscale_fbanks(
+                settings.n_fft // 2 + 1, settings.f_min, settings.f_max, settings.n_mels, settings.sample_rate
+            ).double()
+        self.bins = int(filters.any(dim=1).nonzero()[-1]) + 1
+        filters = filters[: self.bins]
+        gram = filters.T @ filters
+        ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        blocks = 16 if device.type == "cpu" else 1
+        self.to_mel = _Banded(filters.to(device, dtype), blocks)
+        self.to_bins = _Banded(filters.T.to(device, dtype), blocks)
+        inverse = torch.linalg.inv(gram + ridge)
+        # It decays away from its diagonal into numbers too small to matter, and denormal ones are slow.
+        inverse[inverse.abs() < 1e-9 * inverse.abs().max()] = 0
+        self.gram_inverse = _Banded(inverse.to(device, dtype), blocks)
+        self.area = filters.sum(dim=0).clamp_min(1).to(device, dtype)
+
+    def project(self, magnitudes: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
+        """The nearest magnitudes [..., frames, bins] with these mel amplitudes [..., frames, mels]."""
+        return self.to_bins(self.gram_inverse(mel - self.to_mel(magnitudes))).add_(magnitudes)
+
+
+_RIDGE = 1e-2
+
+
+@lru_cache(maxsize=8)
+def _mel_bank(settings: MelSettings, device: torch.device, dtype: torch.dtype) -> _MelBank:
+    return _MelBank(settings, device, dtype)
+
+
+@lru_cache(maxsize=16)
+def _window(settings: MelSettings, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.hann_window(settings.win_length, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=16)
+def _working_settings(settings: MelSettings) -> MelSettings:
+    """The coarsest lattice that has these frames and bands: a lower rate, and bins half a window's resolution apart."""
+    unit = math.gcd(settings.hop_length, settings.win_length)
+    base = settings.sample_rate / unit
+    steps = math.ceil(2 * settings.f_max / base)
+    rate = round(steps * base)
+    if rate >= settings.sample_rate or steps * settings.sample_rate % unit:
+        rate, steps = settings.sample_rate, unit
+    win_length = settings.win_length // unit * steps
+    return MelSettings(
+        sample_rate=rate,
+        n_fft=min(2 * win_length, max(win_length, 2 * (settings.n_fft * rate // settings.sample_rate // 2))),
+        win_length=win_length,
+        hop_length=settings.hop_length // unit * steps,
+        n_mels=settings.n_mels,
+        f_min=settings.f_min,
+        f_max=settings.f_max,
+        power=settings.power,
+        frames=settings.frames,
+    )
+
+
+def _invert(mel: torch.Tensor, bank: _MelBank, iterations: int) -> torch.Tensor:
+    """Magnitudes [B, frames, bins] for mel amplitudes [B, frames, mels]; see `invert_mel`."""
+    magnitudes = bank.to_bins(mel / bank.area)
+    for _ in range(iterations):
+        magnitudes = bank.project(magnitudes, mel).clamp_min_(0)
+    return magnitudes
+
+
+def _alternate(
+    spectrum: torch.Tensor,
+    constrain: Callable[[torch.Tensor], torch.Tensor],
+    settings: MelSettings,
+    iterations: int,
+    momentum: float,
+) -> torch.Tensor:
+    """Fast Griffin-Lim: waveforms [B, samples] from spectra [B, frames, bins] and the constraint's projection."""
+    frames = spectrum.shape[1]
+    window = _window(settings, spectrum.device, spectrum.real.dtype)
+    samples = (frames - 1) * settings.hop_length
+    weight = _overlap_add((window**2).expand(1, frames, -1), settings, samples)
+    shape = f"{frames} frames" if samples > settings.win_length // 2 + 1 else ""
+    if not shape:
+        raise ValueError(f"{frames} frames are too few to invert; they must span more than half a window")
+
+    def synthesise(spectrum: torch.Tensor) -> torch.Tensor:
+        pieces = torch.fft.irfft(spectrum, n=settings.n_fft)[..., : settings.win_length] * window
+        return _overlap_add(pieces, settings, samples) / weight
+
+    wave = synthesise(spectrum)
+    ahead = wave
+    for _ in range(iterations):
+        spectrum = torch.fft.rfft(_frames(ahead, settings) * window, n=settings.n_fft)
+        before, wave = wave, synthesise(constrain(spectrum))
+        ahead = torch.lerp(before, wave, 1 + momentum)
+    return wave
+
+
+def _starting_phase(magnitudes: torch.Tensor, settings: MelSettings, seeds: Sequence[int], start: str) -> torch.Tensor:
+    """Phase [B, frames, bins] in radians, about the window's first sample.
+
+    "peaks" is single pass spectrogram inversion: each bin belongs to the nearest spectral peak, whose phase advances
+    from frame to frame with its interpolated frequency, and the bins of a peak share its phase about the window's centre.
+    """
+    items, frames, bins = magnitudes.shape
+    shape = (frames, bins) if start == "random" else (bins,)
+    cycles = torch.stack(
+        [torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    ).to(magnitudes)
+    if start == "random":
+        return cycles * (2 * math.pi)
+    number = torch.arange(bins, device=magnitudes.device)
+    owner, offset = _peaks(magnitudes)
+    # Whole cycles drop out: the advance is kept in -0.5..0.5 so that float32 holds the sum.
+    advance = (owner * settings.hop_length % settings.n_fft + offset * settings.hop_length) / settings.n_fft
+    phase = torch.empty_like(magnitudes)
+    cycles = cycles.gather(1, owner[:, 0])
+    phase[:, 0] = cycles
+    for frame in range(1, frames):
+        cycles = (cycles + advance[:, frame]).gather(1, owner[:, frame])
+        phase[:, frame] = cycles
+    centre = (number * (settings.win_length // 2) % settings.n_fft) / settings.n_fft
+    return (phase - centre.to(phase)).remainder_(1).mul_(2 * math.pi)
+
+
+def _peaks(magnitudes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each bin of [B, frames, bins], the nearest peak's bin and its parabola's offset in bins (-0.5..0.5)."""
+    bins = magnitudes.shape[-1]
+    level = magnitudes.clamp_min(1e-9).log()
+    left, centre, right = level[..., :-2], level[..., 1:-1], level[..., 2:]
+    is_peak = functional.pad((centre > left) & (centre >= right), (1, 1))
+    curvature = (left - 2 * centre + right).clamp_max(-1e-12)
+    offset = functional.pad((0.5 * (left - right) / curvature).clamp(-0.5, 0.5), (1, 1))
+    number = torch.arange(bins, device=magnitudes.device, dtype=torch.int32)
+    below = torch.where(is_peak, number, -bins).cummax(-1).values
+    above = torch.where(is_peak, number, 2 * bins).flip(-1).cummin(-1).values.flip(-1)
+    owner = torch.where(number - below <= above - number, below, above)
+    # A frame without a peak (silence) leaves every bin to itself.
+    owner = torch.where((owner < 0) | (owner >= bins), number, owner).long()
+    return owner, offset.gather(-1, owner)
+
+
+def _frames(wave: torch.Tensor, settings: MelSettings) -> torch.Tensor:
+    """Overlapping stretches [B, frames, win_length] of waveforms [B, samples], centred with reflect padding."""
+    before = _padding(settings)
+    padded = functional.pad(wave[:, None], (before, settings.win_length - before), mode="reflect")[:, 0]
+    return padded.unfold(-1, settings.win_length, settings.hop_length)
+
+
+def _overlap_add(pieces: torch.Tensor, settings: MelSettings, samples: int) -> torch.Tensor:
+    """Adjoint of `_frames`: pieces [B, frames, win_length] summed at their places, reflected parts folded back."""
+    items, frames, win_length = pieces.shape
+    hop = settings.hop_length
+    overlaps = -(-win_length // hop)
+    if overlaps * hop > win_length:
+        pieces = functional.pad(pieces, (0, overlaps * hop - win_length))
+    total = pieces.new_zeros(items, frames + overlaps - 1, hop)
+    for index in range(overlaps):
+        total[:, index : index + frames] += pieces[..., index * hop : (index + 1) * hop]
+    before = _padding(settings)
+    # Frames further apart than the last samples leave those without a piece.
+    total = functional.pad(total.flatten(1), (0, max(0, samples + win_length - total[0].numel())))
+    wave = total[:, before : before + samples].clone()
+    wave[:, 1 : before + 1] += total[:, :before].flip(-1)
+    after = total[:, before + samples : samples + win_length]
+    wave[:, samples - 1 - after.shape[1] : samples - 1] += after.flip(-1)
+    return wave
+
+
+def _padding(settings: MelSettings) -> int:
+    """Samples of the window before a frame's centre, with the window in the middle of `n_fft` as torch.stft has it."""
+    return settings.n_fft // 2 - (settings.n_fft - settings.win_length) // 2
+
+
+def _resample_frames(wave: torch.Tensor, work: MelSettings, settings: MelSettings) -> torch.Tensor:
+    """Band-limited change of rate [B, k * work.hop_length] to [B, k * settings.hop_length], in the Fourier domain."""
+    if work.sample_rate == settings.sample_rate:
+        return wave
+    hops = wave.shape[-1] // work.hop_length
+    margin = min(8, hops - 1)
+    padded_hops = scipy.fft.next_fast_len(hops + 2 * margin, real=True)
+    # The transform is circular: fading the reflected ends to zero keeps its join silent.
+    edge = margin * work.hop_length
+    padded = functional.pad(wave[:, None], (edge, edge), mode="reflect")[:, 0]
+    fade = 0.5 - 0.5 * torch.cos(math.pi * torch.arange(edge, device=wave.device, dtype=wave.dtype) / max(edge, 1))
+    padded[:, :edge] *= fade
+    padded[:, padded.shape[1] - edge :] *= fade.flip(0)
+    spectrum = torch.fft.rfft(padded, n=padded_hops * work.hop_length)
+    out = torch.fft.irfft(spectrum, n=padded_hops * settings.hop_length) * (settings.hop_length / work.hop_length)
+    first = margin * settings.hop_length
+    return out[:, first : first + hops * settings.hop_length]
+
+
+def _magnitude(spectrum: torch.Tensor) -> torch.Tensor:
+    # Twice as fast as abs(), whose care for overflow amplitudes do not need.
+    return spectrum.real.square().add_(spectrum.imag.square()).sqrt_()
+
+
+def _tiny(tensor: torch.Tensor) -> float:
+    return torch.finfo(tensor.dtype).tiny ** 0.5
+
+
+def _chunk_size(device: torch.device) -> int:
+    # On a CPU one item fills the caches; on an accelerator many share a launch.
+    return 1 if device.type == "cpu" else 32
+
+
+def _working_precision(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _flat_mel(mel: torch.Tensor, settings: MelSettings) -> torch.Tensor:
+    """Mel amplitudes as [B, frames, mels]."""
+    _check_lattice(mel, "mel")
+    if mel.shape[-2] != settings.n_mels:
+        raise ValueError(f"mel must be [..., {settings.n_mels}, frames], not {_shape(mel)}")
+    mel = _working_precision(mel)
+    return mel.reshape(-1, *mel.shape[-2:]).transpose(-1, -2).contiguous()
+
+
+def _seeds(seeds: int | Sequence[int], items: int) -> list[int]:
+    listed = [seeds] * items if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if len(listed) != items:
+        raise ValueError(f"{len(listed)} seeds for {items} items; give one for each, or one for all")
+    return listed
+
+
+def _checked_length(length: int | None, frames: int, settings: MelSettings) -> int:
+    longest = (frames - 1) * settings.hop_length
+    if length is None:
+        return longest
+    if not 0 <= length <= longest:
+        raise ValueError(f"length must lie in 0..{longest} samples for {frames} frames, not {length}")
+    return length
+
+
+def _check_lattice(tensor: torch.Tensor, name: str) -> None:
+    if tensor.ndim < 2 or 0 in tensor.shape or (name != "pixels" and not tensor.is_floating_point()):
+        raise ValueError(f"{name} must be a non-empty float tensor [..., rows, frames], not {_shape(tensor)}")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}".removeprefix("torch.")

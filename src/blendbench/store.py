@@ -1,0 +1,101 @@
+"""Where stages keep their output: folders named by signatures, and append-only ledgers.
+
+A signature is a hash of exactly the settings that change a stage's output, plus the stage's version. A ledger is a file
+of JSON lines; a row is appended, and forced to disk, once its file is in place, so a row's file always exists. A line
+torn by a killed process is ignored and cut off before the next append; of rows with the same key, the last counts.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from blendbench.errors import BlendbenchError
+
+
+def canonical(settings: Any) -> str:
+    """JSON text with sorted keys, in which equal settings are equal bytes."""
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+
+
+def signature(stage: str, version: int, settings: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that name a stage's output folder."""
+    return hashlib.sha256(canonical({"stage": stage, "version": version, **settings}).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole, or not at all; raises BlendbenchError if the folder cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise BlendbenchError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+class Ledger:
+    """Append-only rows in a file, a JSON object a line, found again by key.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made with its folder at the first append.
+    key : sequence of str
+        Columns that identify a row.
+    """
+
+    def __init__(self, path: Path, key: Iterable[str]) -> None:
+        self.path, self.key = path, tuple(key)
+        self.rows: dict[tuple, dict] = {}
+        self._file: Any = None
+        self._sound = 0
+        if path.exists():
+            with path.open("rb") as file:
+                for line in file:
+                    try:
+                        row = json.loads(line) if line.endswith(b"\n") else None
+                    except ValueError:
+                        row = None
+                    if not isinstance(row, dict) or not set(self.key) <= set(row):
+                        break  # torn by a crash: this and what follows is done again
+                    self.rows[tuple(row[name] for name in self.key)] = row
+                    self._sound += len(line)
+
+    def get(self, *key: Any) -> dict | None:
+        """The row of a key, or None."""
+        return self.rows.get(key)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a row and force it to disk; raises BlendbenchError if the folder cannot be written."""
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("ab")
+                self._file.truncate(self._sound)
+            self._file.write((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise BlendbenchError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        self.rows[tuple(row[name] for name in self.key)] = row
+
+    def close(self) -> None:
+        """Close the file; a later append opens it again."""
+        if self._file is not None:
+            self._sound = self._file.tell()
+            self._file.close()
+            self._file = None

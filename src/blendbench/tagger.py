@@ -1,0 +1,108 @@
+"""The built-in audio tagger: a log-mel convolutional network over music genres and noise kinds.
+
+Its penultimate layer is an embedding for the Fréchet audio distance, its logits give the class posterior for the KL
+divergence. Waveforms are mono, 44.1 kHz, in absolute level: the tagger hears loudness, as VGGish does.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torchaudio
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from blendbench.errors import BlendbenchError
+
+SAMPLE_RATE = 44_100
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(self.body(features), 2)
+
+
+class Tagger(nn.Module):
+    """Log-mel CNN: waveforms [N, samples] to embeddings [N, D] and logits [N, classes].
+
+    Parameters
+    ----------
+    classes : list of str
+        Names of the classes, music genres first.
+    channels : list of int
+        Output channels of the convolution blocks; each halves time and frequency.
+    embedding : int
+        Size D of the embedding.
+    """
+
+    def __init__(self, classes: list[str], channels: list[int] | None = None, embedding: int = 96) -> None:
+        super().__init__()
+        channels = channels or [16, 32, 64, 96]
+        self.config = {"classes": list(classes), "channels": list(channels), "embedding": embedding}
+        self.classes = list(classes)
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            SAMPLE_RATE, n_fft=2048, hop_length=882, f_min=30.0, f_max=11_025.0, n_mels=96, power=2.0
+        )
+        sizes = [1, *channels]
+        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.project = nn.Linear(2 * channels[-1], embedding)
+        self.head = nn.Linear(embedding, len(classes))
+
+    def features(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Log-mel energies [N, 1, 96, frames] about zero mean and unit variance at -18 LUFS."""
+        return (torch.log(self.mel(waveforms) + 1e-6)[:, None] + 2.0) / 4.0
+
+    def embed_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Embeddings [N, D] of log-mel features."""
+        hidden = self.blocks(features).mean(2)  # over frequency; the rest is pooled over time
+        pooled = torch.cat([hidden.mean(-1), hidden.amax(-1)], dim=1)
+        return torch.tanh(self.project(pooled))
+
+    def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings [N, D] and logits [N, classes] of waveforms [N, samples] at 44.1 kHz."""
+        embeddings = self.embed_features(self.features(waveforms))
+        return embeddings, self.head(embeddings)
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` (half precision) to `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items() if "mel." not in k}
+        save_file({k: v.contiguous() for k, v in half.items()}, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Tagger":
+        """Read a saved tagger; raises BlendbenchError when a file is missing or does not fit."""
+        try:
+            model = cls(**json.loads((Path(folder) / "config.json").read_text()))
+            state = load_file(Path(folder) / "model.safetensors")
+            missing, unexpected = model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise BlendbenchError(
+                f"{folder}: not a readable tagger ({error}); run `blendbench train tagger`"
+            ) from error
+        if unexpected or any("mel." not in name and "num_batches" not in name for name in missing):
+            raise BlendbenchError(f"{folder}: weights do not fit the tagger's config.json; train or copy it again")
+        return model.eval().to(device)
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).rglob("*")):
+        if file.suffix in {".safetensors", ".json", ".txt"} and file.name not in {"training.json", "card.json"}:
+            digest.update(file.relative_to(folder).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
