@@ -25,3 +25,19 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return root
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    """Data sets and models small enough for a test; its store is shared by the session."""
+    from worlds import build_world
+
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def finished(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run of Table 1: three pairs, four arms, one pair a batch. Tests must not change it."""
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    assert world.run(run_dir, "limit=3", "batch=1") == 0
+    return run_dir

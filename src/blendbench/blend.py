@@ -1,6 +1,7 @@
 """One noise, one prompt, one piece of music: the command `blendbench blend`."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 
 from blendbench import audio, config
 from blendbench.datasets import NoiseClip, Pair, Prompt
-from blendbench.datasets.pairing import stable_seed
+from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Item
 from blendbench.presentation import Amplification, Presentation, present
@@ -52,18 +53,13 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     noise = audio.read(noise_file, SAMPLE_RATE, max_seconds=seconds)
     noise = audio.extend_circular(noise, round(seconds * SAMPLE_RATE))
     noise, _ = audio.normalize_loudness(noise, SAMPLE_RATE, settings["noise"]["lufs"])
-    # Found out now, not after the generation.
-    write_text(out / "blend.json", "{}\n")
+    _check_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
-    from blendbench.datasets.pairing import split_music
-
-    music_half = []
-    if settings["method"].get("_target_", "").endswith("RandomMusic"):
-        music_half = split_music(config.build(settings["music"], "music", settings["allow_targets"]), settings["seed"])[
-            1
-        ]
-    context = make_context(settings, music_half)
     method = config.build(settings["method"], "method", settings["allow_targets"])
+    half = []
+    if getattr(method, "uses_music", False):
+        _, half = split_music(config.build(settings["music"], "music", settings["allow_targets"]), settings["seed"])
+    context = make_context(settings, half)
     start = time.perf_counter()
     method.prepare(context)
     timings["load_s"] = time.perf_counter() - start
@@ -101,6 +97,15 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     facts |= {"seconds": {name: round(value, 3) for name, value in stages.items()}, "recipe": recipe}
     write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
     return facts
+
+
+def _check_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BlendbenchError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from error
+    if not os.access(out, os.W_OK):
+        raise BlendbenchError(f"{out}: cannot be written; choose another --out")
 
 
 def write_image(path: Path, image: torch.Tensor) -> None:

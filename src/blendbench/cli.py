@@ -211,9 +211,8 @@ def _blend(arguments: list[str]) -> int:
     _quiet()
     facts = blend.blend(words.noise, words.prompt, words.out, settings)
     gain = "silent" if facts["gain_db"] is None else f"{facts['gain_db']:+.1f} dB"
-    print(
-        f"music at {facts['music_lufs']} LUFS ({gain}) over noise at {facts['noise_lufs']} LUFS: {words.out / 'mix.wav'}"
-    )
+    levels = f"music at {facts['music_lufs']} LUFS ({gain}) over noise at {facts['noise_lufs']} LUFS"
+    print(f"{levels}: {words.out / 'mix.wav'}")
     return 0
 
 

@@ -127,7 +127,7 @@ def _value(settings: dict[str, Any], key: str) -> Any:
 
 
 def build(settings: dict[str, Any], key: str, allowed: list[str], **extra: Any) -> Any:
-    """Call what `_target_` names with the other entries; only blendbench's modules, and what the user allows, are called.
+    """Call what `_target_` names with the other entries, if it lies in blendbench or in what the user allows.
 
     Raises
     ------

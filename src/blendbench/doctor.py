@@ -3,7 +3,8 @@
 import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -126,7 +127,7 @@ def check_data(settings: dict[str, Any]) -> Iterable[Check]:
     from blendbench.datasets import builtin, esc50, musicbench
 
     root = settings["data"]["root"]
-    readers = [
+    readers: list[tuple[str, Callable[[], Sequence[Any]], bool]] = [
         ("noise built-in", builtin.noise, True),
         ("music built-in", builtin.music, True),
         ("prompts", builtin.prompts, True),
@@ -166,10 +167,8 @@ def check_login() -> Check:
     import netrc
 
     known = bool(os.environ.get("WANDB_API_KEY"))
-    try:
+    with suppress(OSError, netrc.NetrcParseError):
         known = known or netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        pass
     return Check(
         "wandb log-in", known, "logged in" if known else "not logged in", "`wandb login`; everything works without"
     )

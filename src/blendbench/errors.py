@@ -1,7 +1,7 @@
 """The two kinds of failure a user meets.
 
-`BlendbenchError` ends a command with one line on stderr; `ClipError` concerns one clip, so a run records it as a row and
-goes on. Both carry a message that names the file or key, what is wrong and what to do.
+`BlendbenchError` ends a command with one line on stderr; `ClipError` concerns one clip, so a run records it as a row
+and goes on. Both carry a message that names the file or key, what is wrong and what to do.
 """
 
 

@@ -70,7 +70,7 @@ def write(run_dir: Path, settings: dict[str, Any], most: int = 60) -> Path:
         notes = (run_dir / "table.md").read_text(encoding="utf-8").split("\n\n")[2:]
     except OSError:
         raise BlendbenchError(f"{run_dir}: no table yet; run `blendbench table {run_dir}` first") from None
-    pairs = {(row["dataset"], row["pair_id"]): row for row in rows}
+    pairs: dict[Any, dict[str, Any]] = {(row["dataset"], row["pair_id"]): row for row in rows}
     shown = [
         {"key": key, "label": f"{row['label']} ({row['clip']})", "prompt": f"{row['genre']}: {row['prompt']}"}
         for key, row in list(pairs.items())[:most]

@@ -131,7 +131,8 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
     paper = paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])["value"]
     kl, statistics = settings["kl"], settings["statistics"]
     common = f"evaluator={evaluator.name}@{evaluator.fingerprint}; sr={evaluator.sample_rate}"
-    common += f"; reference={len(clips)} clips of {'+'.join(sorted({c.genre or '?' for c in clips}))}; seed={settings['seed']}"
+    genres = "+".join(sorted({clip.genre or "?" for clip in clips}))
+    common += f"; reference={len(clips)} clips of {genres}; seed={settings['seed']}"
     interval = f"{statistics['confidence']:.0%} bootstrap over noise clips, {statistics['resamples']} resamples"
     out = []
     cells = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
@@ -169,9 +170,12 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
         if chosen:
             partners = [_partner(sound[i], clips, by_genre, kl["pairing"], settings["seed"]) for i in chosen]
             per_pair = divergence.softmax_kl(reference_logits[partners], logits[chosen], kl["direction"], kl["epsilon"])
+
+            def resampled(indices: torch.Tensor, values: torch.Tensor = per_pair) -> float:
+                return divergence.mean_kl(values[indices])
+
             low, high = bootstrap.bootstrap_interval(
-                lambda indices, values=per_pair: divergence.mean_kl(values[indices]),
-                len(chosen), groups, statistics["resamples"], statistics["confidence"], settings["seed"],
+                resampled, len(chosen), groups, statistics["resamples"], statistics["confidence"], settings["seed"],
             )  # fmt: skip
             recipe = f"softmax KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={kl['pairing']}"
             add("kl", divergence.mean_kl(per_pair), low, high, f"{recipe}; {interval}", len(chosen))
@@ -202,7 +206,7 @@ def tabulate(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def layout(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """The paper's table: a row an arm, a column a presentation, data set and metric, ours [interval] and the paper's."""
+    """The paper's table: a row an arm; by presentation, data set and metric ours [interval], and the paper's."""
     experiment = settings["experiment"]
     metrics = experiment["metrics"]
     paper = paper_figures(experiment)
@@ -217,14 +221,15 @@ def layout(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
         line = {"Method": label}
         for presentation in settings["presentations"]:
             for dataset in settings["dataset"]:
-                heading = f"{settings['presentations'][presentation]['label']}, {dataset}"
+                heading = settings["presentations"][presentation]["label"]
+                heading += f", {dataset}" if len(settings["dataset"]) > 1 else ""
                 for metric in metrics:
                     found = ours.get((dataset, arm, presentation, metric))
                     line[f"{heading}: {metric.upper()}"] = _cell(found) if found is not None else "not run"
                 shown = experiment["paper_dataset"].get(dataset)
                 if shown is not None:
                     values = [_paper_cell(paper, shown, arm, presentation, metric) for metric in metrics]
-                    line[f"{heading}: paper's {'/'.join(m.upper() for m in metrics)} ({shown})"] = " / ".join(values)
+                    line[f"{heading}: paper's {'/'.join(metrics).upper()} ({shown})"] = " / ".join(values)
         lines.append(line)
     return pd.DataFrame(lines)
 

@@ -179,9 +179,9 @@ class _Arm:
             "noise": settings["noise"],
             "seed": settings["seed"],
         }
-        if hasattr(method, "sampling"):
+        if getattr(method, "uses_generator", False):
             self.generate_settings["generator"] = plan.context.generator.signature()
-        if getattr(method, "draws_music", False):
+        if getattr(method, "uses_music", False):
             self.generate_settings["music"] = [[clip.id, clip.source] for clip in plan.music]
         self.signature = signature("generate", GENERATE_VERSION, self.generate_settings)
         self.folder = plan.store / "music" / self.signature

@@ -6,10 +6,12 @@ divergence. Waveforms are mono, 44.1 kHz, in absolute level: the tagger hears lo
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torchaudio
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -56,13 +58,18 @@ class Tagger(nn.Module):
             SAMPLE_RATE, n_fft=2048, hop_length=882, f_min=30.0, f_max=11_025.0, n_mels=96, power=2.0
         )
         sizes = [1, *channels]
-        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in pairwise(sizes)))
         self.project = nn.Linear(2 * channels[-1], embedding)
         self.head = nn.Linear(embedding, len(classes))
 
     def features(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Log-mel energies [N, 1, 96, frames] about zero mean and unit variance at -18 LUFS."""
-        return (torch.log(self.mel(waveforms) + 1e-6)[:, None] + 2.0) / 4.0
+        return self.log_mel(self.mel(waveforms))
+
+    @staticmethod
+    def log_mel(power: torch.Tensor) -> torch.Tensor:
+        """Features [N, 1, bands, frames] of mel powers [N, bands, frames]."""
+        return (torch.log(power + 1e-6)[:, None] + 2.0) / 4.0
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
         """Embeddings [N, D] of log-mel features."""
@@ -89,17 +96,15 @@ class Tagger(nn.Module):
             model = cls(**json.loads((Path(folder) / "config.json").read_text()))
             state = load_file(Path(folder) / "model.safetensors")
             missing, unexpected = model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise BlendbenchError(
-                f"{folder}: not a readable tagger ({error}); run `blendbench train tagger`"
-            ) from error
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise BlendbenchError(f"{folder}: not a readable tagger ({error}); train or copy it again") from error
         if unexpected or any("mel." not in name and "num_batches" not in name for name in missing):
             raise BlendbenchError(f"{folder}: weights do not fit the tagger's config.json; train or copy it again")
         return model.eval().to(device)
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, in the order of their names."""
+    """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).rglob("*")):
         if file.suffix in {".safetensors", ".json", ".txt"} and file.name not in {"training.json", "card.json"}:

@@ -5,7 +5,8 @@ A method is a class named by `_target_` in `conf/method`. It has
 - `signature()`: the settings that change its output, as plain data, from which the store's folder name is hashed;
 - `prepare(context)`: load what it needs, once a process;
 - `generate(items)`: a list of `Item` to a list of `Music`, in order; `BlendbenchError` for a method that cannot run;
-- `adaptive`: whether its own output includes the adaptive amplification (stage 2).
+- `adaptive`: whether its own output includes the adaptive amplification (stage 2);
+- optionally `uses_generator` and `uses_music`: True where the context's generator or music half changes its output.
 
 Waveforms are mono float tensors at `context.sample_rate`, noise at its presentation level.
 """

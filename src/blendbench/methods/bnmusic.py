@@ -41,6 +41,8 @@ class BNMusic:
         If outpaint and inpaint are both off, or a mask setting is unknown.
     """
 
+    uses_generator = True
+
     def __init__(
         self,
         label: str,

@@ -17,7 +17,7 @@ class RandomMusic:
     """
 
     adaptive = False
-    draws_music = True
+    uses_music = True
 
     def __init__(self, label: str) -> None:
         self.label = label

@@ -23,6 +23,7 @@ class RiffusionA2A:
     """
 
     adaptive = False
+    uses_generator = True
 
     def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 16) -> None:
         self.label = label

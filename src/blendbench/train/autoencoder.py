@@ -1,7 +1,7 @@
 """Train the KL autoencoder of the pocket generator on mel images (512x512 pixels to 64x64x4 latents).
 
-Conventions: pixels lie in -1..1 with loud = dark, as the diffusion sampler uses them; the grey image stands in all three
-channels, so that the checkpoint has Stable Diffusion's format. Latents are scaled to unit variance by
+Conventions: pixels lie in -1..1 with loud = dark, as the diffusion sampler uses them; the grey image stands in all
+three channels, so that the checkpoint has Stable Diffusion's format. Latents are scaled to unit variance by
 `scaling_factor`, which is measured after the training and saved in the model's config.
 """
 
@@ -50,12 +50,12 @@ def crops(
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
     """Bring grey images [N, H, W] in 0..255 to three channels in -1..1, channels last in memory."""
-    grey = torch.from_numpy(np.ascontiguousarray(images)).float() / 127.5 - 1
+    grey = torch.from_numpy(np.array(images)).float() / 127.5 - 1
     return grey[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Weighted absolute and squared error; loud pixels weigh up to four times, since amplitude is their fourth power."""
+    """Weighted absolute and squared error; loud pixels weigh up to four times (amplitude is darkness^4)."""
     weight = 1 + 3 * ((1 - target) / 2) ** 2
     error = output - target
     return (weight * (error.abs() + 4 * error.square())).mean()

@@ -1,7 +1,7 @@
 """The clips that trainings read: audio, mel images and captions of rendered music and of noise, made once.
 
 A cache is a folder with `audio.i16` ([clips, samples], 44.1 kHz, 5.12 s, -18 LUFS), `images.u8` (mel images,
-[clips, 512, 512], loud = dark) and `clips.jsonl` (a row a clip: kind "music" or "noise", split, label, captions, source).
+[clips, 512, 512], loud = dark) and `clips.jsonl` (a row a clip: kind, split, label, captions, source).
 Rows are appended in chunks, so a stopped build goes on and a training may read what is there. Splits go by song and by
 source recording, so nothing heard in training is held out for measuring.
 """
@@ -79,7 +79,7 @@ def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, 
 
 
 def make_chunk(jobs: list[tuple]) -> list[tuple[np.ndarray, np.ndarray, dict]]:
-    """Audio (int16), mel image (uint8) and row of every clip of a chunk; an unreadable recording is left out and told."""
+    """Audio (int16), mel image (uint8) and row of every clip of a chunk; an unreadable recording is left out."""
     torch.set_num_threads(1)
     made: list[tuple[torch.Tensor, dict]] = []
     scores = []
@@ -89,10 +89,10 @@ def make_chunk(jobs: list[tuple]) -> list[tuple[np.ndarray, np.ndarray, dict]]:
             scores.append((song, job[2], job[3]))
         elif job[0] == "synthesised":
             _, kind, index, seed = job
-            waveform = noises.synthesize(kind, seed + 7919 * (index + 1), seconds=SAMPLES / 44_100)
+            waveform = torch.from_numpy(noises.synthesize(kind, seed + 7919 * (index + 1), seconds=SAMPLES / 44_100))
             split = "held_out" if index % 6 == 5 else "train"
             row = {"kind": "noise", "split": split, "label": kind, "source": f"synthesised-{kind}-{index}"}
-            made.append((torch.from_numpy(waveform), row))
+            made.append((waveform, row))
         else:
             clip = job[1]
             try:

@@ -1,7 +1,7 @@
 """`blendbench train`: make the built-in models and sample packs again, step by step.
 
-data -> autoencoder -> generator and tagger -> export; `pack` makes the built-in noises and music. Each step reads what the one before left in
-the work folder, so a step can be repeated alone.
+data -> autoencoder -> generator and tagger -> export; `pack` makes the built-in noises and music. Each step reads what
+the one before left in the work folder, so a step can be repeated alone.
 """
 
 import json

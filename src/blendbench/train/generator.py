@@ -92,7 +92,7 @@ def train_tokenizer(captions: list[str], folder: Path, vocabulary: int = 1536) -
 
 @torch.inference_mode()
 def encode_cache(vae: AutoencoderKL, cache: ClipCache, rows: np.ndarray, file: Path) -> torch.Tensor:
-    """Latents [N, 4, 64, 64] of the rows' images, scaled to unit variance; kept in `file`, from where they are read again."""
+    """Latents [N, 4, 64, 64] of the rows' images, scaled to unit variance; kept in `file` for the next time."""
     if file.exists():
         return torch.from_numpy(np.load(file))
     out = [vae.encode(to_pixels(cache.images[row : row + 1])).latent_dist.mode() for row in rows]

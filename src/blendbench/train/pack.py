@@ -1,7 +1,7 @@
 """Make the sample packs that travel with the package: synthesised noises and music of the project's own composition.
 
-Both are Ogg Vorbis, mono, 44.1 kHz, with a CSV table each. The music is written by the rule-based composer, arranged and
-rendered like the training music, one clip a composition, and put at a level drawn between -18 and -12 LUFS, where
+Both are Ogg Vorbis, mono, 44.1 kHz, with a CSV table each. The music is written by the rule-based composer, arranged
+and rendered like the training music, one clip a composition, and put at a level drawn between -18 and -12 LUFS, where
 published music lies (BNMusic, appendix A).
 """
 
@@ -61,10 +61,8 @@ def _write_noise(folder: Path, seed: int) -> None:
 
 def _write_music(folder: Path, seed: int) -> None:
     draw = np.random.default_rng([seed, 2])
-    jobs = []
-    for index in range(MUSIC_CLIPS_PER_GENRE):
-        for genre in GENRES:
-            jobs.append((songs.compose(seed + len(jobs)), genre, int(draw.integers(2**31))))
+    genres = list(GENRES) * MUSIC_CLIPS_PER_GENRE
+    jobs = [(songs.compose(seed + i), genre, int(draw.integers(2**31))) for i, genre in enumerate(genres)]
     rows = []
     taken: dict[str, int] = dict.fromkeys(GENRES, 0)
     for waveform, facts in render.render_clips(jobs, seconds=14.0, clips_per_job=1, captions_per_clip=1):

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ def train(
     batch: int = 32,
     learning_rate: float = 2e-3,
     mix_share: float = 0.3,
+    frames: int = 128,
     log_every: int = 50,
 ) -> dict:
     """Train for `minutes` of wall time and save to `out`; returns the figures for the card.
@@ -52,13 +54,16 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=2e-2)
     start, step, history = time.monotonic(), 0, []
 
+    powers = mel_powers(model, cache)
+
     def sample(names: list[str]) -> torch.Tensor:
-        rows = np.array([draw.choice(by_class[name]) for name in names])
-        waves = cache.waveforms(rows)
-        shifts = draw.integers(0, waves.shape[1], len(names))
-        waves = torch.stack([wave.roll(int(shift)) for wave, shift in zip(waves, shifts, strict=True)])
-        gains = torch.from_numpy(10 ** (draw.uniform(-12, 6, len(names)) / 20)).float()
-        return waves * gains[:, None]
+        """Mel powers [N, bands, frames] of drawn clips: a random stretch, at a random level."""
+        stretches = []
+        for name in names:
+            clip = powers[draw.choice(by_class[name])].float()
+            start = int(draw.integers(0, clip.shape[1] - frames + 1))
+            stretches.append(clip[:, start : start + frames] * 10 ** (draw.uniform(-12, 6) / 10))
+        return torch.stack(stretches)
 
     model.train()
     while (elapsed := (time.monotonic() - start) / 60) < minutes:
@@ -66,21 +71,22 @@ def train(
             group["lr"] = learning_rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * elapsed / minutes))
         # Half music, half noise, classes even within each half.
         names = [str(draw.choice(GENRES if item % 2 else kinds)) for item in range(batch)]
-        waves = sample(names)
+        power = sample(names)
         target = torch.zeros(batch, len(classes))
         target[torch.arange(batch), [index[name] for name in names]] = 1.0
-        mixed = torch.from_numpy(draw.random(batch) < mix_share)
-        if mixed.any():
-            others = [str(draw.choice(kinds if item % 2 else GENRES)) for item in range(batch)]
+        mixed = np.flatnonzero(draw.random(batch) < mix_share)
+        if len(mixed):
+            others = [str(draw.choice(kinds if item % 2 else GENRES)) for item in mixed]
             extra = sample(others)
-            power = waves.square().mean(1), extra.square().mean(1)
-            share = (power[0] / (power[0] + power[1]).clamp_min(1e-12))[:, None]
-            second = torch.zeros_like(target)
-            second[torch.arange(batch), [index[name] for name in others]] = 1.0
-            waves = torch.where(mixed[:, None], waves + extra, waves)
-            target = torch.where(mixed[:, None], share * target + (1 - share) * second, target)
+            # Unrelated sounds add in power.
+            own, other = power[mixed].mean((1, 2)), extra.mean((1, 2))
+            share = (own / (own + other))[:, None]
+            second = torch.zeros(len(mixed), len(classes))
+            second[torch.arange(len(mixed)), [index[name] for name in others]] = 1.0
+            target[mixed] = share * target[mixed] + (1 - share) * second
+            power[mixed] += extra
         with torch.no_grad():
-            features = model.features(waves)
+            features = model.log_mel(power)
             features = features + 0.05 * torch.randn_like(features)
             width = int(draw.integers(4, 24))
             band = int(draw.integers(0, features.shape[2] - width))
@@ -102,10 +108,18 @@ def train(
 
 
 @torch.inference_mode()
+def mel_powers(model: Tagger, cache: ClipCache) -> torch.Tensor:
+    """Mel powers [clips, bands, frames] of the whole cache, in bfloat16, which keeps their range."""
+    rows = np.arange(len(cache.clips))
+    parts = [model.mel(cache.waveforms(rows[i : i + 16])).bfloat16() for i in range(0, len(rows), 16)]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
 def evaluate(model: Tagger, cache: ClipCache) -> dict:
     """Accuracy on held-out music (genre), held-out real noise (kind) and held-out synthesised noise (kind), in 0..1."""
     figures = {}
-    held_out = {
+    held_out: dict[str, Any] = {
         "genre": cache.rows(split="held_out", kind="music"),
         "noise_kind_recorded": cache.rows(split="held_out", kind="noise"),
         "noise_kind_synthesised": cache.rows(split="held_out", kind="noise"),
@@ -113,7 +127,7 @@ def evaluate(model: Tagger, cache: ClipCache) -> dict:
     for name, rows in held_out.items():
         if name != "genre":
             synthesised = name.endswith("synthesised")
-            rows = [row for row in rows if cache.clips[row]["source"].startswith("synth-") == synthesised]
+            rows = [row for row in rows if cache.clips[row]["source"].startswith("synthesised-") == synthesised]
         hits = []
         for begin in range(0, len(rows), 32):
             chosen = np.asarray(rows[begin : begin + 32])

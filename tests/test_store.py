@@ -1,0 +1,157 @@
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from blendbench.errors import BlendbenchError
+from blendbench.store import Ledger, canonical, file_hash, signature, write_text
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "ledger.jsonl"
+
+
+def fill(path: Path, *names: str) -> None:
+    ledger = Ledger(path, ("id",))
+    for name in names:
+        ledger.append({"id": name, "value": len(name)})
+    ledger.close()
+
+
+def test_rows_are_found_again_by_key(path: Path):
+    fill(path, "a", "bb")
+    assert Ledger(path, ("id",)).get("bb") == {"id": "bb", "value": 2}
+    assert Ledger(path, ("id",)).get("c") is None
+
+
+def test_opening_a_ledger_makes_no_file(path: Path):
+    Ledger(path, ("id",)).close()
+    assert not path.parent.exists()
+
+
+def test_last_row_of_a_key_wins(path: Path):
+    ledger = Ledger(path, ("id",))
+    ledger.append({"id": "a", "value": 1})
+    ledger.append({"id": "a", "value": 2})
+    ledger.close()
+    assert Ledger(path, ("id",)).get("a") == {"id": "a", "value": 2}
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_key_of_several_columns_tells_rows_apart(path: Path):
+    ledger = Ledger(path, ("id", "arm"))
+    ledger.append({"id": "a", "arm": "x", "value": 1})
+    ledger.append({"id": "a", "arm": "y", "value": 2})
+    ledger.close()
+    again = Ledger(path, ("id", "arm"))
+    assert [again.get("a", arm)["value"] for arm in "xy"] == [1, 2]
+
+
+def test_row_is_on_disk_before_the_ledger_is_closed(path: Path):
+    ledger = Ledger(path, ("id",))
+    ledger.append({"id": "a"})
+    assert json.loads(path.read_text()) == {"id": "a"}
+    ledger.close()
+
+
+@pytest.mark.parametrize("cut", range(1, len('{"id": "ü", "value": 1}\n'.encode())))
+def test_torn_last_line_is_ignored_and_cut_off_by_the_next_append(path: Path, cut: int):
+    fill(path, "a", "ü")
+    path.write_bytes(path.read_bytes()[:-cut])
+    ledger = Ledger(path, ("id",))
+    assert set(ledger.rows) == {("a",)}
+    ledger.append({"id": "c", "value": 3})
+    ledger.close()
+    assert [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()] == ["a", "c"]
+
+
+def test_garbage_in_the_middle_costs_what_follows_and_nothing_before(path: Path):
+    fill(path, "a", "b")
+    with path.open("ab") as file:
+        file.write(b"\xff\xfe not json\n")
+    with path.open("a") as file:
+        file.write('{"id": "late", "value": 1}\n')
+    ledger = Ledger(path, ("id",))
+    assert set(ledger.rows) == {("a",), ("b",)}
+    ledger.append({"id": "c"})
+    ledger.close()
+    assert set(Ledger(path, ("id",)).rows) == {("a",), ("b",), ("c",)}
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", "3", "null", '{"other": 1}', ""])
+def test_line_that_is_no_row_of_this_ledger_is_not_read(path: Path, line: str):
+    path.parent.mkdir()
+    path.write_text(line + "\n")
+    assert Ledger(path, ("id",)).rows == {}
+
+
+def test_ledger_can_be_appended_after_closing(path: Path):
+    ledger = Ledger(path, ("id",))
+    for name in "abc":
+        ledger.append({"id": name})
+        ledger.close()
+    assert set(Ledger(path, ("id",)).rows) == {("a",), ("b",), ("c",)}
+
+
+def test_ledger_below_a_file_names_the_path(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BlendbenchError, match=r"file/l\.jsonl: cannot be written"):
+        Ledger(tmp_path / "file" / "l.jsonl", ("id",)).append({"id": "a"})
+
+
+def test_signature_is_the_golden_one():
+    # SHA-256 over this very text; a change of it would orphan every store there is.
+    text = '{"a":1,"b":{"x":null,"y":[0.5,true]},"stage":"generate","version":2}'
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7785075f867d219d"
+    assert signature("generate", 2, {"b": {"y": [0.5, True], "x": None}, "a": 1}) == "7785075f867d219d"
+
+
+@pytest.mark.parametrize(
+    ("stage", "version", "settings"),
+    [("present", 1, {"a": 1}), ("generate", 2, {"a": 1}), ("generate", 1, {"a": 2}), ("generate", 1, {"a": 1, "b": 1})],
+)
+def test_signature_differs_when_anything_differs(stage: str, version: int, settings: dict):
+    assert signature(stage, version, settings) != signature("generate", 1, {"a": 1})
+
+
+def test_canonical_text_does_not_depend_on_the_order_of_keys():
+    assert canonical({"b": 1, "a": {"d": 1, "c": 2}}) == '{"a":{"c":2,"d":1},"b":1}'
+
+
+def test_canonical_text_refuses_nan():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical({"a": float("nan")})
+
+
+def test_file_hash_is_the_sha256(tmp_path: Path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert file_hash(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_write_text_keeps_line_ends_and_leaves_no_temporary_file(tmp_path: Path):
+    write_text(tmp_path / "new" / "t.txt", "ä\nb\r\n")
+    assert (tmp_path / "new" / "t.txt").read_bytes() == "ä\nb\r\n".encode()
+    assert os.listdir(tmp_path / "new") == ["t.txt"]  # noqa: PTH208
+
+
+def test_failed_write_leaves_the_old_text_and_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "t.txt"
+    write_text(target, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BlendbenchError, match="No space left on device"):
+        write_text(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["t.txt"]
+
+
+def test_write_text_below_a_file_names_the_path(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BlendbenchError, match=r"file/t\.txt: cannot be written"):
+        write_text(tmp_path / "file" / "t.txt", "x")

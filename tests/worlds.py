@@ -1,0 +1,158 @@
+"""Small stand-ins for what a run needs: data sets in their official layouts and models with random weights.
+
+A `World` is a data root with `ESC-50/` and `MusicBench/`, a tiny generator and a tiny evaluator; `World.main` calls the
+command line in this process with the settings that point there.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from blendbench.cli import main
+
+RATE = 44_100
+GENRES = ("Classical", "EDM", "Hip-hop", "Jazz", "Pop", "Punk", "Rock")
+ESC50_COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+
+
+def call(*words: str) -> int:
+    """Exit status of a command, called in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    code = stopped.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def noise_sound(seed: int, seconds: float = 1.0) -> np.ndarray:
+    """A hum with harmonics over a bed of noise that swells; different for every seed."""
+    draw = np.random.default_rng(seed)
+    time = np.arange(round(RATE * seconds)) / RATE
+    hum = sum(np.sin(2 * np.pi * (70 + 40 * seed) * k * time + draw.uniform(0, 6)) / k for k in range(1, 6))
+    return 0.1 * hum * (1 + np.sin(2 * np.pi * 3 * time)) + 0.05 * draw.standard_normal(len(time))
+
+
+def music_sound(seed: int, seconds: float = 1.0) -> np.ndarray:
+    """A run of plucked notes; different for every seed."""
+    draw = np.random.default_rng(1000 + seed)
+    time = np.arange(round(RATE * seconds / 4)) / RATE
+    notes = 220 * 2 ** (draw.integers(0, 24, 4) / 12)
+    return 0.3 * np.concatenate([np.exp(-6 * time) * np.sin(2 * np.pi * note * time) for note in notes])
+
+
+def write_esc50(root: Path, names: Sequence[str], categories: Sequence[str] = ("wind", "engine")) -> Path:
+    """Write the table `ESC-50/meta/esc50.csv` with a row a file name, categories taking turns; returns `audio/`."""
+    audio = root / "ESC-50" / "audio"
+    audio.mkdir(parents=True, exist_ok=True)
+    (root / "ESC-50" / "meta").mkdir(exist_ok=True)
+    with (root / "ESC-50" / "meta" / "esc50.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(ESC50_COLUMNS)
+        for index, name in enumerate(names):
+            target = index % len(categories)
+            table.writerow([name, index % 5 + 1, target, categories[target], "True", 100_000 + index, "A"])
+    return audio
+
+
+def write_musicbench(root: Path, tracks: int = 2) -> None:
+    """Write `MusicBench/MusicBench_train.json` and the audio it names: `tracks` songs a genre, a clip each."""
+    folder = root / "MusicBench"
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, genre in enumerate(GENRES):
+        for track in range(tracks):
+            location = f"data/{genre.lower()}-{track}.ogg"
+            soundfile.write(folder / location, music_sound(number * tracks + track), RATE)
+            row = {"dataset": "train", "location": location, "main_caption": f"A {genre} piece.", "genre": genre}
+            lines.append(json.dumps(row | {"song": f"{genre}-{track}"}))
+    (folder / "MusicBench_train.json").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class World:
+    """A data root, two tiny models, and a store that the runs of a test share."""
+
+    root: Path
+    generator: Path
+    evaluator: Path
+    store: Path
+
+    def words(self) -> list[str]:
+        """Settings that point a command at this world and keep it small."""
+        return [
+            "dataset=esc50",
+            "music=musicbench",
+            f"data.root={self.root}",
+            f"store_dir={self.store}",
+            f"generator.checkpoint={self.generator}",
+            f"evaluator.checkpoint={self.evaluator}",
+            "generator.sampling.repaint.steps=2",
+            "generator.sampling.image_to_image.steps=4",
+            "statistics.resamples=20",
+            "dataset.esc50.prompts_per_clip=2",
+        ]
+
+    def run_words(self, run_dir: Path, *words: str) -> list[str]:
+        """The whole command line of a run."""
+        iterations = ["arms.bnmusic.griffin_lim_iterations=1"] if "~arms.bnmusic" not in words else []
+        iterations += ["arms.riffusion_a2a.griffin_lim_iterations=1"] if "~arms.riffusion_a2a" not in words else []
+        return ["run", "experiment=bnmusic/table1", *self.words(), f"run_dir={run_dir}", *iterations, *words]
+
+    def run(self, run_dir: Path, *words: str) -> int:
+        """Exit status of a run of Table 1."""
+        return call(*self.run_words(run_dir, *words))
+
+    def with_store(self, store: Path, copy: bool = False) -> "World":
+        """The same world with another store, filled with this one's content if `copy`."""
+        if copy:
+            shutil.copytree(self.store, store)
+        return World(self.root, self.generator, self.evaluator, store)
+
+    def with_root(self, root: Path) -> "World":
+        """The same models and store over another data root."""
+        return World(root, self.generator, self.evaluator, self.store)
+
+
+CHEAP = ("~arms.bnmusic", "~arms.riffusion_a2a")
+"""Leaves the arms that need no generator."""
+
+
+def build_world(folder: Path) -> World:
+    """Write a world of five noise clips and fourteen music clips into a folder."""
+    import torch
+    from tiny_models import tiny_diffusion
+
+    from blendbench.tagger import Tagger
+
+    root = folder / "data"
+    names = [f"{index + 1}-{100_000 + index}-A-{index % 2}.wav" for index in range(5)]
+    audio = write_esc50(root, names)
+    for index, name in enumerate(names):
+        soundfile.write(audio / name, noise_sound(index), RATE)
+    write_musicbench(root)
+    tiny_diffusion(folder / "tokenizer").save(folder / "generator")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        tagger = Tagger([*GENRES, "wind", "engine"], [4, 8])
+        # Fresh weights give every sound nearly the same class posterior; larger ones tell sounds apart.
+        tagger.project.weight.mul_(20)
+        tagger.head.weight.mul_(20)
+        tagger.save(folder / "evaluator")
+    return World(root, folder / "generator", folder / "evaluator", folder / "store")
+
+
+def rows_of(run_dir: Path) -> list[dict]:
+    """Rows of a run's `pairs.jsonl`."""
+    return [json.loads(line) for line in (run_dir / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    """Rows without the seconds they took."""
+    return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in rows]
