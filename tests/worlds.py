@@ -101,8 +101,8 @@ class World:
 
     def run_words(self, run_dir: Path, *words: str) -> list[str]:
         """The whole command line of a run."""
-        iterations = ["arms.bnmusic.griffin_lim_iterations=1"] if "~arms.bnmusic" not in words else []
-        iterations += ["arms.riffusion_a2a.griffin_lim_iterations=1"] if "~arms.riffusion_a2a" not in words else []
+        iterations = ["arms.bnmusic.griffin_lim_iterations=1"] if "arms.bnmusic=null" not in words else []
+        iterations += ["arms.riffusion_a2a.griffin_lim_iterations=1"] if "arms.riffusion_a2a=null" not in words else []
         return ["run", "experiment=bnmusic/table1", *self.words(), f"run_dir={run_dir}", *iterations, *words]
 
     def run(self, run_dir: Path, *words: str) -> int:
@@ -120,7 +120,7 @@ class World:
         return World(root, self.generator, self.evaluator, self.store)
 
 
-CHEAP = ("~arms.bnmusic", "~arms.riffusion_a2a")
+CHEAP = ("arms.bnmusic=null", "arms.riffusion_a2a=null")
 """Leaves the arms that need no generator."""
 
 

@@ -14,6 +14,7 @@ here carries gradients.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Literal
@@ -131,11 +132,16 @@ def mel_amplitudes(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) ->
     flat = _working_precision(waveform).reshape(-1, waveform.shape[-1])
     bank = _mel_bank(settings, flat.device, flat.dtype)
     window = _window(settings, flat.device, flat.dtype)
-    mels = []
-    for chunk in flat.split(_chunk_size(flat.device)):
-        spectrum = torch.fft.rfft(_frames(chunk, settings) * window, n=settings.n_fft)
-        mels.append(bank.to_mel(_magnitude(spectrum[..., : bank.bins])))
-    mel = torch.cat(mels).transpose(-1, -2)
+    stretches = _frames(flat, settings)
+    mel = flat.new_empty(len(flat), stretches.shape[1], settings.n_mels)
+
+    def transform(items: slice, frames: slice) -> None:
+        spectrum = torch.fft.rfft(stretches[items, frames] * window, n=settings.n_fft)
+        mel[items, frames] = bank.to_mel(_magnitude(spectrum[..., : bank.bins]))
+
+    with _Workers(flat.device) as workers:
+        workers.run(transform, len(flat), stretches.shape[1])
+    mel = mel.transpose(-1, -2)
     return mel.reshape(*waveform.shape[:-1], *mel.shape[-2:]).contiguous()
 
 
@@ -265,8 +271,14 @@ def invert_mel(mel: torch.Tensor, settings: MelSettings = RIFFUSION, iterations:
     """
     flat = _flat_mel(mel, settings)
     bank = _mel_bank(settings, flat.device, flat.dtype)
-    chunks = [_invert(chunk, bank, iterations) for chunk in flat.split(_chunk_size(flat.device))]
-    magnitudes = functional.pad(torch.cat(chunks), (0, settings.n_fft // 2 + 1 - bank.bins)).transpose(-1, -2)
+    magnitudes = flat.new_zeros(*flat.shape[:2], settings.n_fft // 2 + 1)
+
+    def invert(items: slice, frames: slice) -> None:
+        magnitudes[items, frames, : bank.bins] = _invert(flat[items, frames], bank, iterations)
+
+    with _Workers(flat.device) as workers:
+        workers.run(invert, *flat.shape[:2])
+    magnitudes = magnitudes.transpose(-1, -2)
     return magnitudes.reshape(*mel.shape[:-2], *magnitudes.shape[-2:])
 
 
@@ -315,19 +327,20 @@ def griffin_lim(
     if start not in ("peaks", "random"):
         raise ValueError(f'start must be "peaks" or "random", not {start!r}')
     length = _checked_length(length, magnitudes.shape[-1], iterations, settings)
+    longest = (magnitudes.shape[-1] - 1) * settings.hop_length
     flat = (
         _working_precision(magnitudes).flatten(0, -3) if magnitudes.ndim > 2 else _working_precision(magnitudes)[None]
     )
     flat = flat.transpose(-1, -2).contiguous()
     seeds = _seeds(seeds, len(flat))
-    samples = (flat.shape[1] - 1) * settings.hop_length
-    step = _chunk_size(flat.device)
+    step = _group_size(flat.device)
     waves = []
-    for first in range(0, len(flat), step):
-        wanted = flat[first : first + step]
-        phase = _starting_phase(wanted, settings, seeds[first : first + step], start)
-        wave = _synthesise(torch.polar(wanted, phase), settings, samples)
-        waves.append(_alternate(wave, partial(_set_magnitudes, wanted), settings, iterations, momentum))
+    with _Workers(flat.device) as workers:
+        for first in range(0, len(flat), step):
+            wanted = flat[first : first + step]
+            lattice = _Lattice(settings, wanted, longest, workers)
+            wave = _start(wanted, lattice, seeds[first : first + step], start)
+            waves.append(_alternate(wave, wanted, _set_magnitudes, lattice, iterations, momentum))
     return torch.cat(waves)[:, :length].reshape(*magnitudes.shape[:-2], length)
 
 
@@ -384,17 +397,26 @@ def to_audio(
     targets = functional.threshold(flat / torch.where(peaks > 0, peaks, torch.ones_like(peaks)), 1e-9, 0.0)
     samples = (mel.shape[-1] - 1) * work.hop_length
     last = -(-iterations // 6)
-    step = _chunk_size(flat.device)
+    step = _group_size(flat.device)
     waves = []
-    for first in range(0, len(flat), step):
-        target = targets[first : first + step]
-        every_second = target[:, ::stride].contiguous()
-        magnitudes = functional.pad(_invert(every_second, bank, 1), (0, work.n_fft // 2 + 1 - bank.bins))
-        phase = _starting_phase(magnitudes, sparse, seeds[first : first + step], "peaks")
-        wave = _synthesise(torch.polar(magnitudes, phase), sparse, samples)
-        wave = _alternate(wave, partial(_set_mel, bank, every_second), sparse, iterations - last, momentum)
-        wave = _alternate(wave, partial(_set_mel, bank, target), work, last, momentum)
-        waves.append(_resample_hops(wave, work, settings))
+    with _Workers(flat.device) as workers:
+        for first in range(0, len(flat), step):
+            target = targets[first : first + step]
+            every_second = target[:, ::stride].contiguous()
+            coarse = _Lattice(sparse, every_second, samples, workers)
+            magnitudes = target.new_zeros(*every_second.shape[:2], work.n_fft // 2 + 1)
+
+            def invert(
+                items: slice, frames: slice, out: torch.Tensor = magnitudes, mel: torch.Tensor = every_second
+            ) -> None:
+                out[items, frames, : bank.bins] = _invert(mel[items, frames], bank, 1)
+
+            workers.run(invert, *every_second.shape[:2])
+            wave = _start(magnitudes, coarse, seeds[first : first + step], "peaks")
+            wave = _alternate(wave, every_second, partial(_set_mel, bank), coarse, iterations - last, momentum)
+            full = _Lattice(work, target, samples, workers)
+            wave = _alternate(wave, target, partial(_set_mel, bank), full, last, momentum)
+            waves.append(_resample_hops(wave, work, settings))
     # A sum over bins scales with the window's sum and with the bins' density: together, with n_fft.
     waveform = torch.cat(waves)[:, :length] * (peaks[..., 0] * (work.n_fft / settings.n_fft))
     return waveform.reshape(*mel.shape[:-2], length)
@@ -412,14 +434,13 @@ class _Banded:
             self.blocks.append((used, block[used].contiguous()))
 
     def __call__(self, left: torch.Tensor) -> torch.Tensor:
-        if len(self.blocks) == 1:
-            return left[..., self.blocks[0][0]] @ self.blocks[0][1]
-        out = left.new_empty(*left.shape[:-1], self.columns)
+        flat = left.reshape(-1, left.shape[-1])
+        out = left.new_empty(len(flat), self.columns)
         column = 0
         for rows, block in self.blocks:
-            torch.matmul(left[..., rows], block, out=out[..., column : column + block.shape[1]])
+            torch.mm(flat[:, rows], block, out=out[:, column : column + block.shape[1]])
             column += block.shape[1]
-        return out
+        return out.view(*left.shape[:-1], self.columns)
 
 
 class _MelBank:
@@ -435,21 +456,21 @@ class _MelBank:
         self.bins = int(filters.any(dim=1).nonzero()[-1]) + 1
         filters = filters[: self.bins]
         gram = filters.T @ filters
-        # The bands narrower than a bin are nearly dependent: the ridge keeps steps over them small, which costs the other
-        # bands a fraction of a step and takes a quarter off the error in the bass.
+        # The bands narrower than a bin are nearly dependent. The ridge keeps their steps small, which takes a
+        # quarter off the error in the bass and costs the other bands a fraction of a step.
         ridge = 0.1 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        blocks = 16 if device.type == "cpu" else 1
+        blocks = 8 if device.type == "cpu" else 1
         self.to_mel = _Banded(filters.to(device, dtype), blocks)
         self.to_bins = _Banded(filters.T.to(device, dtype), blocks)
-        inverse = torch.linalg.inv(gram + ridge)
-        # It decays away from its diagonal into numbers too small to matter, and denormal ones are slow.
-        inverse[inverse.abs() < 1e-9 * inverse.abs().max()] = 0
-        self.gram_inverse = _Banded(inverse.to(device, dtype), blocks)
+        correction = torch.linalg.solve(gram + ridge, filters.T)
+        # It decays away from its diagonal, into numbers too small to matter and at last denormal, which are slow.
+        correction[correction.abs() < 1e-7 * correction.abs().max()] = 0
+        self.to_correction = _Banded(correction.to(device, dtype), blocks)
         self.area = filters.sum(dim=0).clamp_min(1).to(device, dtype)
 
     def project(self, magnitudes: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
         """The nearest magnitudes [..., frames, bins] with these mel amplitudes [..., frames, mels]."""
-        return self.to_bins(self.gram_inverse(mel - self.to_mel(magnitudes))).add_(magnitudes)
+        return self.to_correction(mel - self.to_mel(magnitudes)).add_(magnitudes)
 
 
 @lru_cache(maxsize=8)
@@ -485,50 +506,131 @@ def _invert(mel: torch.Tensor, bank: _MelBank, iterations: int) -> torch.Tensor:
     return magnitudes
 
 
-def _synthesise(spectrum: torch.Tensor, settings: MelSettings, samples: int) -> torch.Tensor:
-    """Waveforms [B, samples] whose transform is nearest to the spectra [B, frames, bins], in the least squares."""
-    window = _window(settings, spectrum.device, spectrum.real.dtype)
-    pieces = torch.fft.irfft(spectrum, n=settings.n_fft)[..., : settings.win_length] * window
-    weight = _overlap_add((window**2).expand(1, pieces.shape[1], -1), settings, samples)
-    return _overlap_add(pieces, settings, samples) / weight.clamp_min(1e-6)
+class _Workers:
+    """Threads that take blocks of frames, each with single-threaded operations.
+
+    An iteration has dozens of small operations. Shared out one by one, each would wait for the slowest core; a block
+    waits once, and stays in its core's cache. Blocks do not depend on the number of threads, nor do results.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cpu = device.type == "cpu"
+        self.threads = torch.get_num_threads() if self.on_cpu else 1
+        self.pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> "_Workers":
+        if self.threads > 1:
+            torch.set_num_threads(1)
+            self.pool = ThreadPoolExecutor(self.threads)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown()
+            torch.set_num_threads(self.threads)
+
+    def run(self, work: Callable[[slice, slice], None], items: int, frames: int, block: int = 64) -> None:
+        """Call `work(items, frames)` for the blocks that cover a lattice; on an accelerator, once for all of it."""
+        if not self.on_cpu:
+            work(slice(0, items), slice(0, frames))
+            return
+        blocks = [
+            (slice(item, item + 1), slice(first, min(first + block, frames)))
+            for item in range(items)
+            for first in range(0, frames, block)
+        ]
+
+        def call(pair: tuple[slice, slice]) -> None:
+            # Grad mode belongs to a thread.
+            with torch.no_grad():
+                work(*pair)
+
+        if self.pool is None:
+            for pair in blocks:
+                call(pair)
+        else:
+            # Listing the results raises what a block raised.
+            list(self.pool.map(call, blocks))
+
+
+class _Lattice:
+    """A short-time transform between waveforms [B, samples] and spectra [B, frames, bins], and who computes it."""
+
+    def __init__(self, settings: MelSettings, like: torch.Tensor, samples: int, workers: _Workers) -> None:
+        self.settings = settings
+        self.items, self.frames = like.shape[:2]
+        self.samples = samples
+        self.workers = workers
+        self.window = _window(settings, like.device, like.dtype)
+        squares = (self.window**2).expand(1, self.frames, -1)
+        self.weight = _overlap_add(squares, settings, samples).clamp_min_(1e-6)
+
+    def synthesise(self, spectrum_of: Callable[[slice, slice], torch.Tensor]) -> torch.Tensor:
+        """Waveforms whose transform is nearest, in the least squares, to spectra that are made block by block."""
+        size = self.settings.win_length
+        pieces = self.window.new_empty(self.items, self.frames, size)
+        wave = self.window.new_empty(self.items, self.samples)
+
+        def invert(items: slice, frames: slice) -> None:
+            spectrum = spectrum_of(items, frames)
+            pieces[items, frames] = torch.fft.irfft(spectrum, n=self.settings.n_fft)[..., :size] * self.window
+
+        def add(items: slice, _: slice) -> None:
+            wave[items] = _overlap_add(pieces[items], self.settings, self.samples) / self.weight
+
+        self.workers.run(invert, self.items, self.frames)
+        self.workers.run(add, self.items, self.frames, block=self.frames)
+        return wave
+
+
+def _start(magnitudes: torch.Tensor, lattice: _Lattice, seeds: Sequence[int], start: str) -> torch.Tensor:
+    """Waveforms [B, samples] of magnitudes [B, frames, bins] under their starting phase."""
+    phase = _starting_phase(magnitudes, lattice, seeds, start)
+    return lattice.synthesise(lambda items, frames: torch.polar(magnitudes[items, frames], phase[items, frames]))
 
 
 def _alternate(
     wave: torch.Tensor,
-    constrain: Callable[[torch.Tensor], None],
-    settings: MelSettings,
+    wanted: torch.Tensor,
+    constrain: Callable[[torch.Tensor, torch.Tensor], None],
+    lattice: _Lattice,
     iterations: int,
     momentum: float,
 ) -> torch.Tensor:
-    """Fast Griffin-Lim on waveforms [B, samples]; `constrain` projects spectra [B, frames, bins] in place."""
-    window = _window(settings, wave.device, wave.dtype)
+    """Fast Griffin-Lim on waveforms [B, samples]; `constrain(spectrum, wanted)` projects in place, frame by frame."""
     ahead = wave
     for _ in range(iterations):
-        spectrum = torch.fft.rfft(_frames(ahead, settings) * window, n=settings.n_fft)
-        constrain(spectrum)
-        before, wave = wave, _synthesise(spectrum, settings, wave.shape[-1])
+        stretches = _frames(ahead, lattice.settings)
+
+        def constrained(items: slice, frames: slice, stretches: torch.Tensor = stretches) -> torch.Tensor:
+            spectrum = torch.fft.rfft(stretches[items, frames] * lattice.window, n=lattice.settings.n_fft)
+            constrain(spectrum, wanted[items, frames])
+            return spectrum
+
+        before, wave = wave, lattice.synthesise(constrained)
         ahead = torch.lerp(before, wave, 1 + momentum)
     return wave
 
 
-def _set_magnitudes(wanted: torch.Tensor, spectrum: torch.Tensor) -> None:
+def _set_magnitudes(spectrum: torch.Tensor, wanted: torch.Tensor) -> None:
     magnitude = _magnitude(spectrum)
     spectrum.mul_(wanted / magnitude.clamp_min_(1e-18))
 
 
-def _set_mel(bank: "_MelBank", wanted: torch.Tensor, spectrum: torch.Tensor) -> None:
+def _set_mel(bank: _MelBank, spectrum: torch.Tensor, wanted: torch.Tensor) -> None:
     magnitude = _magnitude(spectrum[..., : bank.bins]).clamp_min_(1e-10)
     moved = bank.project(magnitude, wanted).clamp_min_(0)
     spectrum[..., : bank.bins].mul_(moved.div_(magnitude))
 
 
-def _starting_phase(magnitudes: torch.Tensor, settings: MelSettings, seeds: Sequence[int], start: str) -> torch.Tensor:
+def _starting_phase(magnitudes: torch.Tensor, lattice: _Lattice, seeds: Sequence[int], start: str) -> torch.Tensor:
     """Phase [B, frames, bins] in radians, about the window's first sample.
 
     "peaks" is single pass spectrogram inversion: each bin belongs to the nearest spectral peak, whose phase advances
     from frame to frame with its interpolated frequency, and the bins of a peak share its phase about the window's
     centre. Where a wide band swells or fades at once, its bins follow the transient's delay instead.
     """
+    settings = lattice.settings
     _, frames, bins = magnitudes.shape
     shape = (frames, bins) if start == "random" else (bins,)
     cycles = torch.stack(
@@ -536,14 +638,20 @@ def _starting_phase(magnitudes: torch.Tensor, settings: MelSettings, seeds: Sequ
     ).to(magnitudes)
     if start == "random":
         return cycles * (2 * math.pi)
-    owner, offset = _peaks(magnitudes)
-    is_transient, delayed = _transients(magnitudes, settings)
-    # Whole cycles drop out before the sum, so that float32 holds it.
-    advance = (owner * settings.hop_length % settings.n_fft + offset * settings.hop_length) / settings.n_fft
-    phase = torch.empty_like(magnitudes)
+    owner = torch.empty(magnitudes.shape, dtype=torch.int64, device=magnitudes.device)
+    advance = torch.empty_like(magnitudes)
+
+    def track(items: slice, frames: slice) -> None:
+        owner[items, frames], offset = _peaks(magnitudes[items, frames])
+        # Whole cycles drop out before the sum, so that float32 holds it.
+        whole = owner[items, frames] * settings.hop_length % settings.n_fft
+        advance[items, frames] = (whole + offset * settings.hop_length) / settings.n_fft
+
+    lattice.workers.run(track, *magnitudes.shape[:2])
+    is_transient, phase = _transients(magnitudes, settings)
     for frame in range(frames):
         cycles = (cycles + advance[:, frame]).gather(1, owner[:, frame])
-        cycles = torch.where(is_transient[:, frame], delayed[:, frame], cycles)
+        cycles = torch.where(is_transient[:, frame], phase[:, frame], cycles)
         phase[:, frame] = cycles
     number = torch.arange(bins, device=magnitudes.device)
     centre = (number * (settings.win_length // 2) % settings.n_fft) / settings.n_fft
@@ -644,9 +752,9 @@ def _magnitude(spectrum: torch.Tensor) -> torch.Tensor:
     return spectrum.real.square().add_(spectrum.imag.square()).sqrt_()
 
 
-def _chunk_size(device: torch.device) -> int:
-    # On a CPU one item fills the caches; on an accelerator many share a launch.
-    return 1 if device.type == "cpu" else 32
+def _group_size(device: torch.device) -> int:
+    # Items in memory at once.
+    return 8 if device.type == "cpu" else 32
 
 
 def _working_precision(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,22 @@ from pathlib import Path
 from blendbench.datasets import NoiseClip
 from blendbench.datasets.tables import inside, read_csv
 
+ESC10 = frozenset(
+    [
+        "chainsaw",
+        "clock_tick",
+        "crackling_fire",
+        "crying_baby",
+        "dog",
+        "helicopter",
+        "rain",
+        "rooster",
+        "sea_waves",
+        "sneezing",
+    ]
+)
+"""The classes whose clips are CC BY; the others are CC BY-NC."""
+
 COLUMNS = ("filename", "fold", "target", "category", "src_file", "take")
 
 

@@ -51,7 +51,7 @@ class BNMusic:
         outpaint: bool = True,
         inpaint: bool = True,
         adaptive: bool = True,
-        griffin_lim_iterations: int = 16,
+        griffin_lim_iterations: int = 24,
     ) -> None:
         if not (outpaint or inpaint):
             raise BlendbenchError(f"arm {label!r}: outpaint and inpaint are both off; use method noise_only instead")

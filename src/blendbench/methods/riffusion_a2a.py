@@ -25,7 +25,7 @@ class RiffusionA2A:
     adaptive = False
     uses_generator = True
 
-    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 16) -> None:
+    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24) -> None:
         self.label = label
         self.sampling = diffusion.Sampling(**sampling)
         self.iterations = griffin_lim_iterations

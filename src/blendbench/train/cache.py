@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from blendbench import audio, spectrogram
-from blendbench.datasets.esc50 import read_table as esc50_table
+from blendbench.datasets.esc50 import ESC10, read_table
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.train import noises, render, songs
 from blendbench.train.arranger import GENRES
@@ -67,7 +67,8 @@ def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, 
         raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; pass pop909=DIR")
     noise: list[tuple] = [("synthesised", kind, index, seed) for kind in noises.KINDS for index in range(per_kind)]
     if esc50 is not None:
-        noise += [("recorded", clip) for clip in esc50_table(esc50)]
+        # The models are shared freely, so only the freely licensed part is trained on.
+        noise += [("recorded", clip) for clip in read_table(esc50) if clip.label in ESC10]
     music: list[tuple] = []
     for turn in range(arrangements):
         for position in draw.permutation(len(folders)):

@@ -1,0 +1,355 @@
+"""The run as a whole: what lies in its folder, what it does again and what it leaves alone."""
+
+import collections
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import CHEAP, World, call, rows_of, untimed
+
+from blendbench import audio
+from blendbench.methods import bnmusic, noise_only, random_music, riffusion_a2a
+from blendbench.runner import Noises, file_name, read_mix
+from blendbench.store import file_hash
+
+METHODS = {
+    "bnmusic": bnmusic.BNMusic,
+    "riffusion_a2a": riffusion_a2a.RiffusionA2A,
+    "random_music": random_music.RandomMusic,
+    "noise_only": noise_only.NoiseOnly,
+}
+COLUMNS = {
+    "pair_id", "arm", "dataset", "presentation", "status", "reason", "noise_lufs", "music_lufs", "gain_db", "mix",
+    "sha256",
+}  # fmt: skip
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> collections.Counter:
+    """Counts the pairs that each method is asked to make music for."""
+    counts: collections.Counter = collections.Counter()
+    for name, method in METHODS.items():
+
+        def counted(self, items, name=name, generate=method.generate):
+            counts[name] += len(items)
+            return generate(self, items)
+
+        monkeypatch.setattr(method, "generate", counted)
+    return counts
+
+
+@pytest.fixture
+def copied(world: World, finished: Path, tmp_path: Path) -> tuple[World, Path]:
+    """The finished run and its store, copied to where a test may change them."""
+    shutil.copytree(finished, tmp_path / "run")
+    return world.with_store(tmp_path / "store", copy=True), tmp_path / "run"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def same_outcome(run_dir: Path, finished: Path) -> None:
+    assert untimed(rows_of(run_dir)) == untimed(rows_of(finished))
+    assert (run_dir / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    for row in rows_of(run_dir):
+        assert file_hash(run_dir / row["mix"]) == row["sha256"]
+
+
+def test_every_pair_arm_and_presentation_has_one_row(finished):
+    rows = rows_of(finished)
+    keys = [(row["dataset"], row["arm"], row["presentation"], row["pair_id"]) for row in rows]
+    pairs = {row["pair_id"] for row in rows}
+    assert len(pairs) == 3
+    assert sorted(keys) == sorted(
+        ("esc50", arm, kind, pair) for arm in METHODS for kind in ("direct", "loudness_normalized") for pair in pairs
+    )
+
+
+def test_rows_have_the_columns_that_scripts_rely_on(finished):
+    for row in rows_of(finished):
+        assert set(row) >= COLUMNS
+        assert (row["status"], row["reason"]) == ("ok", "")
+        assert file_hash(finished / row["mix"]) == row["sha256"]
+        assert not Path(row["mix"]).is_absolute()
+
+
+def test_run_folder_holds_config_rows_results_tables_and_report(finished):
+    for name in ("config.yaml", "pairs.jsonl", "results.csv", "table.md", "table.tex", "table.csv", "report/index.html"):
+        assert (finished / name).stat().st_size > 0
+
+
+def test_report_refers_to_every_mix_by_a_path_that_exists(finished):
+    page = (finished / "report" / "index.html").read_text(encoding="utf-8")
+    for row in rows_of(finished):
+        assert f'src="../{row["mix"]}"' in page
+        assert (finished / "report" / ".." / row["mix"]).is_file()
+    assert "http" not in page
+
+
+def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
+    noises = Noises(5.0, -18.0)
+    seen = set()
+    for row in rows_of(finished):
+        noise = noises.read(world.root / "ESC-50" / "audio" / f"{row['clip']}.wav")
+        assert audio.integrated_loudness(noise, 44_100) == pytest.approx(-18, abs=0.02)
+        assert row["noise_lufs"] == pytest.approx(-18, abs=0.02)
+        music = read_mix(finished, row) - noise
+        if row["arm"] == "noise_only":
+            assert music.abs().max() < 1e-5
+            assert row["music_lufs"] is row["gain_db"] is None
+            continue
+        loudness = audio.integrated_loudness(music, 44_100)
+        assert loudness == pytest.approx(row["music_lufs"], abs=0.1)
+        if row["presentation"] == "loudness_normalized":
+            assert loudness == pytest.approx(-18, abs=0.1)
+        elif row["arm"] == "bnmusic":
+            assert loudness == pytest.approx(-18 + row["stage2_gain_db"], abs=0.1)
+            assert 0 <= row["stage2_gain_db"] <= 6
+        else:
+            assert row["gain_db"] == 0
+        seen.add((row["arm"], row["presentation"]))
+    assert len(seen) == 6
+
+
+def test_presentations_of_a_pair_differ_by_one_gain_alone(world, finished):
+    noises, found = Noises(5.0, -18.0), {}
+    for row in rows_of(finished):
+        if row["arm"] == "bnmusic":
+            noise = noises.read(world.root / "ESC-50" / "audio" / f"{row['clip']}.wav")
+            found[row["pair_id"], row["presentation"]] = (read_mix(finished, row) - noise) / audio.from_db(row["gain_db"])
+    for pair in {pair for pair, _ in found}:
+        torch.testing.assert_close(found[pair, "direct"], found[pair, "loudness_normalized"], atol=1e-4, rtol=0)
+
+
+def test_finished_run_again_generates_nothing_and_rewrites_the_same_bytes(world, copied, generated):
+    there, run_dir = copied
+    before, before_times = contents(run_dir), times(run_dir)
+    store_times = times(there.store)
+    assert there.run(run_dir, "limit=3", "batch=1") == 0
+    assert not generated
+    after = contents(run_dir)
+    # The store's place stands in the settings; all else is the same to the byte.
+    assert {k: v for k, v in after.items() if k != "config.yaml"} == {
+        k: v for k, v in before.items() if k != "config.yaml"
+    }
+    kept = {name: stamp for name, stamp in times(run_dir).items() if name.startswith("mixes/")}
+    assert kept == {name: stamp for name, stamp in before_times.items() if name.startswith("mixes/")}
+    assert times(there.store) == store_times
+
+
+def test_torn_row_and_missing_and_cut_mixes_are_made_good(copied, finished, generated):
+    there, run_dir = copied
+    lines = (run_dir / "pairs.jsonl").read_bytes().splitlines(keepends=True)
+    rows = rows_of(run_dir)
+    (run_dir / "pairs.jsonl").write_bytes(b"".join(lines[:-4]) + lines[-4][:50])
+    (run_dir / rows[0]["mix"]).unlink()
+    cut = run_dir / rows[1]["mix"]
+    cut.write_bytes(cut.read_bytes()[:1000])
+    (run_dir / "results.csv").unlink()
+    assert there.run(run_dir, "limit=3", "batch=1") == 0
+    assert not generated
+    same_outcome(run_dir, finished)
+
+
+def test_lost_music_is_generated_again_for_its_pair_alone(copied, finished, generated):
+    there, run_dir = copied
+    (music,) = [p.parent for p in there.store.glob("music/*/signature.json") if "BNMusic" in p.read_text()]
+    victim = rows_of(finished)[0]
+    (music / f"{file_name(victim['pair_id'])}.wav").unlink()
+    shutil.rmtree(run_dir / "mixes" / "bnmusic")
+    assert there.run(run_dir, "limit=3", "batch=1") == 0
+    assert generated == {"bnmusic": 1}
+    same_outcome(run_dir, finished)
+
+
+def test_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, finished, tmp_path, generated):
+    fresh = world.with_store(tmp_path / "store")
+    words = fresh.run_words(tmp_path / "run", "limit=3", "batch=1")
+    rows = tmp_path / "run" / "pairs.jsonl"
+    code = "import sys; from blendbench.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not (rows.exists() and '"arm": "riffusion_a2a"' in rows.read_text(encoding="utf-8")):
+            assert process.poll() is None, "ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "run" / "results.csv").exists()
+    done = len(rows.read_text(encoding="utf-8").splitlines())
+    assert 0 < done < 24
+    assert fresh.run(tmp_path / "run", "limit=3", "batch=1") == 0
+    assert 0 < generated.total() < 12
+    same_outcome(tmp_path / "run", finished)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_changed_alpha_reuses_the_music_and_mixes_bnmusic_anew(copied, finished, generated):
+    there, run_dir = copied
+    before = times(run_dir)
+    assert there.run(run_dir, "limit=3", "batch=1", "amplification.alpha=0.3") == 0
+    assert not generated
+    for old, new in zip(rows_of(finished), rows_of(run_dir), strict=True):
+        anew = (new["arm"], new["presentation"]) == ("bnmusic", "direct")
+        assert (times(run_dir)[new["mix"]] != before[new["mix"]]) == anew
+        assert (old["signature"] != new["signature"]) == anew
+        if anew:
+            assert new["alpha"] == 0.3
+            # A heavier weight on the music's total never makes it louder.
+            unbounded = [-999.0 if r["gain_db_unbounded"] is None else r["gain_db_unbounded"] for r in (old, new)]
+            assert unbounded[1] < unbounded[0] or unbounded == [-999.0, -999.0]
+
+
+def test_changed_core_fraction_regenerates_bnmusic_alone(copied, generated):
+    there, run_dir = copied
+    assert there.run(run_dir, "limit=1", "batch=1", "mask.core_fraction=0.1") == 0
+    assert generated == {"bnmusic": 1}
+    assert len(rows_of(run_dir)) == 8
+
+
+def test_changed_prompt_or_noise_file_is_seen(copied, generated):
+    there, run_dir = copied
+    root = run_dir.parent / "data"
+    shutil.copytree(there.root, root)
+    clip = next(row["clip"] for row in rows_of(run_dir))
+    wave, rate = audio.read(root / "ESC-50" / "audio" / f"{clip}.wav"), 44_100
+    audio.write(root / "ESC-50" / "audio" / f"{clip}.wav", 0.5 * wave.flip(0), rate)
+    affected = {row["pair_id"] for row in rows_of(run_dir) if row["clip"] == clip}
+    assert there.with_root(root).run(run_dir, "limit=3", "batch=1", *CHEAP) == 0
+    assert generated == {"random_music": len(affected), "noise_only": len(affected)}
+
+
+def test_size_of_a_batch_changes_nothing(world, finished, tmp_path):
+    fresh = world.with_store(tmp_path / "store")
+    assert fresh.run(tmp_path / "run", "limit=3", "batch=3") == 0
+    same_outcome(tmp_path / "run", finished)
+
+
+def test_greater_limit_keeps_the_first_pairs(world, tmp_path, generated):
+    fresh, run_dir = world.with_store(tmp_path / "store"), tmp_path / "run"
+    assert fresh.run(run_dir, *CHEAP, "limit=2") == 0
+    first, stamps = rows_of(run_dir), times(run_dir / "mixes")
+    assert generated == {"random_music": 2, "noise_only": 2}
+    assert fresh.run(run_dir, *CHEAP, "limit=4") == 0
+    assert generated == {"random_music": 4, "noise_only": 4}
+    rows = rows_of(run_dir)
+    assert len(rows) == 16
+    assert all(row in rows for row in first)
+    assert stamps.items() <= times(run_dir / "mixes").items()
+    assert fresh.run(run_dir, *CHEAP, "limit=2") == 0
+    assert rows_of(run_dir) == first
+
+
+def test_seed_changes_pairs_and_music(world, finished, tmp_path):
+    assert world.run(tmp_path / "run", *CHEAP, "limit=3", "seed=1") == 0
+    old = {row["sha256"] for row in rows_of(finished)}
+    assert not old & {row["sha256"] for row in rows_of(tmp_path / "run") if row["arm"] == "random_music"}
+
+
+def test_pair_that_a_method_fails_on_does_not_take_its_batch_along(world, tmp_path, monkeypatch, capsys):
+    generate = random_music.RandomMusic.generate
+    bad = []
+
+    def sometimes(self, items):
+        bad.extend(item.pair.pair_id for item in items[:1] if not bad)
+        if any(item.pair.pair_id in bad for item in items):
+            raise RuntimeError("out of luck")
+        return generate(self, items)
+
+    fresh = world.with_store(tmp_path / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(random_music.RandomMusic, "generate", sometimes)
+        assert fresh.run(tmp_path / "run", *CHEAP, "limit=4", "batch=4") == 0
+    failed = [row for row in rows_of(tmp_path / "run") if row["status"] == "failed"]
+    assert {(row["arm"], row["pair_id"]) for row in failed} == {("random_music", bad[0])}
+    assert all(row["reason"] == "RuntimeError: out of luck" for row in failed)
+    assert len(failed) == 2
+    # The method's fault, not the clip's: tried again the next time.
+    assert fresh.run(tmp_path / "run", *CHEAP, "limit=4", "batch=4") == 0
+    assert all(row["status"] == "ok" for row in rows_of(tmp_path / "run"))
+
+
+def test_music_that_is_not_finite_becomes_a_failed_row(world, tmp_path, monkeypatch):
+    generate = random_music.RandomMusic.generate
+
+    def broken(self, items):
+        made = generate(self, items)
+        made[0].waveform[10] = float("nan")
+        return made
+
+    monkeypatch.setattr(random_music.RandomMusic, "generate", broken)
+    fresh = world.with_store(tmp_path / "store")
+    assert fresh.run(tmp_path / "run", *CHEAP, "limit=2", "batch=2") == 0
+    failed = [row for row in rows_of(tmp_path / "run") if row["status"] == "failed"]
+    assert len(failed) == 2
+    assert all("not finite" in row["reason"] for row in failed)
+
+
+def test_run_without_any_sound_pair_fails_and_still_writes_its_table(world, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(world.root, root)
+    for clip in (root / "ESC-50" / "audio").iterdir():
+        clip.write_text("no sound")
+    assert world.with_root(root).run(tmp_path / "run", *CHEAP, "limit=2") == 1
+    assert "8 of 8 rows failed" in capsys.readouterr().err
+    assert "failed" in (tmp_path / "run" / "table.csv").read_text()
+
+
+def test_default_folder_is_found_again_by_the_same_command(world, tmp_path, monkeypatch, generated):
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in world.run_words(Path("x"), *CHEAP, "limit=1") if not word.startswith("run_dir=")]
+    assert call(*words) == call(*words) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("bnmusic-table1-esc50-")
+    assert generated["random_music"] <= 1
+
+
+def test_sweep_makes_a_folder_a_job(world, finished, tmp_path, monkeypatch, capsys, generated):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    words = [word for word in world.run_words(Path("x"), "limit=1", "batch=1") if not word.startswith("run_dir=")]
+    assert call(*words, "-m", "amplification.alpha=0.1,0.3") == 0
+    folders = [path.parent for path in (tmp_path / "runs").glob("*/pairs.jsonl")]
+    assert len(folders) == 2
+    alphas = {row["alpha"] for folder in folders for row in rows_of(folder) if "alpha" in row}
+    assert alphas == {0.1, 0.3}
+    assert not generated
+    assert all((folder / "report" / "index.html").is_file() for folder in folders)
+
+
+def test_sweep_with_a_run_folder_makes_a_folder_a_job_below_it(world, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    assert world.run(tmp_path / "here", *CHEAP, "limit=1", "-m", "seed=0,1") == 0
+    assert len(list((tmp_path / "here").glob("*/results.csv"))) == 2
+
+
+@pytest.mark.parametrize("identifier", ["a/b", "..", ".hidden", "ü", "x" * 400, "a\nb", "c:d", "%s {}"])
+def test_file_names_are_plain_short_and_distinct(identifier):
+    name = file_name(identifier)
+    assert name != file_name(identifier + "2")
+    assert len(name) <= 150
+    assert name.isascii()
+    assert not name.startswith(".")
+    assert "/" not in name and "\n" not in name
+    json.dumps(name)
+
+
+def test_plain_identifier_is_its_own_file_name():
+    assert file_name("esc50--1-100000-A-0--pop_03") == "esc50--1-100000-A-0--pop_03"
