@@ -395,7 +395,7 @@ def to_audio(
     peaks = flat.amax(dim=(-2, -1), keepdim=True)
     # Per item 0..1, so that every guard against division by zero is relative to the item's own level.
     targets = functional.threshold(flat / torch.where(peaks > 0, peaks, torch.ones_like(peaks)), 1e-9, 0.0)
-    samples = (mel.shape[-1] - 1) * work.hop_length
+    samples, longest = (mel.shape[-1] - 1) * work.hop_length, (mel.shape[-1] - 1) * settings.hop_length
     last = -(-iterations // 6)
     step = _group_size(flat.device)
     waves = []
@@ -416,7 +416,13 @@ def to_audio(
             wave = _alternate(wave, every_second, partial(_set_mel, bank), coarse, iterations - last, momentum)
             full = _Lattice(work, target, samples, workers)
             wave = _alternate(wave, target, partial(_set_mel, bank), full, last, momentum)
-            waves.append(_resample_hops(wave, work, settings))
+            resampled = wave.new_empty(len(wave), longest)
+
+            def resample(items: slice, _: slice, out: torch.Tensor = resampled, wave: torch.Tensor = wave) -> None:
+                out[items] = _resample_hops(wave[items], work, settings)
+
+            workers.run(resample, *target.shape[:2], block=target.shape[1])
+            waves.append(resampled)
     # A sum over bins scales with the window's sum and with the bins' density: together, with n_fft.
     waveform = torch.cat(waves)[:, :length] * (peaks[..., 0] * (work.n_fft / settings.n_fft))
     return waveform.reshape(*mel.shape[:-2], length)
@@ -469,7 +475,7 @@ class _MelBank:
         self.area = filters.sum(dim=0).clamp_min(1).to(device, dtype)
 
     def project(self, magnitudes: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
-        """The nearest magnitudes [..., frames, bins] with these mel amplitudes [..., frames, mels]."""
+        """Magnitudes [..., frames, bins] moved by the least that gives (up to the ridge) these mel amplitudes."""
         return self.to_correction(mel - self.to_mel(magnitudes)).add_(magnitudes)
 
 
@@ -529,7 +535,7 @@ class _Workers:
             self.pool.shutdown()
             torch.set_num_threads(self.threads)
 
-    def run(self, work: Callable[[slice, slice], None], items: int, frames: int, block: int = 64) -> None:
+    def run(self, work: Callable[[slice, slice], None], items: int, frames: int, *, block: int = 64) -> None:
         """Call `work(items, frames)` for the blocks that cover a lattice; on an accelerator, once for all of it."""
         if not self.on_cpu:
             work(slice(0, items), slice(0, frames))
@@ -576,7 +582,9 @@ class _Lattice:
             pieces[items, frames] = torch.fft.irfft(spectrum, n=self.settings.n_fft)[..., :size] * self.window
 
         def add(items: slice, _: slice) -> None:
-            wave[items] = _overlap_add(pieces[items], self.settings, self.samples) / self.weight
+            added = _overlap_add(pieces[items], self.settings, self.samples) / self.weight
+            # Silence would decay into denormal numbers, which are slow.
+            wave[items] = functional.hardshrink(added, 1e-15)
 
         self.workers.run(invert, self.items, self.frames)
         self.workers.run(add, self.items, self.frames, block=self.frames)
@@ -647,8 +655,14 @@ def _starting_phase(magnitudes: torch.Tensor, lattice: _Lattice, seeds: Sequence
         whole = owner[items, frames] * settings.hop_length % settings.n_fft
         advance[items, frames] = (whole + offset * settings.hop_length) / settings.n_fft
 
+    is_transient = torch.empty(magnitudes.shape, dtype=torch.bool, device=magnitudes.device)
+    phase = torch.empty_like(magnitudes)
+
+    def find_transients(items: slice, _: slice) -> None:
+        is_transient[items], phase[items] = _transients(magnitudes[items], settings)
+
     lattice.workers.run(track, *magnitudes.shape[:2])
-    is_transient, phase = _transients(magnitudes, settings)
+    lattice.workers.run(find_transients, *magnitudes.shape[:2], block=frames)
     for frame in range(frames):
         cycles = (cycles + advance[:, frame]).gather(1, owner[:, frame])
         cycles = torch.where(is_transient[:, frame], phase[:, frame], cycles)

@@ -1,0 +1,212 @@
+"""What `results.csv` and the tables say, held against figures computed anew from the mixes on disk."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from worlds import CHEAP, GENRES, rows_of
+
+from blendbench import report, results
+from blendbench.datasets.musicbench import musicbench
+from blendbench.datasets.pairing import split_music
+from blendbench.errors import BlendbenchError
+from blendbench.metrics import divergence, frechet
+from blendbench.tagger import Tagger
+
+PAPER = {("noise_only", "direct", "fad"): 27.39, ("bnmusic", "direct", "kl"): 2.14, ("bnmusic", "direct", "fad"): 6.76}
+
+
+@pytest.fixture(scope="module")
+def table(finished: Path) -> pd.DataFrame:
+    return pd.read_csv(finished / "results.csv")
+
+
+@pytest.fixture(scope="module")
+def scored(world, finished):
+    """Embeddings and logits by cell and of the reference, straight from the files."""
+    tagger = Tagger.load(world.evaluator)
+
+    def score(path: Path, gain: float = 1.0):
+        wave = torch.from_numpy(soundfile.read(path, dtype="float32")[0]) * gain
+        wave = wave.repeat(math.ceil(5 * 44_100 / len(wave)))[: 5 * 44_100]
+        with torch.inference_mode():
+            return tagger(wave[None])
+
+    cells: dict = {}
+    for row in rows_of(finished):
+        cell = cells.setdefault((row["arm"], row["presentation"]), [])
+        cell.append((row["genre"], *score(finished / row["mix"], 10 ** (row["attenuation_db"] / 20))))
+    half, _ = split_music(musicbench(str(world.root)), 0)
+    return cells, {clip.genre: score(clip.path) for clip in half}
+
+
+def value(table: pd.DataFrame, arm: str, presentation: str, metric: str, column: str = "value"):
+    match = table[(table.arm == arm) & (table.presentation == presentation) & (table.metric == metric)]
+    assert len(match) == 1
+    return match[column].iloc[0]
+
+
+def nuclear_frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Fréchet distance of two small samples; tr sqrt(C_a C_b) is the nuclear norm of the product of their roots."""
+    root_a, root_b = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * cross
+
+
+def test_columns_stand_in_their_order(table):
+    assert list(table.columns) == [
+        "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
+        "paper_value", "recipe",
+    ]  # fmt: skip
+    assert len(table) == 4 * 2 * 2
+    assert set(table.experiment) == {"bnmusic/table1"}
+
+
+def test_fad_is_the_frechet_distance_of_the_mixes_to_the_reference(table, scored):
+    cells, reference = scored
+    real = torch.cat([embedding for embedding, _ in reference.values()])
+    for (arm, presentation), items in cells.items():
+        own = torch.cat([embedding for _, embedding, _ in items])
+        found = value(table, arm, presentation, "fad")
+        assert found == pytest.approx(frechet.frechet_distance(own, real), rel=1e-4)
+        assert found == pytest.approx(nuclear_frechet(own.double().numpy(), real.double().numpy()), rel=1e-3)
+
+
+def test_kl_is_the_divergence_from_a_reference_of_the_prompts_genre(table, scored):
+    cells, reference = scored
+    assert set(reference) == set(GENRES)  # one clip each, so the partner is certain
+    for (arm, presentation), items in cells.items():
+        real = torch.cat([reference[genre][1] for genre, _, _ in items])
+        own = torch.cat([logits for _, _, logits in items])
+        found = value(table, arm, presentation, "kl")
+        assert found == pytest.approx(divergence.softmax_kl(real, own).mean().item(), rel=1e-4)
+        p, q = real.double().softmax(1), own.double().softmax(1)
+        assert found == pytest.approx((p * (p / q).log()).sum(1).mean().item(), rel=1e-2, abs=1e-3)
+
+
+def test_arms_differ_in_their_figures(table):
+    assert table[table.metric == "fad"].groupby("arm").value.first().nunique() == 4
+
+
+def test_intervals_hold_their_values(table):
+    assert (table.ci_low <= table.value + 1e-9).all()
+    assert (table.value <= table.ci_high + 1e-9).all()
+
+
+def test_numbers_that_took_part_are_counted(table):
+    assert set(table.n) == {2}
+    assert set(table.n_failed) == {0}
+
+
+def test_recipe_names_evaluator_hash_rate_reference_and_seed(table):
+    for recipe in table.recipe:
+        for part in ("pocket-tagger@", "sr=44100", "reference=7 clips", "seed=0", "bootstrap over noise clips"):
+            assert part in recipe
+
+
+def test_figures_of_the_paper_are_joined(table, finished):
+    for (arm, presentation, metric), expected in PAPER.items():
+        assert value(table, arm, presentation, metric, "paper_value") == expected
+    # Noise alone has no KL in the paper.
+    assert math.isnan(value(table, "noise_only", "direct", "kl", "paper_value"))
+    layout = pd.read_csv(finished / "table.csv", dtype=str).set_index("Method")
+    assert layout.loc["BNMusic", "Direct: paper's FAD/KL (esc50)"] == "6.76 / 2.14"
+
+
+def test_arm_that_this_experiment_lacks_says_not_run_beside_the_papers_figure(finished):
+    layout = pd.read_csv(finished / "table.csv", dtype=str).set_index("Method")
+    line = layout.loc["MusicGen melody"]
+    assert line["Direct: FAD"] == "not run"
+    assert line["Direct: paper's FAD/KL (esc50)"] == "7.74 / 2.33"
+    assert "MusicGen melody: not run" in (finished / "table.md").read_text(encoding="utf-8")
+
+
+def test_table_warns_that_the_papers_figures_are_of_other_models(finished):
+    assert "compare orderings" in (finished / "table.md").read_text(encoding="utf-8")
+
+
+def test_arm_that_cannot_run_is_shown_as_failed_and_the_rest_is_scored(world, tmp_path, capsys):
+    shutil.copytree(world.generator, tmp_path / "broken")
+    next((tmp_path / "broken" / "unet").glob("*.safetensors")).write_bytes(b"broken")
+    words = ("arms.riffusion_a2a=null", "limit=2", f"generator.checkpoint={tmp_path / 'broken'}")
+    assert world.run(tmp_path / "run", *words) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "bnmusic cannot run" in line]
+    assert len(lines) == 1
+    assert str(tmp_path / "broken") in lines[0]
+    layout = pd.read_csv(tmp_path / "run" / "table.csv", dtype=str).set_index("Method")
+    assert layout.loc["BNMusic", "Direct: FAD"] == layout.loc["BNMusic", "Direct: KL"] == "failed"
+    assert float(layout.loc["Noise only", "Direct: FAD"].split()[0]) > 0
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    broken = table[table.arm == "bnmusic"]
+    assert broken.value.isna().all()
+    assert set(broken.n) == {0}
+    assert set(broken.n_failed) == {2}
+    assert "esc50, bnmusic: 0 of 2" in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
+
+
+def test_one_pair_has_no_fad_but_a_kl(world, tmp_path):
+    assert world.run(tmp_path / "run", *CHEAP, "limit=1") == 0
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert table[table.metric == "fad"].value.isna().all()
+    assert table[table.metric == "kl"].value.notna().all()
+
+
+def test_fad_over_n_is_told_for_sizes_that_there_are(world, tmp_path):
+    assert world.run(tmp_path / "run", *CHEAP, "limit=4", "statistics.over_n=[2,3,50]") == 0
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(table.metric) == {"fad", "kl", "fad@2", "fad@3"}
+
+
+def test_reference_clip_that_cannot_be_read_is_left_out_and_told(world, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(world.root, root)
+    half, _ = split_music(musicbench(str(root)), 0)
+    half[0].path.write_text("no sound")
+    half[1].path.unlink()
+    assert world.with_root(root).run(tmp_path / "run", *CHEAP, "limit=2") == 0
+    captured = capsys.readouterr()
+    for clip in half[:2]:
+        assert f"reference clip left out: {clip.path}" in captured.out + captured.err
+    assert pd.read_csv(tmp_path / "run" / "results.csv").recipe.str.contains("reference=5 clips").all()
+
+
+def test_markdown_table_is_aligned():
+    text = results.to_markdown(pd.DataFrame({"a": ["x", "long"], "bb": ["1", "2"]}))
+    assert text == "| a    | bb |\n| ---- | -- |\n| x    | 1  |\n| long | 2  |"
+
+
+def test_latex_and_markdown_name_every_row(finished):
+    for name in ("table.tex", "table.md"):
+        text = (finished / name).read_text(encoding="utf-8")
+        assert all(label in text for label in ("Noise only", "Random music", "MusicGen melody", "BNMusic"))
+    assert (finished / "table.tex").read_text().count(r"\\") >= 6
+
+
+@pytest.mark.parametrize("missing", ["pairs.jsonl", "config.yaml"])
+def test_folder_that_is_no_runs_is_named(finished, tmp_path, missing):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes"))
+    (tmp_path / "run" / missing).unlink()
+    with pytest.raises(BlendbenchError, match=missing.replace(".", r"\.")):
+        results.tabulate(tmp_path / "run", results.read_settings(tmp_path / "run"))
+
+
+def test_report_needs_the_table(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes", "table.*"))
+    with pytest.raises(BlendbenchError, match="no table yet"):
+        report.write(tmp_path / "run", results.read_settings(tmp_path / "run"))
+
+
+def test_report_escapes_what_comes_from_data(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes"))
+    rows = (
+        (tmp_path / "run" / "pairs.jsonl").read_text(encoding="utf-8").replace('"wind"', '"<script>alert(1)</script>"')
+    )
+    (tmp_path / "run" / "pairs.jsonl").write_text(rows, encoding="utf-8")
+    page = report.write(tmp_path / "run", results.read_settings(tmp_path / "run")).read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
