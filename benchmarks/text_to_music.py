@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/text_to_music.py [--per-genre 4] [--out runs/text_to_music]
 
-Prints, measured in one run: the share of clips that the tagger puts into the prompt's genre (chance is one in seven, and
-the share for the built-in real music as the ceiling), FAD of the painted music to the built-in reference beside FAD of
-the built-in noises to it, and seconds a clip. Writes `sheet.png` (a row a genre, low frequencies at the bottom) and WAVs.
+Prints, measured in one run: the share of clips that the tagger puts into the prompt's genre (chance is one in seven,
+and the share for the built-in real music as the ceiling), FAD of the painted music to the built-in reference beside FAD
+of the built-in noises to it, and seconds a clip. Writes `sheet.png` (a row a genre, low frequencies at the bottom) and
+WAV files.
 """
 
 import argparse

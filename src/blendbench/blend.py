@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from blendbench import audio, config
-from blendbench.datasets import NoiseClip, Pair, Prompt
+from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Item
@@ -56,7 +56,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     _check_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
     method = config.build(settings["method"], "method", settings["allow_targets"])
-    half = []
+    half: list[MusicClip] = []
     if getattr(method, "uses_music", False):
         _, half = split_music(config.build(settings["music"], "music", settings["allow_targets"]), settings["seed"])
     context = make_context(settings, half)

@@ -5,6 +5,7 @@ An evaluator is a class named by `_target_` in `conf/evaluator` with `name`, `sa
 """
 
 import base64
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from blendbench.datasets.builtin import package_folder
 from blendbench.store import Ledger
@@ -64,7 +66,7 @@ def score_files(
     store: Path,
     keys: Sequence[str],
     read: Callable[[int], torch.Tensor],
-    progress: Callable[[int], None] = lambda done: None,
+    title: str = "score",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings [N, D] and logits [N, C] of N sounds, computed once a content.
 
@@ -78,12 +80,12 @@ def score_files(
         What identifies each sound's content, such as a SHA-256 with the seconds read.
     read : callable
         From an index to the waveform [samples]; called for what the ledger lacks.
-    progress : callable
-        Told after each sound.
+    title : str
+        What the progress bar is called.
     """
     ledger = Ledger(store / "scores.jsonl", ("key",))
     embeddings, logits = [], []
-    for index, key in enumerate(keys):
+    for index, key in enumerate(tqdm(keys, desc=title, unit="clip", disable=not sys.stderr.isatty())):
         row = ledger.get(key)
         if row is None:
             embedding, logit = evaluator.score(read(index)[None])
@@ -91,7 +93,6 @@ def score_files(
             ledger.append(row)
         embeddings.append(_decode(row["embedding"]))
         logits.append(_decode(row["logits"]))
-        progress(index)
     ledger.close()
     return torch.stack(embeddings), torch.stack(logits)
 

@@ -96,7 +96,7 @@ def _reference(
     # A clip that is no audio is found at its first reading; it is left out and the rest is scored.
     while True:
         try:
-            embeddings, logits = score_files(evaluator, store, keys, read)
+            embeddings, logits = score_files(evaluator, store, keys, read, "score reference")
             return sound, embeddings, logits
         except ClipError as error:
             bad = next(i for i, clip in enumerate(sound) if str(error).startswith(str(clip.path)))
@@ -127,7 +127,7 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
         def heard(index: int) -> torch.Tensor:
             return audio.resample(read_mix(run_dir, sound[index]), SAMPLE_RATE, evaluator.sample_rate)
 
-        embeddings, logits = score_files(evaluator, store, keys, heard)
+        embeddings, logits = score_files(evaluator, store, keys, heard, "score mixes")
     paper = paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])["value"]
     kl, statistics = settings["kl"], settings["statistics"]
     common = f"evaluator={evaluator.name}@{evaluator.fingerprint}; sr={evaluator.sample_rate}"
