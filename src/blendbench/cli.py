@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from blendbench import __version__
 from blendbench.errors import BlendbenchError
@@ -100,23 +101,27 @@ def compose(overrides: list[str]) -> dict:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from blendbench import config
-
     for word in overrides:
-        if "=" not in word:
+        if "=" not in word and not word.startswith("~"):
             raise UsageError(f"{word!r} is not key=value; see `blendbench run --help`")
     try:
         with initialize_config_module("blendbench.conf", version_base="1.3"):
             composed = hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_explain(error, overrides)) from error
+        raise UsageError(_explain(error)) from error
+    return _checked(composed)
+
+
+def _checked(composed: Any) -> dict:
+    from blendbench import config
+
     try:
         return config.check(composed)
     except BlendbenchError as error:
         raise UsageError(str(error)) from error
 
 
-def _explain(error: Exception, overrides: list[str]) -> str:
+def _explain(error: Exception) -> str:
     """One line out of Hydra's message: the override that it is about, its first sentence, and the options it lists."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0].rstrip(".:")
@@ -171,7 +176,9 @@ def _run_settings(settings: dict) -> int:
 def _hydra(arguments: list[str]) -> int:
     """Hydra's own flags: help, config printing and sweeps, through `hydra.main`."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
 
     from blendbench import config
 
@@ -182,15 +189,23 @@ def _hydra(arguments: list[str]) -> int:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        settings = config.check(composed)
-        if settings["run_dir"] and HydraConfig.get().mode == RunMode.MULTIRUN:
-            # Every job of a sweep has its own folder below the one asked for.
-            settings["run_dir"] = str(Path(settings["run_dir"]) / config.digest(settings))
-        statuses.append(_run_settings(settings))
+        def job() -> int:
+            settings = _checked(composed)
+            if settings["run_dir"] and HydraConfig.get().mode == RunMode.MULTIRUN:
+                # Every job of a sweep has its own folder below the one asked for.
+                settings["run_dir"] = str(Path(settings["run_dir"]) / config.digest(settings))
+            return _run_settings(settings)
+
+        # Caught here, or Hydra would print its own account of it first.
+        statuses.append(_guard(job, debug=False))
         return statuses[-1]
 
     sys.argv = ["blendbench run", *arguments]
-    task()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that a wrong key is one line here, too
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_explain(error)) from error
     return max(statuses, default=0)
 
 
@@ -216,26 +231,31 @@ def _blend(arguments: list[str]) -> int:
     return 0
 
 
-def _run_dir(name: str, arguments: list[str], text: str) -> Path:
+def _run_dir(name: str, arguments: list[str], text: str) -> tuple[Path, dict]:
+    """The run's folder and its settings; modules that its config wants to call must be allowed again, by the caller."""
     parser = _Parser(prog=f"blendbench {name}", description=text)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    return parser.parse_args(arguments).run_dir
+    parser.add_argument("--allow-targets", nargs="+", default=[], metavar="MODULE", help="own modules the run used")
+    words = parser.parse_args(arguments)
+    from blendbench import results
+
+    return words.run_dir, results.read_settings(words.run_dir) | {"allow_targets": words.allow_targets}
 
 
 def _table(arguments: list[str]) -> int:
-    run_dir = _run_dir("table", arguments, "Rebuild results.csv and the tables from a run's rows and mixes.")
+    run_dir, settings = _run_dir("table", arguments, "Rebuild results.csv and the tables from a run's rows and mixes.")
     from blendbench import results
 
-    results.tabulate(run_dir, results.read_settings(run_dir))
+    results.tabulate(run_dir, settings)
     print((run_dir / "table.md").read_text(encoding="utf-8"))
     return 0
 
 
 def _report(arguments: list[str]) -> int:
-    run_dir = _run_dir("report", arguments, "Rebuild a run's report page.")
-    from blendbench import report, results
+    run_dir, settings = _run_dir("report", arguments, "Rebuild a run's report page.")
+    from blendbench import report
 
-    print(report.write(run_dir, results.read_settings(run_dir)))
+    print(report.write(run_dir, settings))
     return 0
 
 

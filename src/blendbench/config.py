@@ -84,7 +84,6 @@ class Config:
     seed: int = 0
     batch: int = 2
     device: str = "auto"
-    keep_images: bool = False
 
 
 def check(config: DictConfig) -> dict[str, Any]:

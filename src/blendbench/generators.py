@@ -85,7 +85,13 @@ class Generator:
         """The loaded model on a device."""
         if device not in self._models:
             source = self.folder or self.checkpoint
-            self._models[device] = LatentDiffusion.load(
-                source, device, _DTYPES[self.dtype], self.revision, local_files_only=self.local_files_only
-            )
+            try:
+                self._models[device] = LatentDiffusion.load(
+                    source, device, _DTYPES[self.dtype], self.revision, local_files_only=self.local_files_only
+                )
+            except BlendbenchError as error:
+                if self.folder is not None:
+                    raise
+                remedy = f"fetch it with `hf download {self.checkpoint}`, or give generator.checkpoint=FOLDER"
+                raise BlendbenchError(f"{error}; {remedy}") from error
         return self._models[device]

@@ -130,6 +130,9 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
         embeddings, logits = score_files(evaluator, store, keys, heard, "score mixes")
     paper = paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])["value"]
     kl, statistics = settings["kl"], settings["statistics"]
+    pairing = kl["pairing"]
+    if pairing == "genre" and not any(row["genre"] in by_genre for row in sound):
+        pairing = "random (the reference has none of the prompts' genres)"
     common = f"evaluator={evaluator.name}@{evaluator.fingerprint}; sr={evaluator.sample_rate}"
     genres = "+".join(sorted({clip.genre or "?" for clip in clips}))
     common += f"; reference={len(clips)} clips of {genres}; seed={settings['seed']}"
@@ -177,7 +180,7 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
             low, high = bootstrap.bootstrap_interval(
                 resampled, len(chosen), groups, statistics["resamples"], statistics["confidence"], settings["seed"],
             )  # fmt: skip
-            recipe = f"softmax KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={kl['pairing']}"
+            recipe = f"softmax KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={pairing}"
             add("kl", divergence.mean_kl(per_pair), low, high, f"{recipe}; {interval}", len(chosen))
         else:
             for metric in ("fad", "kl"):
@@ -237,7 +240,7 @@ def layout(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
 def _cell(row: Any) -> str:
     if math.isnan(row.value):
         return "failed"
-    text = f"{row.value:.3g}" if row.value >= 0.1 else f"{row.value:.2g}"
+    text = f"{row.value:.3g}"
     return text if math.isnan(row.ci_low) else f"{text} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
 
 
@@ -254,7 +257,7 @@ def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
             "95", f"{100 * settings['statistics']['confidence']:g}"
         )
     ]
-    if not settings["evaluator"].get("comparable", False):
+    if experiment.get("paper_csv") and not settings["evaluator"].get("comparable", False):
         notes.append(
             "The columns named “paper's” hold the published figures of other models (published checkpoints, other "
             "evaluators and data); compare orderings with them, never values."
@@ -267,7 +270,8 @@ def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
     notes.append(f"Pairs that took part: {per_cell}.")
     for arm, label in experiment["rows"].items():
         if arm not in set(results["arm"]):
-            notes.append(f"{label}: not run; this experiment has no arm {arm!r} (its figures are the paper's alone).")
+            alone = " (its figures are the paper's alone)" if experiment.get("paper_csv") else ""
+            notes.append(f"{label}: not run; this experiment has no arm {arm!r}{alone}.")
     for metric in experiment["metrics"]:
         recipes = results[results["metric"] == metric]["recipe"]
         if len(recipes):

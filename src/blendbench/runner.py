@@ -182,7 +182,7 @@ class _Arm:
         if getattr(method, "uses_generator", False):
             self.generate_settings["generator"] = plan.context.generator.signature()
         if getattr(method, "uses_music", False):
-            self.generate_settings["music"] = [[clip.id, clip.source] for clip in plan.music]
+            self.generate_settings["music"] = [[clip.id, clip.source, _size(clip.path)] for clip in plan.music]
         self.signature = signature("generate", GENERATE_VERSION, self.generate_settings)
         self.folder = plan.store / "music" / self.signature
         self.mix_signatures = {
@@ -352,6 +352,14 @@ class _Arm:
 def read_mix(run_dir: Path, row: dict[str, Any]) -> torch.Tensor:
     """The mix of a row at its true level: the attenuation that kept the file from clipping is undone."""
     return _load(run_dir / row["mix"]) * audio.from_db(row["attenuation_db"])
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or 0 where it cannot be found."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _load(path: Path) -> torch.Tensor:

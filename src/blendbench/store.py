@@ -2,7 +2,8 @@
 
 A signature is a hash of exactly the settings that change a stage's output, plus the stage's version. A ledger is a file
 of JSON lines; a row is appended, and forced to disk, once its file is in place, so a row's file always exists. A line
-torn by a killed process is ignored and cut off before the next append; of rows with the same key, the last counts.
+torn by a killed process is passed over, and what is appended next starts a new line; of rows with the same key, the
+last counts. Nothing is ever cut off, so two processes may append to one ledger.
 """
 
 import hashlib
@@ -60,7 +61,6 @@ class Ledger:
         self.path, self.key = path, tuple(key)
         self.rows: dict[tuple, dict] = {}
         self._file: Any = None
-        self._sound = 0
         if path.exists():
             with path.open("rb") as file:
                 for line in file:
@@ -68,10 +68,9 @@ class Ledger:
                         row = json.loads(line) if line.endswith(b"\n") else None
                     except ValueError:
                         row = None
-                    if not isinstance(row, dict) or not set(self.key) <= set(row):
-                        break  # torn by a crash: this and what follows is done again
-                    self.rows[tuple(row[name] for name in self.key)] = row
-                    self._sound += len(line)
+                    # A line torn by a crash has no such row; its work is done again.
+                    if isinstance(row, dict) and set(self.key) <= set(row):
+                        self.rows[tuple(row[name] for name in self.key)] = row
 
     def get(self, *key: Any) -> dict | None:
         """The row of a key, or None."""
@@ -82,8 +81,9 @@ class Ledger:
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("ab")
-                self._file.truncate(self._sound)
+                self._file = self.path.open("a+b")
+                if self._file.tell() and self._ends_torn():
+                    self._file.write(b"\n")
             self._file.write((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode())
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -93,9 +93,12 @@ class Ledger:
             ) from error
         self.rows[tuple(row[name] for name in self.key)] = row
 
+    def _ends_torn(self) -> bool:
+        self._file.seek(-1, os.SEEK_END)
+        return self._file.read(1) != b"\n"
+
     def close(self) -> None:
         """Close the file; a later append opens it again."""
         if self._file is not None:
-            self._sound = self._file.tell()
             self._file.close()
             self._file = None

@@ -107,7 +107,13 @@ def checkpoint_hash(folder: Path) -> str:
     """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).rglob("*")):
-        if file.suffix in {".safetensors", ".json", ".txt"} and file.name not in {"training.json", "card.json"}:
-            digest.update(file.relative_to(folder).as_posix().encode())
-            digest.update(file.read_bytes())
+        name = file.relative_to(folder)
+        if file.suffix not in {".safetensors", ".json", ".txt"} or file.name == "training.json":
+            continue
+        if name.parts[0] in {"safety_checker", "feature_extractor"}:
+            continue  # never loaded
+        digest.update(name.as_posix().encode())
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest()[:12]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import BlendbenchError
 
-HELD_OUT = "data_manifests/pop909_held_out.txt"
+HELD_OUT = "pop909_held_out.txt"
 
 PITCH_NAMES = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 _PITCH_CLASS = {
@@ -202,7 +202,7 @@ def training_songs(root: Path, held_out: Path | None = None) -> list[Song]:
 
 def held_out_songs(path: Path | None = None) -> frozenset[str]:
     """Ids of the POP909 songs kept for testing; raises `BlendbenchError` if the manifest is missing."""
-    path = path or Path(__file__).resolve().parents[3] / HELD_OUT
+    path = path or package_folder("blendbench.data_manifests") / HELD_OUT
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
