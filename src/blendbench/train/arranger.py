@@ -12,8 +12,8 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import BlendbenchError
-from .songs import PITCH_NAMES, QUALITIES, Chord, Note, Song
+from blendbench.errors import BlendbenchError
+from blendbench.train.songs import PITCH_NAMES, QUALITIES, Chord, Note, Song
 
 if TYPE_CHECKING:
     import pretty_midi

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable
 
-from .arranger import Facts
+from blendbench.train.arranger import Facts
 
 # Forms of each genre's name; any of them in a caption counts as naming the genre.
 GENRE_WORDS: dict[str, tuple[str, ...]] = {

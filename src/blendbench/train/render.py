@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from ..errors import BlendbenchError
-from .arranger import Arrangement, arrange
-from .captions import captions
-from .songs import Song
+from blendbench.errors import BlendbenchError
+from blendbench.train.arranger import Arrangement, arrange
+from blendbench.train.captions import captions
+from blendbench.train.songs import Song
 
 if TYPE_CHECKING:
     import mido

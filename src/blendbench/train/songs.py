@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import BlendbenchError
+from blendbench.datasets.builtin import package_folder
+from blendbench.errors import BlendbenchError
 
 HELD_OUT = "pop909_held_out.txt"
 
