@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from blendbench.methods import bnmusic, noise_only, random_music, riffusion_a2a
 from blendbench.runner import Noises, file_name, read_mix
 from blendbench.store import file_hash
 
-METHODS = {
+METHODS: dict[str, Any] = {
     "bnmusic": bnmusic.BNMusic,
     "riffusion_a2a": riffusion_a2a.RiffusionA2A,
     "random_music": random_music.RandomMusic,
@@ -274,7 +275,7 @@ def test_seed_changes_pairs_and_music(world, finished, tmp_path):
 
 def test_pair_that_a_method_fails_on_does_not_take_its_batch_along(world, tmp_path, monkeypatch, capsys):
     generate = random_music.RandomMusic.generate
-    bad = []
+    bad: list[str] = []
 
     def sometimes(self, items):
         bad.extend(item.pair.pair_id for item in items[:1] if not bad)
