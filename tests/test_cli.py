@@ -166,10 +166,13 @@ def test_wrong_setting_with_hydras_flags_is_one_line_too(monkeypatch, tmp_path, 
     assert key in one_line(capsys)
 
 
-def test_failed_job_of_a_sweep_is_one_line_too(world, tmp_path, monkeypatch, capsys, argv):
+def test_failed_jobs_of_a_sweep_are_a_line_each(world, tmp_path, monkeypatch, capsys, argv):
     monkeypatch.chdir(tmp_path)
     assert world.run(tmp_path / "run", *CHEAP, f"data.root={tmp_path}", "seed=0,1", "-m") == 1
-    assert "esc50.csv" in one_line(capsys)
+    # One line a job, and no traceback.
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("blendbench: ") and "esc50.csv" in line for line in lines)
 
 
 def test_data_check_counts_the_clips_of_a_root(world, capsys):

@@ -134,7 +134,8 @@ def test_arm_that_cannot_run_is_shown_as_failed_and_the_rest_is_scored(world, tm
     shutil.copytree(world.generator, tmp_path / "broken")
     next((tmp_path / "broken" / "unet").glob("*.safetensors")).write_bytes(b"broken")
     words = ("arms.riffusion_a2a=null", "limit=2", f"generator.checkpoint={tmp_path / 'broken'}")
-    assert world.run(tmp_path / "run", *words) == 0
+    # A store of its own, so that no other test finds the broken checkpoint's folder.
+    assert world.with_store(tmp_path / "store").run(tmp_path / "run", *words) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "bnmusic cannot run" in line]
     assert len(lines) == 1
     assert str(tmp_path / "broken") in lines[0]

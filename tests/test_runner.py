@@ -174,6 +174,16 @@ def test_torn_row_and_missing_and_cut_mixes_are_made_good(copied, finished, gene
     same_outcome(run_dir, finished)
 
 
+def test_row_torn_within_a_character_is_made_good(copied, finished, generated):
+    there, run_dir = copied
+    with (run_dir / "pairs.jsonl").open("ab") as file:
+        file.write(b'{"pair_id": "Ger\xc3')
+    (run_dir / rows_of(finished)[0]["mix"]).unlink()
+    assert there.run(run_dir, "limit=2", "batch=1") == 0
+    assert not generated
+    same_outcome(run_dir, finished)
+
+
 def test_lost_music_is_generated_again_for_its_pair_alone(copied, finished, generated):
     there, run_dir = copied
     (music,) = [p.parent for p in there.store.glob("music/*/signature.json") if "BNMusic" in p.read_text()]

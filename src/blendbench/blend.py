@@ -1,7 +1,6 @@
 """One noise, one prompt, one piece of music: the command `blendbench blend`."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Item
 from blendbench.presentation import Amplification, Presentation, present
 from blendbench.runner import SAMPLE_RATE, make_context
-from blendbench.store import write_text
+from blendbench.store import make_folder, write_text
 
 
 def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     noise = audio.read(noise_file, SAMPLE_RATE, max_seconds=seconds)
     noise = audio.extend_circular(noise, round(seconds * SAMPLE_RATE))
     noise, _ = audio.normalize_loudness(noise, SAMPLE_RATE, settings["noise"]["lufs"])
-    _check_folder(out)  # found out now, not after the generation
+    make_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
     method = config.build(settings["method"], "method", settings["allow_targets"])
     half: list[MusicClip] = []
@@ -97,15 +96,6 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     facts |= {"seconds": {name: round(value, 3) for name, value in stages.items()}, "recipe": recipe}
     write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
     return facts
-
-
-def _check_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BlendbenchError(f"{out}: cannot be made a folder ({error.strerror}); choose another --out") from error
-    if not os.access(out, os.W_OK):
-        raise BlendbenchError(f"{out}: cannot be written; choose another --out")
 
 
 def write_image(path: Path, image: torch.Tensor) -> None:

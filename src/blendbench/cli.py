@@ -134,6 +134,12 @@ def _explain(error: Exception) -> str:
         start = next(i for i, line in enumerate(lines) if line.startswith("Available options"))
         end = next((i for i, line in enumerate(lines) if line.startswith("Config search path")), len(lines))
         text += f"; there are {', '.join(lines[start + 1 : end])}"
+    elif "Could not find 'experiment" in text:
+        from blendbench.datasets.builtin import package_folder
+
+        folder = package_folder("blendbench.conf") / "experiment"
+        names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob("*/*.yaml"))
+        text += f"; there are {', '.join(names)}"
     return f"{text}; see `blendbench run --help`"
 
 

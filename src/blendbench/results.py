@@ -6,6 +6,7 @@ beside it only as another model's number unless the evaluator is the paper's.
 
 import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def read_rows(run_dir: Path) -> list[dict[str, Any]]:
     file = run_dir / "pairs.jsonl"
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         raise BlendbenchError(
-            f"{run_dir}: no pairs.jsonl here; give the folder that `blendbench run` printed"
+            f"{run_dir}: no sound pairs.jsonl here; give the folder that `blendbench run` printed"
         ) from None
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -87,9 +88,13 @@ def _reference(
             keys.append(f"{file_hash(clip.path)}:{seconds}s")
             sound.append(clip)
         except OSError:
-            print(f"blendbench: reference clip left out: {clip.path} cannot be read")
+            print(f"blendbench: reference clip left out: {clip.path} cannot be read", file=sys.stderr)
+
+    reading = 0
 
     def read(index: int) -> torch.Tensor:
+        nonlocal reading
+        reading = index
         wave = audio.read(sound[index].path, evaluator.sample_rate, max_seconds=seconds)
         return audio.extend_circular(wave, round(seconds * evaluator.sample_rate))
 
@@ -99,9 +104,8 @@ def _reference(
             embeddings, logits = score_files(evaluator, store, keys, read, "score reference")
             return sound, embeddings, logits
         except ClipError as error:
-            bad = next(i for i, clip in enumerate(sound) if str(error).startswith(str(clip.path)))
-            print(f"blendbench: reference clip left out: {error}")
-            del sound[bad], keys[bad]
+            print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
+            del sound[reading], keys[reading]
 
 
 def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
-from blendbench.store import Ledger, file_hash, signature, write_text
+from blendbench.store import Ledger, file_hash, make_folder, signature, write_text
 
 SAMPLE_RATE = 44_100
 GENERATE_VERSION = 1
@@ -107,10 +107,15 @@ def prepare(settings: dict[str, Any]) -> Plan:
         name: config.build(arm, f"arms.{name}", allowed) for name, arm in settings["arms"].items() if arm is not None
     }
     context = make_context(settings, music)
+    # What is missing is found out now, before any music is made.
+    if any(getattr(method, "uses_generator", False) for method in arms.values()):
+        context.generator.signature()
+    config.build(settings["evaluator"], "evaluator", allowed).signature()
     run_dir = Path(settings["run_dir"]) if settings["run_dir"] else default_run_dir(settings)
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     amplification = Amplification(**settings["amplification"])
     store = Path(settings["store_dir"])
+    make_folder(store)
     return Plan(settings, run_dir, store, pairs, reference, music, arms, presentations, context, amplification)
 
 
@@ -155,7 +160,7 @@ def execute(plan: Plan) -> None:
     # The finished table of rows: this run's pairs only, in a fixed order, each once.
     rows = [ledger.rows[key] for key in sorted(wanted) if key in ledger.rows]
     text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    if ledger.path.read_text(encoding="utf-8") != text:
+    if ledger.path.read_bytes() != text.encode():
         write_text(ledger.path, text)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,19 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise BlendbenchError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written; raises BlendbenchError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BlendbenchError(f"{folder}: cannot be made a folder ({error.strerror}); choose another") from error
+    if not os.access(folder, os.W_OK):
+        raise BlendbenchError(f"{folder}: cannot be written; choose another folder")
 
 
 class Ledger:

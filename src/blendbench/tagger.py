@@ -105,6 +105,8 @@ class Tagger(nn.Module):
 
 def checkpoint_hash(folder: Path) -> str:
     """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name."""
+    if not Path(folder).is_dir():
+        raise BlendbenchError(f"{folder}: no such checkpoint folder; give one that `blendbench train` wrote")
     digest = hashlib.sha256()
     for file in sorted(Path(folder).rglob("*")):
         name = file.relative_to(folder)

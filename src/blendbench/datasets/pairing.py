@@ -5,6 +5,7 @@ depend on the machine, on the limit, or on how the work is cut.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -28,8 +29,8 @@ def make_pairs(
 ) -> list[Pair]:
     """Pair every clip with `per_clip` prompts of different genres, in rounds.
 
-    Round r pairs the i-th clip (drawn order, labels interleaved) with genre i + r, so any first N pairs spread evenly
-    over clips, labels and genres; within a genre the prompts take turns.
+    The clips stand in a drawn order, labels interleaved, and each takes the next genre, round after round. So any first
+    N pairs spread evenly over clips, labels and genres; within a genre the prompts take turns.
 
     Raises
     ------
@@ -54,9 +55,12 @@ def make_pairs(
     queues = [by_label[label] for label in sorted(by_label)]
     order = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
     pairs = []
+    # A round goes on with the genre after the last one's, and one further whenever that would repeat a clip's genre.
+    cycle = len(genres) // math.gcd(len(order), len(genres))
     for turn in range(per_clip):
+        offset = turn * len(order) + turn // cycle
         for index, clip in enumerate(order):
-            choices = by_genre[genres[(index + turn) % len(genres)]]
+            choices = by_genre[genres[(index + offset) % len(genres)]]
             pairs.append(Pair(dataset, clip, choices[((index // len(genres)) + turn) % len(choices)]))
     unique = list(dict.fromkeys(pairs))
     return unique
@@ -81,6 +85,6 @@ def split_music(clips: Sequence[MusicClip], seed: int) -> tuple[list[MusicClip],
     turn = 0
     for genre in sorted(by_genre):
         for source in shuffled(by_genre[genre], seed, str):
-            halves[turn % 2].extend(by_genre[genre][source])
+            halves[turn % 2].extend(sorted(by_genre[genre][source], key=lambda clip: clip.id))
             turn += 1
     return halves
