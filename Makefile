@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
-DEMO_PAIRS ?= 24
+DEMO_PAIRS ?= 21
 
 .PHONY: setup demo test check format requirements benchmarks clean
 

@@ -30,7 +30,6 @@ from diffusers import (
     EulerDiscreteScheduler,
     PNDMScheduler,
     SchedulerMixin,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
@@ -233,6 +232,8 @@ class LatentDiffusion:
 
     def save(self, folder: str | Path) -> None:
         """Write the model in diffusers' layout (safetensors), which `load` and diffusers' pipelines read."""
+        from diffusers import StableDiffusionPipeline  # slow to import, and sampling does without
+
         StableDiffusionPipeline(
             unet=self.unet,
             vae=self.vae,
