@@ -211,3 +211,7 @@ def test_report_escapes_what_comes_from_data(finished, tmp_path):
     page = report.write(tmp_path / "run", results.read_settings(tmp_path / "run")).read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_latex_specials_in_the_caption_are_escaped():
+    assert results._latex("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"

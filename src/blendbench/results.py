@@ -207,7 +207,7 @@ def tabulate(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
     write_text(run_dir / "table.csv", table.to_csv(index=False, lineterminator="\n"))
     title, notes = settings["experiment"]["title"], table_notes(results, settings)
     write_text(run_dir / "table.md", f"# {title}\n\n{to_markdown(table)}\n" + "".join(f"\n{note}\n" for note in notes))
-    latex = table.to_latex(index=False, escape=True, caption=f"{title}. " + " ".join(notes).replace("%", "\\%"))
+    latex = table.to_latex(index=False, escape=True, caption=_latex(f"{title}. " + " ".join(notes)))
     write_text(run_dir / "table.tex", latex)
     return results
 
@@ -281,6 +281,13 @@ def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
         if len(recipes):
             notes.append(f"{metric.upper()}: {recipes.iloc[0]}.")
     return notes
+
+
+def _latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "“": "``", "”": "''"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
 
 
 def to_markdown(table: pd.DataFrame) -> str:

@@ -1,0 +1,67 @@
+"""What travels with the package: built-in models, noises and music are whole, and do what their cards say."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from blendbench import audio, diffusion
+from blendbench.datasets import builtin
+from blendbench.evaluators import PocketTagger
+from blendbench.generators import Generator
+from blendbench.tagger import checkpoint_hash
+
+ASSETS = builtin.package_folder("blendbench.assets")
+
+
+def megabytes(*names):
+    return sum(f.stat().st_size for name in names for f in (ASSETS / name).rglob("*") if f.is_file()) / 1e6
+
+
+def test_weights_and_packs_stay_small():
+    assert megabytes("pocket", "tagger") < 52
+    assert megabytes("noise", "music") <= 8
+
+
+@pytest.mark.parametrize("name", ["pocket", "tagger"])
+def test_a_models_card_names_its_hash_and_no_path_of_the_machine_that_made_it(name):
+    assert checkpoint_hash(ASSETS / name) in (ASSETS / name / "README.md").read_text()
+    for file in (ASSETS / name).rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(), file
+
+
+def test_there_are_forty_noises_of_eight_kinds_and_ten_clips_a_genre():
+    kinds = Counter(clip.label for clip in builtin.noise())
+    assert sum(kinds.values()) >= 40 and len(kinds) >= 8
+    genres = Counter(clip.genre for clip in builtin.music())
+    assert len(genres) == 7 and min(genres.values()) >= 10
+    assert {prompt.genre for prompt in builtin.prompts()} == set(genres)
+
+
+def test_every_pack_clip_can_be_read_and_lasts_its_five_seconds():
+    for clip in [*builtin.noise(), *builtin.music()]:
+        assert 4.99 * 44_100 <= len(audio.read(clip.path)) <= 5.2 * 44_100, clip.id
+
+
+def test_the_tagger_hears_the_genre_of_music_it_was_not_trained_on():
+    clips = builtin.music()[:28]
+    evaluator = PocketTagger("pocket-tagger")
+    _, logits = evaluator.score(torch.stack([audio.read(clip.path)[:220_500] for clip in clips]))
+    names = evaluator._model.classes
+    hits = [names[int(top)] == clip.genre for top, clip in zip(logits.argmax(1), clips, strict=True)]
+    assert sum(hits) / len(hits) > 0.8
+
+
+def test_the_generator_paints_and_follows_the_prompt_and_the_seed():
+    model = Generator("pocket", "pocket").get("cpu")
+    settings = diffusion.Sampling(steps=2, guidance_scale=3.0)
+    prompts = [
+        "Calm classical string quartet",
+        "Fast punk rock with overdriven guitars",
+        "Calm classical string quartet",
+    ]
+    calm, punk, other = diffusion.text_to_image(model, prompts, [1, 1, 2], settings)
+    assert calm.shape == (3, 512, 512)
+    assert float(calm.std()) > 0.05
+    assert float((calm - punk).abs().mean()) > 0.01
+    assert float((calm - other).abs().mean()) > 0.01
