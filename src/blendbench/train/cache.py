@@ -75,7 +75,8 @@ def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, 
             genre = GENRES[(int(position) + turn * 3) % len(GENRES)]
             music.append(("song", str(folders[position]), genre, int(draw.integers(2**31))))
     held = [("composed", index, GENRES[index % len(GENRES)], int(draw.integers(2**31))) for index in range(42)]
-    chunks = [[noise[i] for i in draw.permutation(len(noise))[k::16]] for k in range(16)]
+    order = draw.permutation(len(noise))
+    chunks = [[noise[i] for i in order[k::16]] for k in range(16)]
     return chunks + [jobs[i : i + 7] for jobs in (held, music) for i in range(0, len(jobs), 7)]
 
 

@@ -19,7 +19,7 @@ from blendbench.train import noises, render, songs
 from blendbench.train.arranger import GENRES
 
 SAMPLE_RATE = 44_100
-NOISE_CLIPS_PER_KIND = 3
+NOISE_CLIPS_PER_KIND = 2
 MUSIC_CLIPS_PER_GENRE = 14
 
 
