@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from blendbench.errors import BlendbenchError
+from blendbench.store import canonical
 
 
 @dataclass
@@ -156,7 +157,5 @@ def _first_line(error: BaseException) -> str:
 
 def digest(settings: dict[str, Any]) -> str:
     """Eight hex digits of the settings, for the default run folder; places and speed settings do not count."""
-    from blendbench.store import canonical
-
     counted = {k: v for k, v in settings.items() if k not in {"run_dir", "store_dir", "batch", "device", "data"}}
     return hashlib.sha256(canonical(counted).encode()).hexdigest()[:8]

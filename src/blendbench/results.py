@@ -27,7 +27,6 @@ COLUMNS = [
     "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
     "paper_value", "recipe",
 ]  # fmt: skip
-HIGHER_IS_BETTER = {"fad": frechet.HIGHER_IS_BETTER, "kl": divergence.HIGHER_IS_BETTER}
 
 
 def read_rows(run_dir: Path) -> list[dict[str, Any]]:

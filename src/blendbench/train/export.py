@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from blendbench.errors import BlendbenchError
 from blendbench.store import write_text
@@ -79,8 +79,6 @@ def export(work: Path, assets: Path) -> None:
     """
     unet, vae, tagger = (_figures(work / name) for name in ("pocket", "vae", "tagger"))
     pipeline = StableDiffusionPipeline.from_pretrained(work / "pocket", safety_checker=None, vae=None)
-    from diffusers import AutoencoderKL
-
     pipeline.register_modules(vae=AutoencoderKL.from_pretrained(work / "vae"))
     target = assets / "pocket"
     shutil.rmtree(target, ignore_errors=True)
