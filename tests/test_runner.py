@@ -218,7 +218,7 @@ def test_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, finished, tm
     assert fresh.run(tmp_path / "run", "limit=2", "batch=1") == 0
     assert 0 < generated.total() < 8
     same_outcome(tmp_path / "run", finished)
-    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert not list((tmp_path / "run").rglob("*.part"))
 
 
 def test_changed_alpha_reuses_the_music_and_mixes_bnmusic_anew(copied, finished, generated):

@@ -5,13 +5,11 @@ lawful until a file with a bounded sample format is written. Times are in second
 in LUFS as ITU-R BS.1770-4 defines it for a single channel. All files go through libsndfile (`soundfile`).
 """
 
-import errno
 import hashlib
 import io
 import math
 import os
 import re
-import secrets
 import stat
 import struct
 from functools import lru_cache
@@ -24,7 +22,8 @@ import soundfile
 import torch
 from scipy import signal
 
-from blendbench.errors import BlendbenchError, ClipError
+from blendbench.errors import BlendbenchError, ClipError, one_line, printable
+from blendbench.store import write_bytes
 
 SAMPLE_RATE = 44_100
 MIN_SECONDS = 0.4
@@ -88,7 +87,7 @@ def read(
     if sample_rate <= 0:
         raise ValueError(f"sample_rate must be above 0, not {sample_rate}")
     path = Path(path)
-    name = _printable(path)
+    name = printable(path)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -183,7 +182,7 @@ def write(
         The waveform is not one-dimensional, or has a peak above 1 that the sample format would clip (use `limit_peak`).
     """
     path = Path(path)
-    name = _printable(path)
+    name = printable(path)
     try:
         container, default_subtype = _FORMATS[path.suffix.lower()]
     except KeyError:
@@ -203,11 +202,11 @@ def write(
     try:
         data = _encode(waveform, sample_rate, container, subtype)
     except soundfile.SoundFileError as error:
-        reason = _one_line(str(error))
+        reason = one_line(str(error))
         raise BlendbenchError(
             f"{name}: cannot be encoded as {container} {subtype} at {sample_rate} Hz ({reason}); use another format"
         ) from None
-    _write_atomically(path, data)
+    write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -404,7 +403,7 @@ def _read_failure(name: str, error: OSError | ValueError) -> ClipError:
     if isinstance(error, PermissionError):
         return ClipError(f"{name}: permission denied; make the file and its folders readable")
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return ClipError(f"{name}: cannot be read ({_one_line(reason)}); check the path and the disk")
+    return ClipError(f"{name}: cannot be read ({one_line(reason)}); check the path and the disk")
 
 
 def _read_open_file(
@@ -418,7 +417,7 @@ def _read_open_file(
     try:
         sound = soundfile.SoundFile(file.fileno(), closefd=False)
     except (soundfile.SoundFileError, TypeError) as error:
-        reason = _one_line(str(error).partition(": ")[2] or str(error))
+        reason = one_line(str(error).partition(": ")[2] or str(error))
         raise ClipError(f"{name}: not audio that libsndfile reads ({reason}); convert it to WAV or FLAC") from None
     with sound:
         if not MIN_FILE_RATE <= sound.samplerate <= MAX_FILE_RATE:
@@ -475,7 +474,7 @@ def _read_mono(sound: soundfile.SoundFile, name: str, first_frame: int, last_fra
             blocks.append(block[:, 0].copy() if sound.channels == 1 else block.mean(axis=1))
             position += len(block)
     except soundfile.SoundFileError as error:
-        reason = _one_line(str(error).removeprefix("Error : "))
+        reason = one_line(str(error).removeprefix("Error : "))
         raise ClipError(
             f"{name}: truncated or damaged near frame {position} of {sound.frames} ({reason}); fetch or record it again"
         ) from None
@@ -613,46 +612,3 @@ def _clear_peak_time(data: bytearray) -> None:
             struct.pack_into("<I", data, position + 12, 0)
             return
         position += 8 + length + length % 2
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        _remove(temporary)
-        if not isinstance(error, (OSError, ValueError)):
-            raise
-        raise BlendbenchError(f"{_printable(path)}: cannot be written ({_write_failure(error)})") from None
-
-
-def _remove(temporary: Path) -> None:
-    try:
-        temporary.unlink(missing_ok=True)
-    except (OSError, ValueError):
-        return
-
-
-def _write_failure(error: OSError | ValueError) -> str:
-    if not isinstance(error, OSError):
-        return f"{_one_line(str(error))}; give another path"
-    reason = error.strerror or type(error).__name__
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"{reason}; free space or choose another folder"
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"{reason}; choose a folder you may write to"
-    return f"{reason}; check that its parent is a folder you may write to"
-
-
-def _printable(path: Path) -> str:
-    """The path as one line that any terminal and log takes: characters that do not print are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")

@@ -4,6 +4,8 @@
 and goes on. Both carry a message that names the file or key, what is wrong and what to do.
 """
 
+from pathlib import Path
+
 
 class BlendbenchError(Exception):
     """A failure the user can mend; its text is the one line that the command prints."""
@@ -11,3 +13,13 @@ class BlendbenchError(Exception):
 
 class ClipError(BlendbenchError):
     """One clip cannot take part; a run writes the text as that row's reason."""
+
+
+def printable(path: Path) -> str:
+    """The path as one line that any terminal and log takes: characters that do not print are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def one_line(text: str) -> str:
+    """A message in one line, without the full stop at its end."""
+    return " ".join(text.split()).rstrip(".")

@@ -6,15 +6,17 @@ torn by a killed process is passed over, and what is appended next starts a new 
 last counts. Nothing is ever cut off, so two processes may append to one ledger.
 """
 
+import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blendbench.errors import BlendbenchError
+from blendbench.errors import BlendbenchError, one_line, printable
 
 
 def canonical(settings: Any) -> str:
@@ -34,19 +36,37 @@ def file_hash(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole, or not at all; raises BlendbenchError if the folder cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """As `write_bytes`, of text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file as a whole, or not at all; raises BlendbenchError if it cannot be written."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
+    except BaseException as error:
+        with suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
-        raise BlendbenchError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        if not isinstance(error, OSError | ValueError):
+            raise
+        raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
+
+
+def _write_failure(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return f"{one_line(str(error))}; give another path"
+    reason = error.strerror or type(error).__name__
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return f"{reason}; free space or choose another folder"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{reason}; choose a folder you may write to"
+    return f"{reason}; check that its parent is a folder you may write to"
 
 
 def make_folder(folder: Path) -> None:
