@@ -6,7 +6,7 @@ images equal the pipelines'. They differ in what a batch of unrelated pairs need
 random tensors are drawn on the CPU from that seed alone, and distinct prompts are encoded once.
 
 Conventions: images are float tensors [B, 3, H, W] in -1..1, H and W multiples of the autoencoder's factor (8 for Stable
-Diffusion), and come back clamped to that range as float32 on the model's device. Latents are float32 [B, 4, H/8, W/8],
+Diffusion), and come back clamped to that range as float32 on the model's device. Latents are float32 [B, C, H/8, W/8],
 already multiplied by the autoencoder's `scaling_factor`. Masks are [B, 1, H, W] with 1 = repaint. The networks run in
 the model's dtype; noise, guidance and scheduler steps stay in float32, so that a seed means the same noise in every
 dtype. In float32 an item's image does not depend on the rest of its batch beyond rounding.
@@ -39,6 +39,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from blendbench import lora
+from blendbench.autoencoder import PatchAutoencoder
 from blendbench.errors import BlendbenchError
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,12 @@ SCHEDULERS: dict[str, type[SchedulerMixin] | None] = {
     "euler": EulerDiscreteScheduler,
 }
 """Scheduler names; "default" is the class that the checkpoint's own scheduler config names."""
+
+AUTOENCODERS: dict[str, type[AutoencoderKL] | type[PatchAutoencoder]] = {
+    "AutoencoderKL": AutoencoderKL,
+    "PatchAutoencoder": PatchAutoencoder,
+}
+"""Autoencoder classes by the name in a checkpoint's `vae/config.json`."""
 
 Seeds = Sequence[int] | Sequence[torch.Generator]
 """One seed an item, or one CPU generator an item, which then advances."""
@@ -116,7 +124,7 @@ class LatentDiffusion:
     """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: AutoencoderKL | PatchAutoencoder
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler_config: Mapping[str, Any]
@@ -169,6 +177,7 @@ class LatentDiffusion:
         variant: str | None = None,
         local_files_only: bool = True,
         vae_slicing: bool = False,
+        adapter: Path | None = None,
     ) -> Self:
         """Load a checkpoint in diffusers' layout: safetensors only, no remote code, no safety checker.
 
@@ -184,6 +193,8 @@ class LatentDiffusion:
             Whether a Hub id is looked up in the local cache alone.
         vae_slicing : bool
             Encode and decode images one by one, which bounds memory at large batches.
+        adapter : Path, optional
+            A low-rank adapter that is added to the U-Net's weights.
 
         Raises
         ------
@@ -219,13 +230,22 @@ class LatentDiffusion:
                 )
             return module
 
+        config = part("vae", AutoencoderKL.load_config, hub)
+        autoencoder = AUTOENCODERS.get(str(config.get("_class_name")))
+        if autoencoder is None:
+            raise BlendbenchError(
+                f"{source}: vae/config.json: _class_name {config.get('_class_name')!r} is not supported; "
+                f"use a checkpoint with {' or '.join(AUTOENCODERS)}"
+            )
         model = cls(
             unet=part("unet", UNet2DConditionModel.from_pretrained, weights_diffusers),
-            vae=part("vae", AutoencoderKL.from_pretrained, weights_diffusers),
+            vae=part("vae", autoencoder.from_pretrained, weights_diffusers),
             text_encoder=part("text_encoder", CLIPTextModel.from_pretrained, weights | {"dtype": dtype}),
             tokenizer=part("tokenizer", CLIPTokenizer.from_pretrained, hub),
             scheduler_config=part("scheduler", DDIMScheduler.load_config, hub),
         )
+        if adapter is not None:
+            lora.merge(model.unet, adapter)
         if vae_slicing:
             model.vae.enable_slicing()
         return model.to(device)
@@ -352,7 +372,7 @@ def encode_images(
 
     Returns
     -------
-    torch.Tensor [B, 4, H/8, W/8]
+    torch.Tensor [B, C, H/8, W/8]
 
     Raises
     ------
@@ -360,7 +380,8 @@ def encode_images(
         When the images' shape, type or range is wrong, or the number of seeds differs from theirs.
     """
     _check_images(model, images)
-    posterior = model.vae.encode(images.to(model.device, model.dtype)).latent_dist
+    vae: Any = model.vae
+    posterior = vae.encode(images.to(model.device, model.dtype)).latent_dist
     # The posterior in float32, so that the draw is the same in every dtype of the networks.
     posterior = DiagonalGaussianDistribution(posterior.parameters.float())
     if sample:
@@ -372,9 +393,10 @@ def encode_images(
 
 @torch.inference_mode()
 def decode_latents(model: LatentDiffusion, latents: torch.Tensor) -> torch.Tensor:
-    """Images [B, 3, H, W], clamped to -1..1 as the pipelines do, of scaled latents [B, 4, H/8, W/8]."""
+    """Images [B, 3, H, W], clamped to -1..1 as the pipelines do, of scaled latents [B, C, H/8, W/8]."""
     scaled = latents / model.vae.config.scaling_factor
-    return model.vae.decode(scaled.to(model.device, model.dtype)).sample.float().clamp(-1, 1)
+    vae: Any = model.vae
+    return vae.decode(scaled.to(model.device, model.dtype)).sample.float().clamp(-1, 1)
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
 """
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class Generator:
         Never download inside a run unless False.
     quantize : bool
         Truncate images to 8 bits before encoding, as Riffusion does.
+    adapter : str or None
+        A low-rank adapter that is added to the U-Net (see `blendbench.lora`): the name of one in the checkpoint's
+        folder `adapters/`, such as "few_step", or a safetensors file.
     sampling : dict
         The checkpoint's settings by use, "repaint" and "image_to_image", to which the methods' configs refer.
     """
@@ -47,12 +51,13 @@ class Generator:
         dtype: str = "float32",
         local_files_only: bool = True,
         quantize: bool = False,
+        adapter: str | None = None,
         sampling: dict[str, Any] | None = None,
     ) -> None:
         if dtype not in _DTYPES:
             raise BlendbenchError(f"generator.dtype={dtype}: unknown; use one of {', '.join(_DTYPES)}")
         self.name, self.checkpoint, self.revision, self.dtype = name, checkpoint, revision, dtype
-        self.local_files_only, self.quantize = local_files_only, quantize
+        self.local_files_only, self.quantize, self.adapter = local_files_only, quantize, adapter
         self.sampling = sampling or {}
         self._models: dict[str, LatentDiffusion] = {}
 
@@ -64,9 +69,32 @@ class Generator:
         path = Path(self.checkpoint).expanduser()
         return path if path.exists() or self.checkpoint.startswith((".", "/", "~")) else None
 
+    @property
+    def adapter_file(self) -> Path | None:
+        """The adapter's file, or None where none is asked for."""
+        if self.adapter is None:
+            return None
+        if "/" not in self.adapter and not self.adapter.endswith(".safetensors"):
+            if self.folder is None:
+                raise BlendbenchError(
+                    f"generator.adapter={self.adapter}: give a file; a hub checkpoint has none by name"
+                )
+            file = self.folder / "adapters" / f"{self.adapter}.safetensors"
+        else:
+            file = Path(self.adapter).expanduser()
+        if not file.is_file():
+            raise BlendbenchError(
+                f"generator.adapter={self.adapter}: {file} is not there; give another, or null for none"
+            )
+        return file
+
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the checkpoint's files, or id and revision of a hub checkpoint."""
+        """Hash of the checkpoint's files, or id and revision of a hub checkpoint; then the adapter's hash."""
+        file = self.adapter_file
+        return self._checkpoint() + (f"+{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file else "")
+
+    def _checkpoint(self) -> str:
         folder = self.folder
         if folder is None:
             return f"{self.checkpoint}@{self.revision or 'main'}"
@@ -87,7 +115,12 @@ class Generator:
             source = self.folder or self.checkpoint
             try:
                 self._models[device] = LatentDiffusion.load(
-                    source, device, _DTYPES[self.dtype], self.revision, local_files_only=self.local_files_only
+                    source,
+                    device,
+                    _DTYPES[self.dtype],
+                    self.revision,
+                    local_files_only=self.local_files_only,
+                    adapter=self.adapter_file,
                 )
             except BlendbenchError as error:
                 if self.folder is not None:
