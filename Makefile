@@ -37,6 +37,7 @@ requirements: setup
 
 benchmarks: setup
 	$(BIN)/python benchmarks/mel_inversion.py
+	$(BIN)/python benchmarks/builtin_models.py
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,16 +1,22 @@
 """The training steps, run for real for moments on a handful of clips: what they write is what the package loads."""
 
+import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from blendbench import lora
+from blendbench.autoencoder import PatchAutoencoder
 from blendbench.datasets.pairing import stable_seed
-from blendbench.diffusion import LatentDiffusion, Sampling, text_to_image
+from blendbench.diffusion import LatentDiffusion, Sampling, make_scheduler, text_to_image
 from blendbench.errors import BlendbenchError
-from blendbench.tagger import Tagger
-from blendbench.train import autoencoder, cache, generator, noises, tagger
+from blendbench.generators import Generator
+from blendbench.tagger import Tagger, checkpoint_hash
+from blendbench.train import autoencoder, cache, export, generator, noises, student, tagger
 from blendbench.train.arranger import GENRES
 
 
@@ -25,6 +31,8 @@ def clips(tmp_path_factory):
         split = "held_out" if index in (7, 10) else "train"
         rows.append({"kind": kind, "split": split, "label": label, "source": f"synthesised-{index}", "chunk": 0})
         rows[-1]["captions"] = [f"a {label} song", f"{label} with piano and drums"]
+        if kind == "music":
+            rows[-1]["instruments"] = ["piano", "drums"][: 1 + index % 2]
         audio.append((draw.standard_normal(cache.SAMPLES) * 3000).astype(np.int16))
         images.append(draw.integers(0, 256, (512, 512), dtype=np.uint8))
     (folder / "audio.i16").write_bytes(np.stack(audio).tobytes())
@@ -36,17 +44,16 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vae(clips, tmp_path_factory):
     out = tmp_path_factory.mktemp("work") / "vae"
-    autoencoder.train(clips, out, minutes=0.03, batch=1, crop=(64, 64), log_every=1)
+    small = {"latent_channels": 4, "width": 16, "encoder_blocks": 1, "decoder_blocks": 1}
+    autoencoder.train(clips, out, steps=2, batch=2, crop=(64, 64), log_every=1, architecture=small)
     return out
 
 
 def test_the_autoencoder_is_saved_with_the_scale_that_makes_latents_unit(clips, vae):
     figures = json.loads((vae / "training.json").read_text())
-    assert figures["steps"] >= 1
+    assert figures["steps"] == 2 and len(figures["history"]) == 2
     assert figures["psnr_db_music"] > 0
-    from diffusers import AutoencoderKL
-
-    model = AutoencoderKL.from_pretrained(vae)
+    model = PatchAutoencoder.from_pretrained(vae)
     pixels = autoencoder.to_pixels(clips.images[[7, 10]])
     with torch.inference_mode():
         latents = model.encode(pixels).latent_dist.mode()
@@ -54,29 +61,57 @@ def test_the_autoencoder_is_saved_with_the_scale_that_makes_latents_unit(clips, 
     assert float(latents.std() * model.config.scaling_factor) == pytest.approx(1, abs=0.01)
 
 
-def test_refining_the_decoder_leaves_the_latents_as_they_were(clips, vae, tmp_path):
-    import shutil
-
-    from diffusers import AutoencoderKL
-
-    shutil.copytree(vae, tmp_path / "vae")
-    autoencoder.train(clips, tmp_path / "vae", minutes=0.02, batch=1, crop=(64, 64), freeze_encoder=True)
-    before, after = AutoencoderKL.from_pretrained(vae), AutoencoderKL.from_pretrained(tmp_path / "vae")
-    assert before.config.scaling_factor == after.config.scaling_factor
-    pixels = autoencoder.to_pixels(clips.images[:1])
-    with torch.inference_mode():
-        assert torch.equal(before.encode(pixels).latent_dist.mode(), after.encode(pixels).latent_dist.mode())
-    changed = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
-    assert any(changed)
+def test_the_autoencoders_training_is_repeated_by_its_seed(clips, vae, tmp_path):
+    small = {"latent_channels": 4, "width": 16, "encoder_blocks": 1, "decoder_blocks": 1}
+    autoencoder.train(clips, tmp_path, steps=2, batch=2, crop=(64, 64), log_every=1, architecture=small)
+    again, before = PatchAutoencoder.from_pretrained(tmp_path), PatchAutoencoder.from_pretrained(vae)
+    for a, b in zip(again.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-def test_the_generator_is_saved_as_a_pipeline_that_paints(clips, vae, tmp_path):
-    figures = generator.train(clips, vae, tmp_path, minutes=0.05, prompts=["unheard words"], batch=1, log_every=1)
-    assert figures["steps"] >= 1 and np.isfinite(figures["held_out_loss"])
+@pytest.fixture
+def small_unet(monkeypatch):
+    monkeypatch.setitem(generator.UNET, "block_out_channels", [16, 16, 16, 32])
+    monkeypatch.setitem(generator.TEXT_ENCODER, "num_hidden_layers", 1)
+
+
+def test_the_generator_is_saved_as_a_pipeline_that_paints(clips, vae, tmp_path, small_unet):
+    settings = {"prompts": ["unheard words"], "batch": 1, "log_every": 1, "widths": ((0.5, 16), (1.0, 64))}
+    figures = generator.train(clips, vae, tmp_path, steps=2, **settings)
+    assert figures["steps"] == 2 and np.isfinite(figures["held_out_loss"])
     model = LatentDiffusion.load(tmp_path)
     assert model.scheduler_config["prediction_type"] == "v_prediction"
     image = text_to_image(model, ["jazz with piano"], [stable_seed(0)], Sampling(steps=1, guidance_scale=1))
     assert image.shape == (1, 3, 512, 512)
+
+
+def test_a_stopped_generator_training_goes_on_to_the_same_weights(clips, vae, tmp_path, small_unet):
+    settings = {"steps": 4, "prompts": [], "batch": 1, "log_every": 2, "save_every": 2, "widths": ((1.0, 16),)}
+    whole = generator.train(clips, vae, tmp_path / "whole", **settings)
+
+    class Stopped(Exception):
+        pass
+
+    class Breaking(generator.State):
+        def save(self, history, minutes):
+            super().save(history, minutes)
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(generator, "State", Breaking)
+        generator.train(clips, vae, tmp_path / "parts", **settings)
+    parts = generator.train(clips, vae, tmp_path / "parts", **settings)
+    assert [row["step"] for row in parts["history"]] == [2, 4] == [row["step"] for row in whole["history"]]
+    a, b = (LatentDiffusion.load(tmp_path / name).unet.state_dict() for name in ("whole", "parts"))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=0)  # Adam amplifies rounding
+
+
+def test_a_state_of_other_settings_is_refused_in_one_line(clips, vae, tmp_path, small_unet):
+    settings = {"prompts": [], "batch": 1, "log_every": 1, "save_every": 1, "widths": ((1.0, 16),)}
+    generator.train(clips, vae, tmp_path, steps=1, **settings)
+    with pytest.raises(BlendbenchError, match=r"state\.pt"):
+        generator.train(clips, vae, tmp_path, steps=3, **settings)
 
 
 def test_the_tokenizer_knows_the_captions_words_and_survives_others(tmp_path):
@@ -90,9 +125,14 @@ def test_the_tokenizer_knows_the_captions_words_and_survives_others(tmp_path):
 
 
 def test_the_tagger_knows_genres_and_noise_kinds_of_its_cache(clips, tmp_path):
-    figures = tagger.train(clips, tmp_path, minutes=0.05, batch=4, log_every=1)
-    assert figures["steps"] >= 1
-    assert Tagger.load(tmp_path).classes == [*GENRES, "rain", "wind"]
+    figures = tagger.train(clips, tmp_path, steps=2, batch=4, log_every=1)
+    assert figures["steps"] == 2 and figures["clips_genre"] == 1
+    model = Tagger.load(tmp_path)
+    assert model.classes == [*GENRES, "rain", "wind"]
+    assert model.config["instruments"] == ["drums", "piano"]
+    heard = model.describe(clips.waveforms(np.array([0, 9])))
+    assert heard.instruments.shape == (2, 2) and heard.music_share.shape == (2,)
+    assert bool((heard.music_share > 0).all() and (heard.music_share < 1).all())
 
 
 def test_trainings_without_clips_say_what_to_run(tmp_path):
@@ -116,3 +156,104 @@ def test_the_plan_holds_out_the_listed_songs_and_is_the_same_each_time(tmp_path)
 def test_no_songs_is_one_line_that_names_the_folder(tmp_path):
     with pytest.raises(BlendbenchError, match=str(tmp_path)):
         cache.plan(tmp_path, None, arrangements=1, per_kind=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def pocket(clips, vae, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pocket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(generator.UNET, "block_out_channels", [16, 16, 16, 32])
+        patch.setitem(generator.TEXT_ENCODER, "num_hidden_layers", 1)
+        generator.train(clips, vae, folder, steps=1, prompts=[], batch=1, widths=((1.0, 16),))
+    return folder
+
+
+def test_the_samplers_step_is_the_linear_map_that_distillation_takes_it_for(pocket):
+    scheduler = make_scheduler("default", LatentDiffusion.load(pocket).scheduler_config)
+    scheduler.set_timesteps(8)
+    x, v = torch.randn(2, 1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    steps = student.times(scheduler, 8)
+    for now, after in itertools.pairwise(steps):
+        expected = scheduler.step(v, now, x).prev_sample
+        slope, change = student.transfer(scheduler, now[None], after[None])
+        torch.testing.assert_close(slope * x + change * v, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_student_of_one_substep_without_guidance_has_nothing_to_learn(pocket):
+    model = LatentDiffusion.load(pocket)
+    parts = lora.attach(model.unet, 2)
+    scheduler = make_scheduler("default", model.scheduler_config)
+    clean, noise = torch.randn(2, 2, 4, 64, 16, generator=torch.Generator().manual_seed(0))
+    words = (torch.randn(2, 48, 160), torch.zeros(2, 48, 160))
+    index = torch.tensor([0, 7])
+    loss = student.distillation_loss(model.unet, parts, scheduler, clean, noise, index, words, 8, 1, 1.0)
+    assert float(loss) < 1e-8
+    guided = student.distillation_loss(model.unet, parts, scheduler, clean, noise, index, words, 8, 1, 5.0)
+    assert float(guided) > 1e-6
+
+
+def test_the_student_is_an_adapter_that_changes_what_the_generator_paints(clips, pocket):
+    figures = student.train(clips, pocket, steps=2, batch=2, sampler_steps=2, substeps=2, rank=2, log_every=1)
+    assert [row["step"] for row in figures["history"]] == [1, 2]
+    source = Generator("fast", str(pocket), adapter="few_step")
+    settings = Sampling(steps=2, guidance_scale=1)
+    plain = text_to_image(LatentDiffusion.load(pocket), ["a Jazz song"], [1], settings)
+    fast = text_to_image(source.get("cpu"), ["a Jazz song"], [1], settings)
+    assert float((plain - fast).abs().max()) > 1e-4
+    assert source.fingerprint.startswith(Generator("plain", str(pocket)).fingerprint + "+")
+
+
+def test_an_adapter_adds_the_product_of_its_parts(pocket, tmp_path):
+    model = LatentDiffusion.load(pocket)
+    parts = lora.attach(model.unet, 2)
+    for part in parts.values():
+        torch.nn.init.normal_(part.up, generator=torch.Generator().manual_seed(1))
+    lora.save(parts, tmp_path / "a.safetensors")
+    other = LatentDiffusion.load(pocket, adapter=tmp_path / "a.safetensors")
+    trained = dict(model.unet.named_modules())
+    merged = dict(other.unet.named_modules())
+    for name in parts:
+        torch.testing.assert_close(merged[name].weight, trained[name].weight, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "torn", "of another model"])
+def test_an_adapter_that_does_not_fit_is_refused_in_one_line(pocket, tmp_path, spoil):
+    file = tmp_path / "a.safetensors"
+    if spoil == "torn":
+        file.write_bytes(b"12345678 torn")
+    elif spoil == "of another model":
+        values = {"mid_block.nothing.up": torch.zeros(2, 1), "mid_block.nothing.down": torch.zeros(1, 2)}
+        save_file(values, file)
+    with pytest.raises(BlendbenchError, match=r"a\.safetensors") as refused:
+        Generator("fast", str(pocket), adapter=str(file)).get("cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_export_brings_models_and_cards_into_a_folder(clips, vae, pocket, tmp_path, capsys):
+    work, assets = tmp_path / "work", tmp_path / "assets"
+    shutil.copytree(vae, work / "vae")
+    with pytest.raises(BlendbenchError, match=r"pocket.training\.json"):
+        export.export(work, assets)
+    student.train(clips, pocket, steps=2, batch=2, sampler_steps=2, substeps=2, rank=2, log_every=1)
+    shutil.copytree(pocket, work / "pocket")
+    tagger.train(clips, work / "tagger", steps=1, batch=4, log_every=1)
+    (work / "bench").mkdir()
+    row = {"section": "tagger", "figure": "genre accuracy", "value": 0.9, "low": 0.8, "high": 1.0}
+    (work / "bench" / "figures.json").write_text(
+        json.dumps([row | {"target": "at least 85 %", "met": True, "remark": ""}])
+    )
+    export.export(work, assets)
+    assert "MB in" in capsys.readouterr().out
+    paints = Generator("exported", str(assets / "pocket"), adapter="few_step").get("cpu")
+    assert paints.unet.config.block_out_channels == [16, 16, 16, 32]
+    assert Tagger.load(assets / "tagger").classes[:7] == list(GENRES)
+    card = (assets / "pocket" / "README.md").read_text()
+    assert checkpoint_hash(assets / "pocket") in card and "few-step adapter: 1, 0," in card
+    assert (
+        "| genre accuracy | 0.900 [0.800, 1.000] | at least 85 % | met |"
+        in (assets / "tagger" / "README.md").read_text()
+    )
+    written = [file.name for file in (assets / "pocket").rglob("*") if file.is_file()]
+    assert not {"training.json", "state.pt", "latents.f16", "few_step.state.pt"} & set(written)
+    weights = load_file(assets / "pocket" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}

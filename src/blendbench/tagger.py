@@ -1,4 +1,4 @@
-"""The built-in audio tagger: a log-mel convolutional network over music genres and noise kinds.
+"""The built-in audio tagger: a log-mel convolutional network over music genres, noise kinds, instruments and mixes.
 
 Its penultimate layer is an embedding for the Fréchet audio distance, its logits give the class posterior for the KL
 divergence. Waveforms are mono, 44.1 kHz, in absolute level: the tagger hears loudness, as VGGish does.
@@ -6,8 +6,10 @@ divergence. Waveforms are mono, 44.1 kHz, in absolute level: the tagger hears lo
 
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torchaudio
@@ -18,6 +20,20 @@ from torch import nn
 from blendbench.errors import BlendbenchError
 
 SAMPLE_RATE = 44_100
+BANDS = 96
+
+
+class Heard(NamedTuple):
+    """What the tagger says of N sounds."""
+
+    embeddings: torch.Tensor
+    """[N, D]"""
+    logits: torch.Tensor
+    """[N, classes]: genres and noise kinds, one softmax"""
+    instruments: torch.Tensor
+    """[N, instruments]: probability of each in 0..1"""
+    music_share: torch.Tensor
+    """[N]: music's share of the sound's power in 0..1"""
 
 
 class _Block(nn.Module):
@@ -47,40 +63,67 @@ class Tagger(nn.Module):
         Output channels of the convolution blocks; each halves time and frequency.
     embedding : int
         Size D of the embedding.
+    instruments : sequence of str
+        Names of the instruments.
     """
 
-    def __init__(self, classes: list[str], channels: list[int] | None = None, embedding: int = 96) -> None:
+    def __init__(
+        self,
+        classes: list[str],
+        channels: list[int] | None = None,
+        embedding: int = 96,
+        instruments: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        channels = channels or [16, 32, 64, 96]
-        self.config = {"classes": list(classes), "channels": list(channels), "embedding": embedding}
-        self.classes = list(classes)
+        channels = channels or [16, 48, 96, 128]
+        self.config = {
+            "classes": list(classes),
+            "instruments": list(instruments),
+            "channels": list(channels),
+            "embedding": embedding,
+        }
+        self.classes, self.instrument_names = list(classes), list(instruments)
+        # Mel images end at 10 kHz, so what lies above would only tell painted from recorded music.
         self.mel = torchaudio.transforms.MelSpectrogram(
-            SAMPLE_RATE, n_fft=2048, hop_length=882, f_min=30.0, f_max=11_025.0, n_mels=96, power=2.0
+            SAMPLE_RATE, n_fft=2048, hop_length=882, f_min=30.0, f_max=10_000.0, n_mels=BANDS, power=2.0
         )
-        sizes = [1, *channels]
+        sizes = [2, *channels]
         self.blocks = nn.Sequential(*(_Block(a, b) for a, b in pairwise(sizes)))
-        self.project = nn.Linear(2 * channels[-1], embedding)
+        self.project = nn.Linear(2 * channels[-1] * (BANDS >> len(channels)), embedding)
         self.head = nn.Linear(embedding, len(classes))
+        self.instruments = nn.Linear(embedding, len(instruments))
+        self.mix = nn.Linear(embedding, 1)
 
     def features(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Log-mel energies [N, 1, 96, frames] about zero mean and unit variance at -18 LUFS."""
+        """Features [N, 2, 96, frames] of waveforms [N, samples]."""
         return self.log_mel(self.mel(waveforms))
 
     @staticmethod
     def log_mel(power: torch.Tensor) -> torch.Tensor:
-        """Features [N, 1, bands, frames] of mel powers [N, bands, frames]."""
-        return (torch.log(power + 1e-6)[:, None] + 2.0) / 4.0
+        """Features [N, 2, bands, frames] of mel powers [N, bands, frames].
+
+        The first is the log energy, about zero mean and unit variance at -18 LUFS; the second the same less each band's
+        mean over time, which does not depend on level or colour.
+        """
+        energy = (torch.log(power + 1e-6) + 2.0) / 4.0
+        return torch.stack([energy, 2 * (energy - energy.mean(-1, keepdim=True))], dim=1)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
-        """Embeddings [N, D] of log-mel features."""
-        hidden = self.blocks(features).mean(2)  # over frequency; the rest is pooled over time
-        pooled = torch.cat([hidden.mean(-1), hidden.amax(-1)], dim=1)
+        """Embeddings [N, D] of features [N, 2, bands, frames]."""
+        hidden = self.blocks(features)
+        # Time is pooled; frequency stays, for a rumble is no hiss.
+        pooled = torch.cat([hidden.mean(-1), hidden.amax(-1)], dim=1).flatten(1)
         return torch.tanh(self.project(pooled))
 
     def forward(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings [N, D] and logits [N, classes] of waveforms [N, samples] at 44.1 kHz."""
         embeddings = self.embed_features(self.features(waveforms))
         return embeddings, self.head(embeddings)
+
+    def describe(self, waveforms: torch.Tensor) -> Heard:
+        """Everything the tagger says of waveforms [N, samples] at 44.1 kHz."""
+        embeddings, logits = self(waveforms)
+        return Heard(embeddings, logits, self.instruments(embeddings).sigmoid(), self.mix(embeddings)[:, 0].sigmoid())
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors` (half precision) to `folder`."""
@@ -112,8 +155,8 @@ def checkpoint_hash(folder: Path) -> str:
         name = file.relative_to(folder)
         if file.suffix not in {".safetensors", ".json", ".txt"} or file.name == "training.json":
             continue
-        if name.parts[0] in {"safety_checker", "feature_extractor"}:
-            continue  # never loaded
+        if name.parts[0] in {"safety_checker", "feature_extractor", "adapters"}:
+            continue  # never loaded, or named apart
         digest.update(name.as_posix().encode())
         with file.open("rb") as opened:
             while block := opened.read(1 << 24):

@@ -1,7 +1,7 @@
-"""Train the KL autoencoder of the pocket generator on mel images (512x512 pixels to 64x64x4 latents).
+"""Train the autoencoder of the built-in generator on mel images (512x512 pixels to 64x64 latents).
 
 Conventions: pixels lie in -1..1 with loud = dark, as the diffusion sampler uses them; the grey image stands in all
-three channels, so that the checkpoint has Stable Diffusion's format. Latents are scaled to unit variance by
+three channels, so that the checkpoint has Stable Diffusion's interface. Latents are scaled to unit variance by
 `scaling_factor`, which is measured after the training and saved in the model's config.
 """
 
@@ -10,27 +10,17 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from torch.nn.functional import mse_loss
 
+from blendbench.autoencoder import PatchAutoencoder
 from blendbench.errors import BlendbenchError
 from blendbench.train.cache import ClipCache
+from blendbench.train.loop import Average, cosine
 
-ARCHITECTURE = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [8, 24, 64, 96],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "mid_block_add_attention": False,
-    "sample_size": 512,
-}
+ARCHITECTURE: dict[str, Any] = {"latent_channels": 16, "width": 128, "encoder_blocks": 2, "decoder_blocks": 4}
 
 
 def crops(
@@ -54,44 +44,56 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
     return grey[:, None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Weighted absolute and squared error; loud pixels weigh up to four times (amplitude is darkness^4)."""
-    weight = 1 + 3 * ((1 - target) / 2) ** 2
+def spectral_convergence(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Spectral convergence [N] of mel amplitudes (darkness to the fourth power) of images [N, ..., H, W] in -1..1."""
+    darkness = [((1 - image) / 2).clamp(0, 1.2).flatten(1) for image in (output, target)]
+    estimate, wanted = (values**4 for values in darkness)
+    return (estimate - wanted).norm(dim=1) / wanted.norm(dim=1).clamp(min=1e-6)
+
+
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor, convergence_weight: float = 0.5) -> torch.Tensor:
+    """Absolute and squared pixel error plus spectral convergence, which follows the loud pixels."""
     error = output - target
-    return (weight * (error.abs() + 4 * error.square())).mean()
+    pixels = (error.abs() + 4 * error.square()).mean()
+    return pixels + convergence_weight * spectral_convergence(output, target).mean()
 
 
 def train(
     cache: ClipCache,
     out: Path,
     *,
-    minutes: float,
+    steps: int,
     seed: int = 0,
     batch: int = 4,
-    crop: tuple[int, int] = (128, 256),
-    learning_rate: float = 2e-3,
-    kl_weight: float = 1e-6,
+    crop: tuple[int, int] = (256, 256),
+    learning_rate: float = 1e-3,
+    latent_noise: float = 0.03,
     noise_share: float = 0.25,
-    freeze_encoder: bool = False,
     log_every: int = 50,
+    architecture: dict[str, Any] | None = None,
+    device: str = "cpu",
 ) -> dict:
-    """Train for `minutes` of wall time on the cache's training rows and save to `out` in diffusers' format.
+    """Train for a number of steps on the cache's training rows and save to `out` in diffusers' format.
 
     Parameters
     ----------
     cache : ClipCache
         Clips with mel images; rows of split "train" take part, music and noise.
-    minutes : float
-        Wall time of the optimisation, in minutes; the learning rate falls to zero over it (cosine).
+    steps : int
+        Optimisation steps; the learning rate falls to zero over them (cosine).
+    latent_noise : float
+        Standard deviation of the noise on the latents that the decoder learns to bear, in latent units.
     noise_share : float
         Share of noise images among the crops, in 0..1.
-    freeze_encoder : bool
-        Go on from the weights in `out` and train the decoder alone, so that latents made before stay valid.
+    architecture : dict, optional
+        Settings of `PatchAutoencoder` other than `ARCHITECTURE`.
+    device : str
+        Torch device.
 
     Returns
     -------
     dict
-        Figures for the card: steps, images seen, final losses, peak signal-to-noise ratio in dB on held-out images.
+        Figures for the card: steps, minutes, and those of `evaluate`, at the start and at the end.
 
     Raises
     ------
@@ -103,72 +105,53 @@ def train(
     music, noise = cache.rows(split="train", kind="music"), cache.rows(split="train", kind="noise")
     if not len(music):
         raise BlendbenchError(f"{cache.folder}: no training images; run `blendbench train data` first")
-    batches = crops(cache.images, music, crop, batch, draw)
-    noise_batches = crops(cache.images, noise, crop, 1, draw) if len(noise) else None
-    model = AutoencoderKL.from_pretrained(out) if freeze_encoder else AutoencoderKL(**ARCHITECTURE)
-    model = model.to(memory_format=torch.channels_last)
-    for part in (model.encoder, model.quant_conv) if freeze_encoder else ():
-        part.requires_grad_(False)
-    trained = [value for value in model.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
-    start, step, history = time.monotonic(), 0, []
-    averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    while (elapsed := (time.monotonic() - start) / 60) < minutes:
-        done = elapsed / minutes
-        rate = learning_rate * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * done))
+    of_noise = round(noise_share * batch) if len(noise) else 0
+    batches = crops(cache.images, music, crop, batch - of_noise, draw)
+    noise_batches = crops(cache.images, noise, crop, of_noise, draw)
+    model = PatchAutoencoder(**(architecture or ARCHITECTURE)).to(memory_format=torch.channels_last)
+    first = np.sort(draw.choice(music, min(150, len(music)), replace=False))
+    others = np.sort(draw.choice(noise, min(50, len(noise)), replace=False)) if len(noise) else noise
+    model.start_from_patches(to_pixels(cache.images[np.concatenate([first, others])]))
+    model.to(device)
+    linear = evaluate(model, cache)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    average = Average(parameters, 0.995)
+    start, history = time.monotonic(), []
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        pixels = next(batches)
-        if noise_batches is not None and draw.random() < noise_share * batch:
-            pixels[0] = next(noise_batches)[0]
-        posterior = model.encode(pixels).latent_dist
+            group["lr"] = learning_rate * cosine(step, steps, warm_up=100)
+        pixels = torch.cat([next(batches), next(noise_batches)]) if of_noise else next(batches)
+        pixels = pixels.to(device)
+        latents = model.to_latents(pixels)
         # Small noise on the latents makes the decoder tolerant of the sampler's errors.
-        latents = posterior.sample()
-        loss = reconstruction_loss(model.decode(latents).sample, pixels)
-        kl = posterior.kl().mean() / latents[0].numel()
+        latents = latents + latent_noise * torch.randn_like(latents)
+        loss = reconstruction_loss(model.to_images(latents)[:, :1], pixels[:, :1])
         optimizer.zero_grad(set_to_none=True)
-        (loss + kl_weight * latents[0].numel() * kl).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
-        decay = min(0.995, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                averaged[name].lerp_(value, 1 - decay)
-        if step % log_every == 0:
-            history.append({"step": step, "minutes": round(elapsed, 2), "loss": round(float(loss), 5)})
-            print(
-                f"autoencoder {step} steps, {elapsed:.1f} min, loss {float(loss):.4f}, kl {float(kl):.2f}", flush=True
-            )
-            _save(model, averaged, out)
-    model.load_state_dict(averaged)
+        average.update()
+        if (step + 1) % log_every == 0:
+            minutes = (time.monotonic() - start) / 60
+            history.append({"step": step + 1, "minutes": round(minutes, 2), "loss": round(float(loss.detach()), 5)})
+            print(f"autoencoder {step + 1} of {steps}, {minutes:.1f} min, loss {history[-1]['loss']:.4f}", flush=True)
+    average.apply()
     model.eval()
-    if freeze_encoder:
-        figures = json.loads((out / "training.json").read_text())
-        history = figures.pop("history") + history
-        figures |= {"refined_steps": step, "refined_minutes": round(minutes, 1)}
-        scaling_factor = model.config.scaling_factor
-    else:
-        figures = {"steps": step, "batch": batch, "crop": list(crop), "minutes": round(minutes, 1), "seed": seed}
-        scaling_factor = None
+    figures: dict = {"steps": steps, "batch": batch, "crop": list(crop), "seed": seed}
+    figures |= {"music_clips": len(music), "noise_clips": len(noise)}
+    figures |= {"minutes": round((time.monotonic() - start) / 60, 1), "parameters": sum(p.numel() for p in parameters)}
     figures |= evaluate(model, cache)
-    measured = figures.pop("scaling_factor")
-    model.register_to_config(scaling_factor=scaling_factor or measured)
+    model.register_to_config(scaling_factor=figures.pop("scaling_factor"))
+    linear.pop("scaling_factor")
     model.save_pretrained(out)
-    (out / "training.json").write_text(json.dumps(figures | {"history": history}, indent=1) + "\n")
+    figures |= {"linear": linear, "history": history}
+    (out / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
     return figures
 
 
-def _save(model: AutoencoderKL, averaged: dict, out: Path) -> None:
-    """Keep the averaged weights on disk, so that a stopped training is not lost."""
-    current = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(averaged)
-    model.save_pretrained(out)
-    model.load_state_dict(current)
-
-
 @torch.inference_mode()
-def evaluate(model: AutoencoderKL, cache: ClipCache, limit: int = 24) -> dict:
+def evaluate(model: PatchAutoencoder, cache: ClipCache, limit: int = 48) -> dict:
     """Measure the round trip on held-out images and the latents' scale.
 
     Returns
@@ -181,14 +164,14 @@ def evaluate(model: AutoencoderKL, cache: ClipCache, limit: int = 24) -> dict:
     spread = []
     for kind in ("music", "noise"):
         errors, convergence = [], []
-        for row in cache.rows(split="held_out", kind=kind)[:limit]:
-            pixels = to_pixels(cache.images[row : row + 1])
-            latents = model.encode(pixels).latent_dist.mode()
-            output = model.decode(latents).sample.mean(1).clamp(-1, 1)
+        rows = cache.rows(split="held_out", kind=kind)
+        for row in rows[:: max(1, len(rows) // limit)][:limit]:
+            pixels = to_pixels(cache.images[row : row + 1]).to(model.device)
+            latents = model.to_latents(pixels)
+            output = model.to_images(latents)[:, :1].clamp(-1, 1)
             spread.append(latents)
-            errors.append(float(mse_loss(output, pixels[:, 0])))
-            target, estimate = (((1 - image) / 2) ** 4 for image in (pixels[:, 0], output))
-            convergence.append(float((target - estimate).norm() / target.norm()))
+            errors.append(float((output - pixels[:, :1]).square().mean()))
+            convergence.append(float(spectral_convergence(output, pixels[:, :1])))
         if errors:
             figures[f"psnr_db_{kind}"] = round(float(np.mean([10 * math.log10(4 / e) for e in errors])), 2)
             figures[f"spectral_convergence_{kind}"] = round(float(np.mean(convergence)), 4)

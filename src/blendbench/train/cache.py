@@ -126,7 +126,7 @@ def build(
     esc50: Path | None,
     *,
     arrangements: int = 1,
-    per_kind: int = 18,
+    per_kind: int = 36,
     seed: int = 0,
     workers: int = 2,
 ) -> ClipCache:

@@ -5,103 +5,182 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
 from blendbench.store import write_text
 from blendbench.tagger import checkpoint_hash
+from blendbench.train.student import FILE
 
 _GENERATOR_CARD = """# pocket: the built-in generator of blendbench
 
-A Stable-Diffusion-type latent diffusion model over mel-spectrogram images (512x512 pixels, 44.1 kHz, 5.12 s), in diffusers'
-format: KL autoencoder to 64x64x4 latents, conditional U-Net (velocity prediction, zero terminal SNR), small CLIP-type text
-encoder and byte-pair tokenizer. Half-precision safetensors; checkpoint hash `{hash}`.
+A latent diffusion model over mel-spectrogram images (512x512 pixels, 44.1 kHz, 5.12 s) with the interface of Stable
+Diffusion in diffusers' layout: patch autoencoder to 64x64 latents of {vae_config[latent_channels]} channels, conditional U-Net (velocity
+prediction, zero terminal SNR), small CLIP-type text encoder and byte-pair tokenizer. `adapters/` holds a low-rank adapter
+for sampling in {student[sampler_steps]} steps without guidance (`generator=pocket_fast`). Half-precision safetensors; checkpoint hash
+`{hash}`.
 
 **For**: running every command of blendbench on a machine without any download. **Not for**: conclusions about published
 models; its numbers compare with each other only.
 
 ## Trained on
-Melodies and chords of POP909 (MIT), arranged in seven genres (Pop, EDM, Rock, Hip-hop, Punk, Jazz, Classical) by
-`blendbench.train.arranger` and rendered with FluidSynth and the FluidR3 bank (MIT): {clips} clips of 5.12 s with captions
-written from what was arranged. The songs in `data_manifests/pop909_held_out.txt` were left out. The autoencoder also saw
-synthesised noises and ESC-50's folds 1-3 of the ESC-10 classes (CC BY).
+Melodies, chords and beats of POP909 (MIT), arranged in seven genres (Pop, EDM, Rock, Hip-hop, Punk, Jazz, Classical) by
+`blendbench.train.arranger` and rendered with FluidSynth and the FluidR3 bank (MIT): {unet[clips]} clips of 5.12 s ({hours:.1f} hours)
+with captions written from what was arranged. The songs in `data_manifests/pop909_held_out.txt` were left out. The
+autoencoder learned from {vae[music_clips]} of such clips and {vae[noise_clips]} noises: synthesised ones, and ESC-50's folds 1-3 of the
+ESC-10 classes (CC BY).
 
 ## Cost
-One CPU core a training (2.5 GHz, AVX-512, float32), shared with other work. Autoencoder: {vae[steps]} steps of {vae[batch]} crops {vae[crop]} in {vae[minutes]} min (one core){refined}. U-Net and
-text encoder ({parameters:.1f} M parameters): {unet[steps]} steps of {unet[batch]} in {unet[minutes]} min. Seed {unet[seed]}.
+On a CPU of 2.5 GHz with AVX-512, float32. Autoencoder ({vae_millions:.1f} M parameters): {vae[steps]} steps of {vae[batch]} crops of
+{vae[crop][0]}x{vae[crop][1]} in {vae[minutes]:.0f} min. U-Net and text encoder ({unet_millions:.1f} M): {unet[steps]} steps, each of {unet[batch]} clips or as much in
+shorter stretches, in {unet[minutes]:.0f} min. Few-step adapter ({student_millions:.1f} M, rank {student[rank]}): {student[steps]} steps of {student[batch]} in {student[minutes]:.0f} min;
+one step of the student for {student[substeps]} of the teacher at guidance {student[guidance_scale]}. Seeds: {vae[seed]}, {unet[seed]}, {student[seed]}.
+
+Training curves (step, minutes, loss):
+
+{curves}
 
 ## How good
-Round trip image -> latent -> image, held-out clips: music {best[psnr_db_music]} dB PSNR, mel spectral convergence
-{best[spectral_convergence_music]}; noise {best[psnr_db_noise]} dB, {best[spectral_convergence_noise]}. Denoising loss on held-out compositions:
-{unet[held_out_loss]} (training, last: {last_loss}). `docs/models.md` has the listening-level figures.
+Round trip image -> latent -> image, held-out clips of the training's cache: music {vae[psnr_db_music]} dB PSNR, mel spectral
+convergence {vae[spectral_convergence_music]}; noise {vae[psnr_db_noise]} dB, {vae[spectral_convergence_noise]} (the linear start: {vae[linear][spectral_convergence_music]} and
+{vae[linear][spectral_convergence_noise]}). Denoising loss on held-out compositions: {unet[held_out_loss]}.
 
-Made by `blendbench train data`, `autoencoder`, `autoencoder --resume`, `generator`, `export`. Licence: MIT.
+{figures}
+
+Made by `blendbench train data`, `autoencoder`, `generator`, `student`, `export`. Licence: MIT.
 """
 
 _TAGGER_CARD = """# tagger: the built-in evaluator of blendbench
 
-A log-mel convolutional network ({parameters:.2f} M parameters) over {count} classes: seven music genres and {kinds} kinds of noise. Its
-penultimate layer ({embedding} numbers) is the embedding of the built-in FAD, its softmax gives the built-in KL. Half-precision
-safetensors; checkpoint hash `{hash}`.
+A log-mel convolutional network ({millions:.2f} M parameters) that hears music genre and kind of noise ({count} classes in one softmax:
+seven genres, {kinds} kinds), {instruments} instruments, and music's share of the power. Its penultimate layer ({embedding} numbers) is the
+embedding of the built-in FAD, its softmax gives the built-in KL. Half-precision safetensors; checkpoint hash `{hash}`.
 
 **Not comparable** with VGGish, PANNs or PaSST numbers; compare its numbers with each other only.
 
 ## Trained on
-Rendered music (as the generator's card says), noises synthesised by `blendbench.train.noises`, and ESC-50's folds 1-3 of the
-ESC-10 classes (CC BY); 30 % of the examples are mixes of music and noise with soft targets. Gains -12 to +6 dB about -18 LUFS.
-{figures[steps]} steps of {figures[batch]} in {figures[minutes]} min on CPU, seed {figures[seed]}.
+{tagger[music_clips]} clips of rendered music (as the generator's card says) and {tagger[noise_clips]} noises: synthesised by
+`blendbench.train.noises`, and ESC-50's folds 1-3 of the ESC-10 classes (CC BY). 40 % of the examples are mixes of music
+and noise, -15 to 15 dB, with targets shared in proportion to power. {tagger[steps]} steps of {tagger[batch]} in {tagger[minutes]:.0f} min on one CPU core
+(2.5 GHz, AVX-512), seed {tagger[seed]}.
 
-## How good (clips never trained on)
-Genre, music of the project's own composition: {figures[accuracy_genre]:.0%} of {figures[clips_genre]}. Noise kind, ESC-50 fold 4:
-{figures[accuracy_noise_kind_recorded]:.0%} of {figures[clips_noise_kind_recorded]}. Noise kind, synthesised:
-{figures[accuracy_noise_kind_synthesised]:.0%} of {figures[clips_noise_kind_synthesised]}.
+Training curve (step, minutes, loss):
+
+{curves}
+
+## How good (the cache's held-out clips)
+| what | figure |
+| --- | --- |
+{rows}
+
+{figures}
 
 Made by `blendbench train data`, `tagger`, `export`. Licence: MIT.
 """
 
+_TAGGER_ROWS = {
+    "accuracy_genre": "genre, music of the project's own composition",
+    "instruments_average_precision": "instruments, mean average precision",
+    "accuracy_noise_kind_recorded": "kind of recorded noise, among noises",
+    "accuracy_noise_kind_recorded_among_all": "kind of recorded noise, among all classes",
+    "accuracy_noise_kind_synthesised": "kind of synthesised noise, among noises",
+    "accuracy_noise_kind_synthesised_among_all": "kind of synthesised noise, among all classes",
+    "mix_error_db": "music-to-noise ratio of mixes, mean absolute error in dB",
+}
 
-def _figures(folder: Path) -> dict:
+
+def _figures(file: Path) -> dict:
     try:
-        return json.loads((folder / "training.json").read_text())
+        return json.loads(file.read_text())
     except OSError:
         raise BlendbenchError(
-            f"{folder}: no finished training here; run its step of `blendbench train` first"
+            f"{file}: not there; this training has not finished; run its step of `blendbench train` first"
         ) from None
+
+
+def _curve(name: str, history: list[dict], points: int = 12) -> str:
+    """A training curve of a dozen points, as a line of text."""
+    kept = history[:: max(1, -(-len(history) // points))]
+    kept = kept if not history or kept[-1] is history[-1] else [*kept, history[-1]]
+    return f"- {name}: " + "; ".join(f"{row['step']}, {row['minutes']:.0f}, {row['loss']:.3f}" for row in kept)
+
+
+def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
+    """What `benchmarks/builtin_models.py` measured for these models, as Markdown tables."""
+    tables = []
+    for folder, title in (("bench", ""), ("bench_fast", " with the few-step adapter")):
+        file = work / folder / "figures.json"
+        rows = [row for row in json.loads(file.read_text()) if row["section"] in sections] if file.is_file() else []
+        if rows:
+            lines = [f"Measured{title} by `benchmarks/builtin_models.py` on held-out songs and clips:", ""]
+            lines += ["| figure | value [95 %] | target | |", "| --- | --- | --- | --- |"]
+            for row in rows:
+                interval = "" if row["low"] == row["high"] else f" [{row['low']:.3f}, {row['high']:.3f}]"
+                met = {True: "met", False: "missed", None: ""}[row["met"]]
+                remark = " ".join([met, row["remark"].strip()]).strip()
+                lines.append(f"| {row['figure']} | {row['value']:.3f}{interval} | {row['target']} | {remark} |")
+            tables.append("\n".join(lines))
+    return "\n\n".join(tables) or "`benchmarks/builtin_models.py` measures the rest."
 
 
 def export(work: Path, assets: Path) -> None:
     """Copy the finished models of a work folder to the assets folder, with cards.
+
+    The cards quote `bench/figures.json` and `bench_fast/figures.json` of the work folder, where the benchmark of the
+    built-in models wrote them.
 
     Raises
     ------
     BlendbenchError
         If a training has not finished.
     """
-    unet, vae, tagger = (_figures(work / name) for name in ("pocket", "vae", "tagger"))
-    pipeline = StableDiffusionPipeline.from_pretrained(work / "pocket", safety_checker=None, vae=None)
-    pipeline.register_modules(vae=AutoencoderKL.from_pretrained(work / "vae"))
+    places = {"unet": "pocket", "vae": "vae", "student": "pocket/adapters", "tagger": "tagger"}
+    unet, vae, student, tagger = (_figures(work / place / "training.json") for place in places.values())
+    model = LatentDiffusion.load(work / "pocket")
+    vae_config = dict(model.vae.config)
     target = assets / "pocket"
     shutil.rmtree(target, ignore_errors=True)
-    pipeline.to(dtype=torch.float16).save_pretrained(target)
+    for module in (model.unet, model.vae, model.text_encoder):
+        module.to(dtype=torch.float16)
+    model.save(target)
+    (target / "adapters").mkdir()
+    shutil.copy(work / "pocket" / "adapters" / FILE, target / "adapters" / FILE)
     for file in target.rglob("*.json"):
         # Where the weights lay on the machine that trained them is nobody's business.
         content = json.loads(file.read_text())
         if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
             write_text(file, json.dumps(content, indent=2) + "\n")
-    refined = f", then its decoder alone for {vae['refined_minutes']} min" if "refined_minutes" in vae else ""
+    curves = [_curve(name, one["history"]) for name, one in
+              (("autoencoder", vae), ("U-Net and text encoder", unet), ("few-step adapter", student))]  # fmt: skip
     card = _GENERATOR_CARD.format(
-        hash=checkpoint_hash(target), clips=unet["clips"], vae=vae, unet=unet, refined=refined, best=vae,
-        parameters=unet["parameters"] / 1e6, last_loss=unet["history"][-1]["loss"] if unet["history"] else "none",
+        hash=checkpoint_hash(target), vae=vae, unet=unet, student=student, vae_config=vae_config,
+        hours=unet["clips"] * 5.12 / 3600, vae_millions=vae["parameters"] / 1e6, unet_millions=unet["parameters"] / 1e6,
+        student_millions=student["parameters"] / 1e6, curves="\n".join(curves),
+        figures=_benchmark(work, ("autoencoder", "text to music", "rhythm", "speed", "size")),
     )  # fmt: skip
     write_text(target / "README.md", card)
+    export_tagger(work, assets, tagger)
+    size = sum(f.stat().st_size for name in ("pocket", "tagger") for f in (assets / name).rglob("*") if f.is_file())
+    print(f"models: {size / 1e6:.1f} MB in {assets}")
+
+
+def export_tagger(work: Path, assets: Path, tagger: dict) -> None:
+    """The same for the tagger alone; `tagger` holds its training's figures."""
     target = assets / "tagger"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(work / "tagger", target, ignore=shutil.ignore_patterns("training.json"))
     config = json.loads((target / "config.json").read_text())
+    rows = []
+    for key, title in _TAGGER_ROWS.items():
+        if key in tagger:
+            count = tagger.get(key.replace("accuracy", "clips").removesuffix("_among_all"))
+            of = f" of {count}" if key.startswith("accuracy") else ""
+            value = f"{tagger[key]:.0%}" if key.startswith("accuracy") else f"{tagger[key]:.2f}"
+            rows.append(f"| {title} | {value}{of} |")
     card = _TAGGER_CARD.format(
-        hash=checkpoint_hash(target), figures=tagger, parameters=tagger["parameters"] / 1e6, embedding=config["embedding"],
-        count=len(config["classes"]), kinds=len(config["classes"]) - 7,
+        hash=checkpoint_hash(target), tagger=tagger, millions=tagger["parameters"] / 1e6, rows="\n".join(rows),
+        embedding=config["embedding"], instruments=len(config["instruments"]), count=len(config["classes"]),
+        kinds=len(config["classes"]) - 7, curves=_curve("tagger", tagger["history"]),
+        figures=_benchmark(work, ("tagger",)),
     )  # fmt: skip
     write_text(target / "README.md", card)
-    size = sum(f.stat().st_size for name in ("pocket", "tagger") for f in (assets / name).rglob("*") if f.is_file())
-    print(f"models: {size / 1e6:.1f} MB in {assets}")

@@ -2,7 +2,11 @@
 
 The text encoder is trained together with the U-Net, since no pre-trained one is assumed. The U-Net predicts velocity
 (Salimans and Ho 2022) under a noise schedule rescaled to zero terminal SNR (Lin et al. 2024), so that sampling may
-start from pure noise; the loss is weighted by min-SNR with gamma 5 (Hang et al. 2023).
+start from pure noise; the loss is weighted by min-SNR with gamma 5 (Hang et al. 2023). Short stretches of clips come
+first: a quarter of a clip costs a quarter, and convolutions and attention carry over to whole clips.
+
+The state is kept in the work folder, so that a stopped training goes on where it was; a step's random draws depend on
+the seed and the step's number alone.
 """
 
 import json
@@ -12,26 +16,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from blendbench.autoencoder import PatchAutoencoder
+from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
 from blendbench.train.autoencoder import to_pixels
 from blendbench.train.cache import ClipCache
+from blendbench.train.loop import Average, State, cosine
 
 MAX_TOKENS = 48
 UNET = {
     "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
     "layers_per_block": 1,
-    "block_out_channels": [32, 96, 160, 256],
+    "block_out_channels": [48, 96, 160, 208],
     "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
     "cross_attention_dim": 160,
     "attention_head_dim": 4,
     "norm_num_groups": 16,
+    # The text, pooled, also joins the time embedding: levels without cross-attention hear of the genre too.
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 4,
+    "resnet_time_scale_shift": "scale_shift",
 }
 TEXT_ENCODER = {
     "hidden_size": 160,
@@ -90,15 +99,45 @@ def train_tokenizer(captions: list[str], folder: Path, vocabulary: int = 1536) -
     return tokenizer
 
 
-@torch.inference_mode()
-def encode_cache(vae: AutoencoderKL, cache: ClipCache, rows: np.ndarray, file: Path) -> torch.Tensor:
-    """Latents [N, 4, 64, 64] of the rows' images, scaled to unit variance; kept in `file` for the next time."""
-    if file.exists():
-        return torch.from_numpy(np.load(file))
-    out = [vae.encode(to_pixels(cache.images[row : row + 1])).latent_dist.mode() for row in rows]
-    latents = torch.cat(out) * vae.config.scaling_factor
-    np.save(file, latents.numpy())
-    return latents
+class Latents:
+    """Scaled latents of a cache's clips, computed when first asked for and kept on disk in half precision.
+
+    Parameters
+    ----------
+    autoencoder : PatchAutoencoder
+        Whose latents.
+    cache : ClipCache
+        Of which images.
+    folder : Path
+        Where `latents.f16` is kept, a row a clip, with the list of rows that are there.
+    """
+
+    def __init__(self, autoencoder: PatchAutoencoder, cache: ClipCache, folder: Path) -> None:
+        self.autoencoder, self.cache = autoencoder, cache
+        self.shape = (autoencoder.config.latent_channels, *(side // 8 for side in cache.images.shape[1:]))
+        (folder / "latents.f16").touch()
+        self.values = (folder / "latents.f16").open("r+b", buffering=0)
+        self.list = (folder / "latents.rows").open("a+")
+        self.list.seek(0)
+        self.there = {int(line) for line in self.list.read().split()}
+
+    @torch.inference_mode()
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+        """Latents [N, C, 64, 64] of the rows."""
+        return torch.stack([self._one(int(row)) for row in rows]).float()
+
+    def _one(self, row: int) -> torch.Tensor:
+        size = 2 * math.prod(self.shape)
+        self.values.seek(row * size)
+        if row in self.there:
+            return torch.from_numpy(np.frombuffer(self.values.read(size), np.float16).reshape(self.shape).copy())
+        pixels = to_pixels(self.cache.images[row : row + 1])
+        latents = self.autoencoder.to_latents(pixels.to(self.autoencoder.device))[0].cpu()
+        latents = latents * self.autoencoder.config.scaling_factor
+        self.values.write(latents.half().numpy().tobytes())
+        self.there.add(row)
+        print(row, file=self.list, flush=True)
+        return latents.half()
 
 
 def train(
@@ -106,29 +145,38 @@ def train(
     vae_folder: Path,
     out: Path,
     *,
-    minutes: float,
+    steps: int,
     prompts: list[str],
     seed: int = 0,
     batch: int = 8,
-    learning_rate: float = 6e-4,
+    learning_rate: float = 8e-4,
     caption_dropout: float = 0.1,
-    crop_share: float = 0.6,
-    log_every: int = 50,
+    widths: tuple[tuple[float, int], ...] = ((0.3, 16), (0.65, 32), (1.0, 64)),
+    decay: float = 0.9985,
+    device: str = "cpu",
+    log_every: int = 25,
+    save_every: int = 100,
 ) -> dict:
-    """Train for `minutes` of wall time and save a whole diffusers pipeline to `out`.
+    """Train for a number of steps and save a whole diffusers pipeline to `out`; a stopped training goes on.
 
     Parameters
     ----------
     cache : ClipCache
-        Music rows of split "train" with captions.
+        Music rows of split "train" with captions; rows added since a stop take part from then on.
     vae_folder : Path
         The trained autoencoder.
-    minutes : float
-        Wall time of the optimisation, in minutes; the learning rate falls to zero over it (cosine).
-    crop_share : float
-        Share of the time, at its start, in which the U-Net sees half clips.
+    steps : int
+        Optimisation steps in all; the learning rate falls to zero over them (cosine).
     prompts : list of str
         Texts whose words must be in the vocabulary besides the captions' (they are not trained on).
+    batch : int
+        Whole clips a step, or as many more stretches of them as cost the same.
+    widths : tuple of (float, int)
+        Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms.
+    decay : float
+        Share of the old average of the weights that is kept at each step.
+    device : str
+        Torch device; on a GPU the networks run in bfloat16 where that is safe.
 
     Returns
     -------
@@ -138,22 +186,19 @@ def train(
     Raises
     ------
     BlendbenchError
-        If the cache holds no training music.
+        If the cache holds no training music, or the kept state is of another training.
     """
     torch.manual_seed(seed)
-    draw = np.random.default_rng(seed)
     rows, held_out = cache.rows(split="train", kind="music"), cache.rows(split="held_out", kind="music")
     if not len(rows):
         raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
     out.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(vae_folder).eval()
+    vae = PatchAutoencoder.from_pretrained(vae_folder, low_cpu_mem_usage=False).eval()
     captions = [cache.clips[row]["captions"] for row in rows]
-    tokenizer = train_tokenizer([text for texts in captions for text in texts] + prompts, out / "tokenizer")
-    tokens = [
-        torch.tensor(tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids)
-        for texts in captions
-    ]
-    empty = torch.tensor(tokenizer([""], padding="max_length", max_length=MAX_TOKENS).input_ids)[0]
+    if (out / "tokenizer" / "tokenizer_config.json").exists():
+        tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    else:
+        tokenizer = train_tokenizer([text for texts in captions for text in texts] + prompts, out / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -163,106 +208,106 @@ def train(
             **TEXT_ENCODER,
         )
     )
-    unet = UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last)
+    channels = vae.config.latent_channels
+    unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **UNET)
+    unet = unet.to(memory_format=torch.channels_last)
     scheduler = DDIMScheduler(**SCHEDULER)
-    latents = encode_cache(vae, cache, rows, out / "latents.npy")
-    print(f"{len(latents)} latents, standard deviation {float(latents.std()):.3f}", flush=True)
+    model = LatentDiffusion(unet, vae, text_encoder, tokenizer, {"_class_name": "DDIMScheduler", **SCHEDULER})
+    model.to(device)
+    for module in (unet, text_encoder):
+        module.train()
+    latents = Latents(vae, cache, out)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    averaged = [value.detach().clone() for value in parameters]
-    start, step, history, running = time.monotonic(), 0, [], 0.0
-    order = draw.permutation(len(rows))
-    position = 0
-    while (elapsed := (time.monotonic() - start) / 60) < minutes:
-        rate = learning_rate * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * elapsed / minutes))
+    average = Average(parameters, decay)
+    settings = {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate}
+    state = State(out / "state.pt", settings, parameters, optimizer, average)
+    history, minutes_before = state.load()
+    start, running = time.monotonic(), []
+    for step in range(average.step, steps):
+        draw = np.random.default_rng([seed, step])
+        generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        if position + batch > len(rows):
-            order, position = draw.permutation(len(rows)), 0
-        chosen = order[position : position + batch]
-        position += batch
-        ids = torch.stack(
-            [empty if draw.random() < caption_dropout else tokens[i][draw.integers(len(tokens[i]))] for i in chosen]
-        )
-        clean = latents[chosen]
-        if elapsed < crop_share * minutes:
-            # Half the clip costs half the time; the convolutions and the attention carry over to whole clips.
-            left = int(draw.integers(0, clean.shape[-1] // 2 + 1))
-            clean = clean[..., left : left + clean.shape[-1] // 2]
-        loss = _loss(unet, text_encoder, scheduler, clean, ids, torch.from_numpy(_timesteps(draw, batch)))
+            group["lr"] = learning_rate * cosine(step, steps, warm_up=100)
+        width = next(width for share, width in widths if step < share * steps or share == 1)
+        count = min(batch * 64 // width, len(rows))
+        chosen = draw.choice(len(rows), count, replace=False)
+        clean = latents[rows[chosen]]
+        if width < clean.shape[-1]:
+            lefts = draw.integers(0, clean.shape[-1] - width + 1, count)
+            clean = torch.stack([item[..., left : left + width] for item, left in zip(clean, lefts, strict=True)])
+        texts = ["" if draw.random() < caption_dropout else str(draw.choice(captions[i])) for i in chosen]
+        ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        noise = torch.randn(clean.shape, generator=generator)
+        given = (clean, noise, ids.input_ids, timesteps(draw, count))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
+            loss = velocity_loss(unet, text_encoder, scheduler, *(value.to(device) for value in given))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
-        decay = min(0.997, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, parameters, 1 - decay)
-        running += float(loss.detach())
-        if step % log_every == 0:
-            history.append({"step": step, "minutes": round(elapsed, 2), "loss": round(running / log_every, 5)})
-            print(f"generator {step} steps, {elapsed:.1f} min, loss {running / log_every:.4f}", flush=True)
-            running = 0.0
-        if step % (6 * log_every) == 0:
-            _save(out, unet, text_encoder, vae, tokenizer, scheduler, parameters, averaged)
-    _save(out, unet, text_encoder, vae, tokenizer, scheduler, parameters, averaged)
-    figures = {"steps": step, "batch": batch, "clips": len(rows), "minutes": round(minutes, 1), "seed": seed}
-    figures["parameters"] = sum(value.numel() for value in parameters)
-    figures["held_out_loss"] = _held_out_loss(unet, text_encoder, tokenizer, scheduler, vae, cache, held_out, averaged)
-    (out / "training.json").write_text(json.dumps(figures | {"history": history}, indent=1) + "\n")
+        average.update()
+        running.append(float(loss.detach()))
+        minutes = minutes_before + (time.monotonic() - start) / 60
+        if (step + 1) % log_every == 0:
+            mean = round(float(np.mean(running)), 5)
+            history.append({"step": step + 1, "minutes": round(minutes, 2), "width": width, "loss": mean})
+            print(f"generator {step + 1} of {steps}, {minutes:.1f} min, loss {mean:.4f}", flush=True)
+            running = []
+        if (step + 1) % save_every == 0:
+            state.save(history, minutes)
+    average.apply()
+    figures: dict = {"steps": steps, "batch": batch, "clips": len(rows), "seed": seed, "learning_rate": learning_rate}
+    figures |= {"minutes": history[-1]["minutes"] if history else 0.0, "parameters": sum(p.numel() for p in parameters)}
+    for module in (unet, text_encoder):
+        module.eval()
+    figures["held_out_loss"] = held_out_loss(model, scheduler, latents, held_out)
+    model.save(out)
+    figures["history"] = history
+    (out / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
     return figures
 
 
-def _timesteps(draw: np.random.Generator, batch: int) -> np.ndarray:
-    """Stratified uniform timesteps: one a stratum, so that every batch sees all noise levels."""
-    return ((draw.permutation(batch) + draw.random(batch)) / batch * 1000).astype(np.int64).clip(0, 999)
+def timesteps(draw: np.random.Generator, count: int) -> torch.Tensor:
+    """Stratified uniform time steps [count]: one a stratum, so that every batch sees all noise levels."""
+    return torch.from_numpy(((draw.permutation(count) + draw.random(count)) / count * 1000).astype(np.int64))
 
 
-def _loss(unet, text_encoder, scheduler, latents, ids, timesteps, generator=None) -> torch.Tensor:
-    noise = torch.randn(latents.shape, generator=generator)
+def velocity_loss(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    scheduler: DDIMScheduler,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    ids: torch.Tensor,
+    timesteps: torch.Tensor,
+) -> torch.Tensor:
+    """Weighted squared error of the velocity that the U-Net predicts for noised latents [N, C, H, W]."""
     noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    states = text_encoder(ids)[0]
-    output = unet(noisy, timesteps, encoder_hidden_states=states).sample
-    alpha = scheduler.alphas_cumprod[timesteps]
+    output = unet(noisy, timesteps, encoder_hidden_states=text_encoder(ids)[0]).sample.float()
+    alpha = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alpha / (1 - alpha)
-    weight = (
-        torch.clamp(snr, max=5.0) / (snr + 1) + 0.2
-    )  # min-SNR for velocity; the floor keeps the noisiest steps trained
-    error = (output - target).square().mean((1, 2, 3))
-    return (weight * error).mean() / 0.6
-
-
-def _save(out, unet, text_encoder, vae, tokenizer, scheduler, parameters, averaged) -> None:
-    """Write the pipeline with the averaged weights, then put the current ones back."""
-    current = [value.detach().clone() for value in parameters]
-    with torch.no_grad():
-        torch._foreach_copy_(parameters, averaged)
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(out)
-    with torch.no_grad():
-        torch._foreach_copy_(parameters, current)
+    # Min-SNR for velocity; the floor keeps the noisiest steps trained.
+    weight = torch.clamp(snr, max=5.0) / (snr + 1) + 0.2
+    return (weight * (output - target).square().mean((1, 2, 3))).mean() / 0.6
 
 
 @torch.inference_mode()
-def _held_out_loss(unet, text_encoder, tokenizer, scheduler, vae, cache, rows, averaged, limit: int = 48) -> float:
-    """Unweighted-by-batch loss of the averaged weights on held-out clips, fixed noise, timesteps spread evenly."""
-    torch._foreach_copy_([*unet.parameters(), *text_encoder.parameters()], averaged)
-    rows = rows[:limit]
+def held_out_loss(
+    model: LatentDiffusion, scheduler: DDIMScheduler, latents: Latents, rows: np.ndarray, limit: int = 48
+) -> float:
+    """Mean loss on held-out clips, fixed noise, time steps spread evenly."""
+    rows = rows[:: max(1, len(rows) // limit)][:limit]
     generator = torch.Generator().manual_seed(0)
     losses = []
     for index, row in enumerate(rows):
-        latents = vae.encode(to_pixels(cache.images[row : row + 1])).latent_dist.mode() * vae.config.scaling_factor
-        text = cache.clips[row]["captions"][0]
-        ids = torch.tensor(tokenizer([text], padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids)
+        clean = latents[np.array([row])]
+        text = latents.cache.clips[row]["captions"][0]
+        ids = model.tokenizer([text], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         timestep = torch.tensor([int((index + 0.5) / len(rows) * 1000)])
-        losses.append(float(_loss(unet, text_encoder, scheduler, latents, ids, timestep, generator)))
+        noise = torch.randn(clean.shape, generator=generator)
+        given = (value.to(model.device) for value in (clean, noise, ids.input_ids, timestep))
+        loss = velocity_loss(model.unet, model.text_encoder, scheduler, *given)
+        losses.append(float(loss))
     return round(float(np.mean(losses)), 5)

@@ -175,32 +175,6 @@ def read_pop909(folder: Path) -> Song:
     return Song(folder.name, 60.0 / gaps[len(gaps) // 2], beats_per_bar, tonic, mode, tuple(melody), tuple(chords))
 
 
-def training_songs(root: Path, held_out: Path | None = None) -> list[Song]:
-    """Read all POP909 songs that the music test set does not use.
-
-    Parameters
-    ----------
-    root : Path
-        Folder `POP909` with a folder a song.
-    held_out : Path, optional
-        File of song ids to leave out, one a line, `#` starts a comment; by default the project's manifest.
-
-    Returns
-    -------
-    list of Song
-        In order of their ids.
-
-    Raises
-    ------
-    BlendbenchError
-        If the folder or the manifest is missing, or a song is malformed.
-    """
-    left_out = held_out_songs(held_out)
-    if not Path(root).is_dir():
-        raise BlendbenchError(f"{root}: no such folder; set data.root to where POP909 lies")
-    return [read_pop909(f) for f in sorted(Path(root).iterdir()) if f.is_dir() and f.name not in left_out]
-
-
 def held_out_songs(path: Path | None = None) -> frozenset[str]:
     """Ids of the POP909 songs kept for testing; raises `BlendbenchError` if the manifest is missing."""
     path = path or package_folder("blendbench.data_manifests") / HELD_OUT

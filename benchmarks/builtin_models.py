@@ -1,0 +1,402 @@
+"""How good the built-in models are: every figure that their cards name, measured on clips no training heard.
+
+    .venv/bin/python benchmarks/builtin_models.py [--data-root ../shared/data] [--only tagger rhythm ...] [--out DIR]
+
+Prints a table with 95 % intervals (bootstrap over clips) and the targets, and writes `figures.json`, and for
+text to music a sheet of spectrograms (a row a genre, low frequencies at the bottom) and WAV files.
+
+Held-out material: MusicBench's clips of songs outside the training (`data_manifests/pop909_held_out.txt`), ESC-50's
+fold 4, freshly synthesised noises. Where a data set is missing, the built-in clips take its place, as a line says.
+The two sides of every ratio are measured in the same run.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import librosa
+import mir_eval
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from blendbench import audio, diffusion, spectrogram
+from blendbench.config import MaskConfig
+from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt, builtin, esc50, musicbench
+from blendbench.datasets.pairing import shuffled, stable_seed
+from blendbench.generators import Generator
+from blendbench.methods import Context, Item
+from blendbench.methods.bnmusic import BNMusic
+from blendbench.metrics.bootstrap import bootstrap_interval
+from blendbench.metrics.frechet import frechet_distance
+from blendbench.tagger import Tagger
+from blendbench.train import noises
+from blendbench.train.arranger import GENRES
+from blendbench.train.autoencoder import spectral_convergence
+
+RATE = 44_100
+SAMPLES = 220_500
+FRAMES = 225_792
+RHYTHMIC = ("clock_tick", "footsteps", "dog", "washing_machine", "door_wood_knock", "hammering")
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    section: str
+    figure: str
+    value: float
+    low: float
+    high: float
+    target: str
+    met: bool | None
+    remark: str = ""
+
+
+def row(
+    section: str,
+    figure: str,
+    values: Sequence[float],
+    target: str = "",
+    bound: float | None = None,
+    remark: str = "",
+) -> Row:
+    """A mean with its interval; `bound` is an upper limit, or a lower one where the target says "at least"."""
+    data = torch.tensor(list(values), dtype=torch.float64)
+    mean = float(data.mean())
+    low, high = bootstrap_interval(lambda chosen: float(data[chosen].mean()), len(data))
+    met = None if bound is None else (mean >= bound if target.startswith("at least") else mean <= bound)
+    return Row(section, figure, mean, low, high, target, met, f"n={len(data)} {remark}")
+
+
+class Bench:
+    """The models and the held-out clips, loaded when first asked for."""
+
+    def __init__(self, words: argparse.Namespace) -> None:
+        self.words, self.root = words, Path(words.data_root)
+        settings = OmegaConf.load(builtin.package_folder("blendbench.conf") / "generator" / f"{words.generator}.yaml")
+        settings.pop("_target_")
+        if words.checkpoint:
+            settings["checkpoint"] = words.checkpoint
+        self.generator = Generator(**OmegaConf.to_container(settings))
+        folder = builtin.package_folder("blendbench.assets") / "tagger" if words.tagger == "pocket" else words.tagger
+        self.tagger_folder = Path(folder)
+
+    def sampling(self, use: str) -> dict:
+        """The generator's own settings for "repaint" or "image_to_image", with those of the command line."""
+        return self.generator.sampling[use] | dict(OmegaConf.from_dotlist(self.words.sampling))
+
+    @cache  # noqa: B019 - one bench lives as long as the program
+    def model(self) -> diffusion.LatentDiffusion:
+        return self.generator.get("cpu")
+
+    @cache  # noqa: B019
+    def tagger(self) -> Tagger:
+        return Tagger.load(self.tagger_folder)
+
+    @cache  # noqa: B019
+    def music_clips(self) -> list[MusicClip]:
+        if (self.root / "MusicBench").is_dir():
+            clips = musicbench.read_table(self.root / "MusicBench")
+            return sorted({clip.source: clip for clip in clips}.values(), key=lambda clip: clip.id)
+        print("MusicBench is not there: the built-in music stands in")
+        return builtin.music()
+
+    @cache  # noqa: B019
+    def noise_clips(self) -> list[NoiseClip]:
+        if (self.root / "ESC-50").is_dir():
+            return [clip for clip in esc50.read_table(self.root / "ESC-50") if clip.fold == 4]
+        print("ESC-50 is not there: the built-in noises stand in")
+        return builtin.noise()
+
+    @cache  # noqa: B019
+    def music(self) -> torch.Tensor:
+        return torch.stack([read(clip.path) for clip in self.music_clips()])
+
+    @cache  # noqa: B019
+    def noise(self) -> torch.Tensor:
+        return torch.stack([read(clip.path) for clip in self.noise_clips()])
+
+    @cache  # noqa: B019
+    def heard(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.hear({"music": self.music, "noise": self.noise}[kind]())
+
+    @torch.inference_mode()
+    def hear(self, waves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings [N, D] and logits [N, classes] of waves [N, samples] brought to -18 LUFS, five seconds each."""
+        parts = [self.tagger()(leveled(wave[:SAMPLES])[None]) for wave in waves]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def read(path: Path) -> torch.Tensor:
+    return leveled(audio.extend_circular(audio.read(path, RATE, max_seconds=FRAMES / RATE), FRAMES))
+
+
+def leveled(wave: torch.Tensor) -> torch.Tensor:
+    return audio.normalize_loudness(wave, RATE, -18.0)[0]
+
+
+def ratio_of_distances(
+    section: str,
+    figure: str,
+    near: torch.Tensor,
+    far: torch.Tensor,
+    to: torch.Tensor,
+    target: str = "",
+    bound: float | None = None,
+) -> Row:
+    """FAD(near, to) over FAD(far, to), with the interval over the clips of `near` (centred bootstrap)."""
+    scale = frechet_distance(far, to)
+    value = frechet_distance(near, to)
+    low, high = bootstrap_interval(
+        lambda chosen: frechet_distance(near[chosen], to), len(near), resamples=200, method="centred"
+    )
+    remark = f"{value:.2f} of {scale:.2f}, n={len(near)} and {len(to)}"
+    met = None if bound is None else value / scale <= bound
+    return Row(section, figure, value / scale, low / scale, high / scale, target, met, remark)
+
+
+@torch.inference_mode()
+def autoencoder(bench: Bench) -> list[Row]:
+    model = bench.model()
+    rows, embeddings = [], {}
+    for kind, waves in (("music", bench.music()[:140]), ("noise", bench.noise())):
+        pixels, peaks = spectrogram.encode_image(
+            torch.stack([spectrogram.mel_amplitudes(spectrogram.extend_to_frames(wave)) for wave in waves])
+        )
+        images = (pixels / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+        after = torch.cat(
+            [
+                diffusion.decode_latents(model, diffusion.encode_images(model, image[None], sample=False))
+                for image in images
+            ]
+        )
+        convergence = spectral_convergence(after[:, :1], images[:, :1]).tolist()
+        rows.append(row("autoencoder", f"mel spectral convergence, {kind}", convergence, "at most 0.10", 0.10))
+        if kind == "music":
+            # Both sides through the same inversion, so that the autoencoder alone is measured.
+            for name, grey in (("before", pixels), ("after", (after.mean(1) + 1) * 127.5)):
+                sound = [
+                    spectrogram.to_audio(
+                        spectrogram.decode_image(grey[i : i + 4].clamp(0, 255), peaks[i : i + 4]), seeds=0
+                    )
+                    for i in range(0, len(grey), 4)
+                ]
+                embeddings[name] = bench.hear(torch.cat(sound))[0]
+    target = "at most 5 %"
+    noise = bench.heard("noise")[0]
+    rows.append(
+        ratio_of_distances(
+            "autoencoder",
+            "FAD(round trip) / FAD(noise, music)",
+            embeddings["after"],
+            noise,
+            embeddings["before"],
+            target,
+            0.05,
+        )
+    )
+    return rows
+
+
+def text_to_music(bench: Bench) -> list[Row]:
+    words, model = bench.words, bench.model()
+    settings = diffusion.Sampling(**bench.sampling("repaint"))
+    waves, wanted, sheet, seconds = [], [], [], []
+    for genre in GENRES:
+        prompts = shuffled((p for p in builtin.prompts() if p.genre == genre), 0, lambda p: p.id)
+        greys = []
+        for number in range(words.per_genre):
+            prompt = prompts[number % len(prompts)]
+            start = time.perf_counter()
+            image = diffusion.text_to_image(model, [prompt.text], [stable_seed(prompt.id, number)], settings)
+            seconds.append(time.perf_counter() - start)
+            greys.append(((image.mean(1) + 1) * 127.5).clamp(0, 255))
+            sound = spectrogram.to_audio(spectrogram.decode_image(greys[-1], torch.full((1,), 60.0)), seeds=0)[0]
+            audio.write(
+                words.out / f"{prompt.id}-{number}.wav", audio.limit_peak(leveled(sound))[0], RATE, subtype="PCM_16"
+            )
+            waves.append(sound)
+            wanted.append(genre)
+        sheet.append(torch.cat([grey[0] for grey in greys[:4]], dim=1))
+    pixels = torch.cat(sheet, dim=0).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels).resize((pixels.shape[1] // 2, pixels.shape[0] // 2)).save(words.out / "sheet.png")
+    embeddings, logits = bench.hear(torch.stack(waves))
+    genres = [GENRES[int(top)] for top in logits[:, : len(GENRES)].argmax(1)]
+    hits = [float(a == b) for a, b in zip(genres, wanted, strict=True)]
+    for genre in GENRES:
+        found = [heard for heard, want in zip(genres, wanted, strict=True) if want == genre]
+        print(f"  {genre:<10} heard as " + ", ".join(f"{name} {found.count(name)}" for name in GENRES if name in found))
+    noise, music = bench.heard("noise")[0], bench.heard("music")[0]
+    composed = bench.hear(torch.stack([read(clip.path) for clip in builtin.music()]))[0]
+    section, target = "text to music", "at most 25 %"
+    return [
+        ratio_of_distances(section, "FAD to built-in music / FAD(noise)", embeddings, noise, composed, target, 0.25),
+        ratio_of_distances(section, "FAD to held-out songs / FAD(noise)", embeddings, noise, music, target, 0.25),
+        # Rendered by different hands: what even real music has.
+        ratio_of_distances(section, "the same of built-in music", composed, noise, music),
+        row("text to music", "genre as prompted", hits, "at least 70 %", 0.7, remark="(chance 14 %)"),
+        row("text to music", f"seconds a clip, {settings.steps} steps", seconds),
+    ]
+
+
+def tagger(bench: Bench) -> list[Row]:
+    model = bench.tagger()
+    kinds = model.classes[len(GENRES) :]
+    music = [float(model.classes[int(top)] == clip.genre) for top, clip in
+             zip(bench.heard("music")[1].argmax(1), bench.music_clips(), strict=True)]  # fmt: skip
+    rows = [row("tagger", "genre accuracy, held-out songs", music, "at least 85 %", 0.85)]
+    logits = bench.heard("noise")[1][:, len(GENRES) :]
+    labels = [clip.label for clip in bench.noise_clips()]
+    hits = [float(kinds[int(top)] == label) for top, label in zip(logits.argmax(1), labels, strict=True)]
+    rows.append(row("tagger", f"noise kind, recordings (1 of {len(kinds)})", hits, "at least 80 %", 0.8))
+    own = sorted(set(labels))
+    within = logits[:, [kinds.index(label) for label in own]].argmax(1)
+    hits = [float(own[int(top)] == label) for top, label in zip(within, labels, strict=True)]
+    rows.append(row("tagger", f"noise kind, recordings (1 of {len(own)})", hits))
+    fresh = [(kind, number) for kind in noises.KINDS for number in range(4)]
+    waves = torch.stack(
+        [torch.from_numpy(noises.synthesize(kind, 900_001 + number, seconds=FRAMES / RATE)) for kind, number in fresh]
+    )
+    guesses = bench.hear(waves)[1][:, len(GENRES) :].argmax(1)
+    hits = [float(kinds[int(top)] == kind) for top, (kind, _) in zip(guesses, fresh, strict=True)]
+    rows.append(row("tagger", f"noise kind, synthesised (1 of {len(kinds)})", hits, "at least 80 %", 0.8))
+    return rows
+
+
+def bnmusic(bench: Bench) -> BNMusic:
+    method = BNMusic("BNMusic", bench.sampling("repaint"), vars(MaskConfig()))
+    method.prepare(Context(RATE, "cpu", 0, [], bench.generator))
+    return method
+
+
+def rhythm(bench: Bench) -> list[Row]:
+    clips = [(f"{kind}-{number}", leveled(torch.from_numpy(noises.synthesize(kind, 700_001 + number, seconds=5.0))))
+             for kind in RHYTHMIC for number in range(4)]  # fmt: skip
+    clips += [
+        (clip.id, leveled(audio.extend_circular(audio.read(clip.path, RATE), SAMPLES)))
+        for clip in bench.noise_clips()
+        if clip.label in ("clock_tick", "dog")
+    ]
+    method, scores, skipped = bnmusic(bench), {0.05: [], 0.1: []}, 0
+    prompts = shuffled(builtin.prompts(), 0, lambda prompt: prompt.id)
+    others = [onsets(wave[:SAMPLES]) for wave in bench.music()[:60]]
+    for number, (name, wave) in enumerate(clips):
+        beats = onsets(wave)
+        if len(beats) < 3:
+            skipped += 1
+            continue
+        prompt = prompts[number % len(prompts)]
+        pair = Pair(name, NoiseClip(name, Path(name), "", name), prompt)
+        made = method.generate([Item(pair, wave, stable_seed(name))])[0].waveform
+        found = onsets(made)
+        draw = np.random.default_rng(number)
+        for window, kept in scores.items():
+            by_chance = [agreement(beats, others[i], window) for i in draw.choice(len(others), 8, replace=False)]
+            kept.append((agreement(beats, found, window), float(np.mean(by_chance))))
+    rows = []
+    for window, kept in scores.items():
+        ours, chance = (torch.tensor(column, dtype=torch.float64) for column in zip(*kept, strict=True))
+        difference = ours - chance
+        draw = torch.Generator().manual_seed(0)
+        resampled = difference[torch.randint(len(kept), (10_000, len(kept)), generator=draw)].mean(1)
+        p = float((resampled <= 0).double().mean())
+        name = f"onset F at {window * 1000:.0f} ms"
+        rows.append(row("rhythm", f"{name}, BNMusic", ours.tolist(), remark=f"({skipped} without onsets left out)"))
+        rows.append(row("rhythm", f"{name}, random music", chance.tolist()))
+        rows.append(Row("rhythm", f"{name}, p of the difference", p, p, p, "below 0.05", p < 0.05, "paired bootstrap"))
+    return rows
+
+
+def onsets(wave: torch.Tensor) -> np.ndarray:
+    """Onset times in seconds by librosa's spectral-flux detector, hop 5.8 ms."""
+    return librosa.onset.onset_detect(y=wave.numpy(), sr=RATE, hop_length=256, units="time")
+
+
+def agreement(reference: np.ndarray, estimated: np.ndarray, window: float) -> float:
+    return float(mir_eval.onset.f_measure(reference, estimated, window=window)[0]) if len(estimated) else 0.0
+
+
+def speed(bench: Bench) -> list[Row]:
+    method = bnmusic(bench)
+    prompt = builtin.prompts()[0]
+    waves = bench.noise()[:6, :SAMPLES]
+    seconds = []
+    for number, wave in enumerate(waves):
+        pair = Pair("speed", NoiseClip("noise", Path("noise"), "", "noise"), Prompt("p", prompt.genre, prompt.text))
+        start = time.perf_counter()
+        method.generate([Item(pair, wave, number)])
+        seconds.append(time.perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    remark = f"({torch.get_num_threads()} threads, {bench.sampling('repaint')['steps']} steps twice)"
+    return [
+        row(
+            "speed",
+            "seconds a BNMusic pair",
+            seconds[1:],
+            f"at most {bench.words.seconds}",
+            bench.words.seconds,
+            remark=remark,
+        ),
+        Row("speed", "peak resident memory, GB", memory, memory, memory, "at most 2", memory <= 2),
+    ]
+
+
+def size(bench: Bench) -> list[Row]:
+    folder = bench.generator.folder
+    total = sum(f.stat().st_size for place in (folder, bench.tagger_folder) for f in place.rglob("*.safetensors")) / 1e6
+    return [Row("size", "weights of generator and tagger, MB", total, total, total, "at most 40", total <= 40)]
+
+
+SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
+    "autoencoder": autoencoder,
+    "tagger": tagger,
+    "text_to_music": text_to_music,
+    "rhythm": rhythm,
+    "speed": speed,
+    "size": size,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default=os.environ.get("BLENDBENCH_DATA", "../shared/data"))
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--per-genre", type=int, default=20, help="text to music: clips a genre")
+    parser.add_argument("--generator", default="pocket", help="a name in conf/generator")
+    parser.add_argument("--checkpoint", help="a folder in place of the generator's own checkpoint")
+    parser.add_argument("--tagger", default="pocket", help="a folder in place of the built-in tagger")
+    parser.add_argument("--sampling", nargs="+", default=[], help="other settings, such as steps=12 scheduler=unipc")
+    parser.add_argument("--out", type=Path, default=Path("runs/builtin_models"))
+    words = parser.parse_args()
+    words.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in words.only:
+        if name == "speed" and len(words.only) > 1:
+            # Alone in a process, so that the peak of memory is a pair's.
+            subprocess.run(
+                [sys.executable, *sys.argv, "--only", "speed", "--out", str(words.out / "speed")], check=True
+            )
+            rows += [Row(**one) for one in json.loads((words.out / "speed" / "figures.json").read_text())]
+            continue
+        print(f"{name} ...", flush=True)
+        rows += SECTIONS[name](Bench(words))
+    (words.out / "figures.json").write_text(json.dumps([one._asdict() for one in rows], indent=1) + "\n")
+    for one in rows:
+        mark = {True: "met", False: "MISSED", None: ""}[one.met]
+        interval = "" if one.low == one.high else f"[{one.low:.3f}, {one.high:.3f}]"
+        measured = f"{one.value:8.3f} {interval:<18}"
+        print(f"{one.section:<14} {one.figure:<44} {measured} {one.target:<14} {mark:<7} {one.remark}")
+
+
+if __name__ == "__main__":
+    main()
