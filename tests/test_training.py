@@ -16,7 +16,7 @@ from blendbench.diffusion import LatentDiffusion, Sampling, make_scheduler, text
 from blendbench.errors import BlendbenchError
 from blendbench.generators import Generator
 from blendbench.tagger import Tagger, checkpoint_hash
-from blendbench.train import autoencoder, cache, export, generator, noises, student, tagger
+from blendbench.train import autoencoder, cache, export, generator, loop, noises, student, tagger
 from blendbench.train.arranger import GENRES
 
 
@@ -92,13 +92,13 @@ def test_a_stopped_generator_training_goes_on_to_the_same_weights(clips, vae, tm
     class Stopped(Exception):
         pass
 
-    class Breaking(generator.State):
+    class Breaking(loop.State):
         def save(self, history, minutes):
             super().save(history, minutes)
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(generator, "State", Breaking)
+        patch.setattr(loop, "State", Breaking)
         generator.train(clips, vae, tmp_path / "parts", **settings)
     parts = generator.train(clips, vae, tmp_path / "parts", **settings)
     assert [row["step"] for row in parts["history"]] == [2, 4] == [row["step"] for row in whole["history"]]
@@ -187,9 +187,9 @@ def test_a_student_of_one_substep_without_guidance_has_nothing_to_learn(pocket):
     words = (torch.randn(2, 48, 160), torch.zeros(2, 48, 160))
     index = torch.tensor([0, 7])
     loss = student.distillation_loss(model.unet, parts, scheduler, clean, noise, index, words, 8, 1, 1.0)
-    assert float(loss) < 1e-8
+    assert loss.item() < 1e-8
     guided = student.distillation_loss(model.unet, parts, scheduler, clean, noise, index, words, 8, 1, 5.0)
-    assert float(guided) > 1e-6
+    assert guided.item() > 1e-6
 
 
 def test_the_student_is_an_adapter_that_changes_what_the_generator_paints(clips, pocket):

@@ -4,7 +4,6 @@
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
 """
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from blendbench.datasets.builtin import package_folder
 from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
+from blendbench.store import file_hash
 from blendbench.tagger import checkpoint_hash
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -92,7 +92,7 @@ class Generator:
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, or id and revision of a hub checkpoint; then the adapter's hash."""
         file = self.adapter_file
-        return self._checkpoint() + (f"+{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file else "")
+        return self._checkpoint() + (f"+{file_hash(file)[:12]}" if file else "")
 
     def _checkpoint(self) -> str:
         folder = self.folder

@@ -5,10 +5,7 @@ three channels, so that the checkpoint has Stable Diffusion's interface. Latents
 `scaling_factor`, which is measured after the training and saved in the model's config.
 """
 
-import json
 import math
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +15,23 @@ import torch
 from blendbench.autoencoder import PatchAutoencoder
 from blendbench.errors import BlendbenchError
 from blendbench.train.cache import ClipCache
-from blendbench.train.loop import Average, cosine
+from blendbench.train.loop import Loop
 
 ARCHITECTURE: dict[str, Any] = {"latent_channels": 16, "width": 128, "encoder_blocks": 2, "decoder_blocks": 4}
 
 
 def crops(
-    images: np.ndarray, rows: np.ndarray, size: tuple[int, int], batch: int, generator: np.random.Generator
-) -> Iterator[torch.Tensor]:
-    """Yield batches [batch, 3, height, width] in -1..1 of random crops of the images named by `rows`, for ever."""
+    images: np.ndarray, rows: np.ndarray, size: tuple[int, int], count: int, draw: np.random.Generator
+) -> torch.Tensor:
+    """Random crops [count, 3, height, width] in -1..1 of the images named by `rows`."""
     height, width = size
-    while True:
-        out = np.empty((batch, height, width), dtype=np.uint8)
-        for item in range(batch):
-            image = images[generator.choice(rows)]
-            top = generator.integers(0, image.shape[0] - height + 1)
-            left = generator.integers(0, image.shape[1] - width + 1)
-            out[item] = image[top : top + height, left : left + width]
-        yield to_pixels(out)
+    out = np.empty((count, height, width), dtype=np.uint8)
+    for item in range(count):
+        image = images[draw.choice(rows)]
+        top = draw.integers(0, image.shape[0] - height + 1)
+        left = draw.integers(0, image.shape[1] - width + 1)
+        out[item] = image[top : top + height, left : left + width]
+    return to_pixels(out)
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
@@ -80,7 +76,7 @@ def train(
     cache : ClipCache
         Clips with mel images; rows of split "train" take part, music and noise.
     steps : int
-        Optimisation steps; the learning rate falls to zero over them (cosine).
+        Optimisation steps in all; a stopped training goes on.
     latent_noise : float
         Standard deviation of the noise on the latents that the decoder learns to bear, in latent units.
     noise_share : float
@@ -106,48 +102,45 @@ def train(
     if not len(music):
         raise BlendbenchError(f"{cache.folder}: no training images; run `blendbench train data` first")
     of_noise = round(noise_share * batch) if len(noise) else 0
-    batches = crops(cache.images, music, crop, batch - of_noise, draw)
-    noise_batches = crops(cache.images, noise, crop, of_noise, draw)
     model = PatchAutoencoder(**(architecture or ARCHITECTURE)).to(memory_format=torch.channels_last)
     first = np.sort(draw.choice(music, min(150, len(music)), replace=False))
     others = np.sort(draw.choice(noise, min(50, len(noise)), replace=False)) if len(noise) else noise
     model.start_from_patches(to_pixels(cache.images[np.concatenate([first, others])]))
     model.to(device)
     linear = evaluate(model, cache)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3)
-    average = Average(parameters, 0.995)
-    start, history = time.monotonic(), []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(step, steps, warm_up=100)
-        pixels = torch.cat([next(batches), next(noise_batches)]) if of_noise else next(batches)
-        pixels = pixels.to(device)
+    linear.pop("scaling_factor")
+    loop = Loop(
+        "autoencoder",
+        list(model.parameters()),
+        out / "state.pt",
+        {"steps": steps, "batch": batch, "crop": list(crop), "seed": seed, "learning_rate": learning_rate},
+        warm_up=100,
+        decay=0.995,
+        betas=(0.9, 0.98),
+        weight_decay=1e-3,
+        log_every=log_every,
+        device=device,
+        mixed=False,
+    )
+
+    def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
+        torch.manual_seed(int(draw.integers(2**62)))
+        parts = [crops(cache.images, music, crop, batch - of_noise, draw)]
+        if of_noise:
+            parts.append(crops(cache.images, noise, crop, of_noise, draw))
+        pixels = torch.cat(parts).to(device)
         latents = model.to_latents(pixels)
         # Small noise on the latents makes the decoder tolerant of the sampler's errors.
         latents = latents + latent_noise * torch.randn_like(latents)
-        loss = reconstruction_loss(model.to_images(latents)[:, :1], pixels[:, :1])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
-        if (step + 1) % log_every == 0:
-            minutes = (time.monotonic() - start) / 60
-            history.append({"step": step + 1, "minutes": round(minutes, 2), "loss": round(float(loss.detach()), 5)})
-            print(f"autoencoder {step + 1} of {steps}, {minutes:.1f} min, loss {history[-1]['loss']:.4f}", flush=True)
-    average.apply()
+        return reconstruction_loss(model.to_images(latents)[:, :1], pixels[:, :1])
+
+    loop.run(loss)
     model.eval()
-    figures: dict = {"steps": steps, "batch": batch, "crop": list(crop), "seed": seed}
-    figures |= {"music_clips": len(music), "noise_clips": len(noise)}
-    figures |= {"minutes": round((time.monotonic() - start) / 60, 1), "parameters": sum(p.numel() for p in parameters)}
-    figures |= evaluate(model, cache)
+    figures = evaluate(model, cache)
     model.register_to_config(scaling_factor=figures.pop("scaling_factor"))
-    linear.pop("scaling_factor")
     model.save_pretrained(out)
-    figures |= {"linear": linear, "history": history}
-    (out / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
+    clips = {"music_clips": len(music), "noise_clips": len(noise)}
+    return loop.report(out / "training.json", clips | figures | {"linear": linear})
 
 
 @torch.inference_mode()

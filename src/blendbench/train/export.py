@@ -31,7 +31,7 @@ autoencoder learned from {vae[music_clips]} of such clips and {vae[noise_clips]}
 ESC-10 classes (CC BY).
 
 ## Cost
-On a CPU of 2.5 GHz with AVX-512, float32. Autoencoder ({vae_millions:.1f} M parameters): {vae[steps]} steps of {vae[batch]} crops of
+On {unet[device]}, {precision}. Autoencoder ({vae_millions:.1f} M parameters): {vae[steps]} steps of {vae[batch]} crops of
 {vae[crop][0]}x{vae[crop][1]} in {vae[minutes]:.0f} min. U-Net and text encoder ({unet_millions:.1f} M): {unet[steps]} steps, each of {unet[batch]} clips or as much in
 shorter stretches, in {unet[minutes]:.0f} min. Few-step adapter ({student_millions:.1f} M, rank {student[rank]}): {student[steps]} steps of {student[batch]} in {student[minutes]:.0f} min;
 one step of the student for {student[substeps]} of the teacher at guidance {student[guidance_scale]}. Seeds: {vae[seed]}, {unet[seed]}, {student[seed]}.
@@ -61,8 +61,8 @@ embedding of the built-in FAD, its softmax gives the built-in KL. Half-precision
 ## Trained on
 {tagger[music_clips]} clips of rendered music (as the generator's card says) and {tagger[noise_clips]} noises: synthesised by
 `blendbench.train.noises`, and ESC-50's folds 1-3 of the ESC-10 classes (CC BY). 40 % of the examples are mixes of music
-and noise, -15 to 15 dB, with targets shared in proportion to power. {tagger[steps]} steps of {tagger[batch]} in {tagger[minutes]:.0f} min on one CPU core
-(2.5 GHz, AVX-512), seed {tagger[seed]}.
+and noise, -15 to 15 dB, with targets shared in proportion to power. {tagger[steps]} steps of {tagger[batch]} in {tagger[minutes]:.0f} min on {tagger[device]},
+seed {tagger[seed]}.
 
 Training curve (step, minutes, loss):
 
@@ -124,18 +124,30 @@ def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
 
 
 def export(work: Path, assets: Path) -> None:
-    """Copy the finished models of a work folder to the assets folder, with cards.
+    """Copy the finished models of a work folder, generator and tagger, to the assets folder, with cards.
 
     The cards quote `bench/figures.json` and `bench_fast/figures.json` of the work folder, where the benchmark of the
-    built-in models wrote them.
+    built-in models wrote them. A model that the work folder does not have stays as it is in the assets.
 
     Raises
     ------
     BlendbenchError
-        If a training has not finished.
+        If a training that has begun has not finished, or none has begun.
     """
-    places = {"unet": "pocket", "vae": "vae", "student": "pocket/adapters", "tagger": "tagger"}
-    unet, vae, student, tagger = (_figures(work / place / "training.json") for place in places.values())
+    exports = {"pocket": export_generator, "tagger": export_tagger}
+    there = [name for name in exports if (work / name).is_dir()]
+    for name in there or exports:
+        exports[name](work, assets)
+    files = [file for name in exports for file in (assets / name).rglob("*") if file.is_file()]
+    print(
+        f"{' and '.join(there)} written; models: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {assets}"
+    )
+
+
+def export_generator(work: Path, assets: Path) -> None:
+    """Copy the generator and its adapters; raises BlendbenchError as `export` does."""
+    places = ("pocket", "vae", "pocket/adapters")
+    unet, vae, student = (_figures(work / place / "training.json") for place in places)
     model = LatentDiffusion.load(work / "pocket")
     vae_config = dict(model.vae.config)
     target = assets / "pocket"
@@ -155,20 +167,20 @@ def export(work: Path, assets: Path) -> None:
     card = _GENERATOR_CARD.format(
         hash=checkpoint_hash(target), vae=vae, unet=unet, student=student, vae_config=vae_config,
         hours=unet["clips"] * 5.12 / 3600, vae_millions=vae["parameters"] / 1e6, unet_millions=unet["parameters"] / 1e6,
-        student_millions=student["parameters"] / 1e6, curves="\n".join(curves),
+        student_millions=student["parameters"] / 1e6,
+        precision="U-Net and adapter in bfloat16, the rest in float32" if unet["bfloat16"] else "in float32",
+        curves="\n".join(curves),
         figures=_benchmark(work, ("autoencoder", "text to music", "rhythm", "speed", "size")),
     )  # fmt: skip
     write_text(target / "README.md", card)
-    export_tagger(work, assets, tagger)
-    size = sum(f.stat().st_size for name in ("pocket", "tagger") for f in (assets / name).rglob("*") if f.is_file())
-    print(f"models: {size / 1e6:.1f} MB in {assets}")
 
 
-def export_tagger(work: Path, assets: Path, tagger: dict) -> None:
-    """The same for the tagger alone; `tagger` holds its training's figures."""
+def export_tagger(work: Path, assets: Path) -> None:
+    """Copy the tagger; raises BlendbenchError as `export` does."""
+    tagger = _figures(work / "tagger" / "training.json")
     target = assets / "tagger"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work / "tagger", target, ignore=shutil.ignore_patterns("training.json"))
+    shutil.copytree(work / "tagger", target, ignore=shutil.ignore_patterns("training.json", "state.pt"))
     config = json.loads((target / "config.json").read_text())
     rows = []
     for key, title in _TAGGER_ROWS.items():

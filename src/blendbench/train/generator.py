@@ -5,13 +5,11 @@ The text encoder is trained together with the U-Net, since no pre-trained one is
 start from pure noise; the loss is weighted by min-SNR with gamma 5 (Hang et al. 2023). Short stretches of clips come
 first: a quarter of a clip costs a quarter, and convolutions and attention carry over to whole clips.
 
-The state is kept in the work folder, so that a stopped training goes on where it was; a step's random draws depend on
-the seed and the step's number alone.
+The state is kept in the work folder, so that a stopped training goes on where it was.
 """
 
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
 from blendbench.train.autoencoder import to_pixels
 from blendbench.train.cache import ClipCache
-from blendbench.train.loop import Average, State, cosine
+from blendbench.train.loop import Loop
 
 MAX_TOKENS = 48
 UNET = {
@@ -123,8 +121,9 @@ class Latents:
 
     @torch.inference_mode()
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
-        """Latents [N, C, 64, 64] of the rows."""
-        return torch.stack([self._one(int(row)) for row in rows]).float()
+        """Latents [N, C, 64, 64] of the rows, in float32."""
+        with torch.autocast(self.autoencoder.device.type, enabled=False):
+            return torch.stack([self._one(int(row)) for row in rows]).float()
 
     def _one(self, row: int) -> torch.Tensor:
         size = 2 * math.prod(self.shape)
@@ -176,7 +175,7 @@ def train(
     decay : float
         Share of the old average of the weights that is kept at each step.
     device : str
-        Torch device; on a GPU the networks run in bfloat16 where that is safe.
+        Torch device; the networks run in bfloat16 where it is fast at that.
 
     Returns
     -------
@@ -217,18 +216,21 @@ def train(
     for module in (unet, text_encoder):
         module.train()
     latents = Latents(vae, cache, out)
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    average = Average(parameters, decay)
-    settings = {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate}
-    state = State(out / "state.pt", settings, parameters, optimizer, average)
-    history, minutes_before = state.load()
-    start, running = time.monotonic(), []
-    for step in range(average.step, steps):
-        draw = np.random.default_rng([seed, step])
+    loop = Loop(
+        "generator",
+        [*unet.parameters(), *text_encoder.parameters()],
+        out / "state.pt",
+        {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate},
+        warm_up=100,
+        decay=decay,
+        weight_decay=1e-2,
+        log_every=log_every,
+        save_every=save_every,
+        device=device,
+    )
+
+    def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(step, steps, warm_up=100)
         width = next(width for share, width in widths if step < share * steps or share == 1)
         count = min(batch * 64 // width, len(rows))
         chosen = draw.choice(len(rows), count, replace=False)
@@ -237,35 +239,22 @@ def train(
             lefts = draw.integers(0, clean.shape[-1] - width + 1, count)
             clean = torch.stack([item[..., left : left + width] for item, left in zip(clean, lefts, strict=True)])
         texts = ["" if draw.random() < caption_dropout else str(draw.choice(captions[i])) for i in chosen]
-        ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
         noise = torch.randn(clean.shape, generator=generator)
-        given = (clean, noise, ids.input_ids, timesteps(draw, count))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
-            loss = velocity_loss(unet, text_encoder, scheduler, *(value.to(device) for value in given))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
-        running.append(float(loss.detach()))
-        minutes = minutes_before + (time.monotonic() - start) / 60
-        if (step + 1) % log_every == 0:
-            mean = round(float(np.mean(running)), 5)
-            history.append({"step": step + 1, "minutes": round(minutes, 2), "width": width, "loss": mean})
-            print(f"generator {step + 1} of {steps}, {minutes:.1f} min, loss {mean:.4f}", flush=True)
-            running = []
-        if (step + 1) % save_every == 0:
-            state.save(history, minutes)
-    average.apply()
-    figures: dict = {"steps": steps, "batch": batch, "clips": len(rows), "seed": seed, "learning_rate": learning_rate}
-    figures |= {"minutes": history[-1]["minutes"] if history else 0.0, "parameters": sum(p.numel() for p in parameters)}
+        given = (clean, noise, token_ids(tokenizer, texts), timesteps(draw, count))
+        return velocity_loss(unet, text_encoder, scheduler, *(value.to(device) for value in given))
+
+    loop.run(loss)
     for module in (unet, text_encoder):
         module.eval()
-    figures["held_out_loss"] = held_out_loss(model, scheduler, latents, held_out)
+    held_out_figures = {"clips": len(rows), "held_out_loss": held_out_loss(model, scheduler, latents, held_out)}
     model.save(out)
-    figures["history"] = history
-    (out / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
+    return loop.report(out / "training.json", held_out_figures)
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Token numbers [N, T] of texts, filled or cut to the text encoder's length."""
+    tokens = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    return tokens.input_ids
 
 
 def timesteps(draw: np.random.Generator, count: int) -> torch.Tensor:
@@ -304,10 +293,10 @@ def held_out_loss(
     for index, row in enumerate(rows):
         clean = latents[np.array([row])]
         text = latents.cache.clips[row]["captions"][0]
-        ids = model.tokenizer([text], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+        ids = token_ids(model.tokenizer, [text])
         timestep = torch.tensor([int((index + 0.5) / len(rows) * 1000)])
         noise = torch.randn(clean.shape, generator=generator)
-        given = (value.to(model.device) for value in (clean, noise, ids.input_ids, timestep))
+        given = (value.to(model.device) for value in (clean, noise, ids, timestep))
         loss = velocity_loss(model.unet, model.text_encoder, scheduler, *given)
         losses.append(float(loss))
     return round(float(np.mean(losses)), 5)

@@ -1,13 +1,17 @@
-"""What the trainings share: the learning rate's course, the average of the weights, the state that is kept."""
+"""What the trainings share: the loop, the learning rate's course, the average of the weights, the kept state."""
 
+import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from blendbench.errors import BlendbenchError
+from blendbench.store import write_text
 
 
 def cosine(step: int, steps: int, *, warm_up: int) -> float:
@@ -106,3 +110,109 @@ class State:
         partial = self.file.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.file)
+
+
+class Loop:
+    """A training: steps of AdamW under a cosine learning rate, with an average of the weights and a kept state.
+
+    A step's random draws depend on the seed and the step's number alone, so a training that was stopped goes on as if
+    it had not been, up to rounding.
+
+    Parameters
+    ----------
+    name : str
+        What is trained, for the log.
+    parameters : sequence of torch.Tensor
+        What is learned.
+    file : Path
+        Where the state is kept.
+    settings : dict
+        What makes this training: has `steps`, `seed` and `learning_rate`; goes into the figures.
+    warm_up : int
+        Steps over which the learning rate rises.
+    decay : float
+        See `Average`.
+    betas, weight_decay
+        Of AdamW.
+    log_every, save_every : int
+        Steps between two rows of the training curve, and between two states on disk.
+    device : str
+        Where the networks are; `run` computes the loss in bfloat16 where the device is fast at it.
+    mixed : bool
+        False keeps float32 everywhere.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Sequence[torch.Tensor],
+        file: Path,
+        settings: dict[str, Any],
+        *,
+        warm_up: int,
+        decay: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        log_every: int = 25,
+        save_every: int = 100,
+        device: str = "cpu",
+        mixed: bool = True,
+    ) -> None:
+        self.name, self.parameters, self.settings, self.warm_up = name, list(parameters), settings, warm_up
+        self.log_every, self.save_every, self.kind = log_every, save_every, torch.device(device).type
+        self.mixed = mixed and fast_in_bfloat16(self.kind)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings["learning_rate"], betas=betas, weight_decay=weight_decay
+        )
+        self.average = Average(self.parameters, decay)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.state = State(file, settings, self.parameters, self.optimizer, self.average)
+        self.history, self.minutes = self.state.load()
+
+    def run(self, loss: Callable[[int, np.random.Generator], torch.Tensor]) -> None:
+        """Take the steps that are left and put the averaged weights into the parameters.
+
+        Parameters
+        ----------
+        loss : callable
+            The loss of a step, from the step's number and its random draws.
+        """
+        steps, running = self.settings["steps"], []
+        start, before = time.monotonic(), self.minutes
+        for step in range(self.average.step, steps):
+            draw = np.random.default_rng([self.settings["seed"], step])
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings["learning_rate"] * cosine(step, steps, warm_up=self.warm_up)
+            with torch.autocast(self.kind, torch.bfloat16, enabled=self.mixed):
+                value = loss(step, draw)
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self.average.update()
+            running.append(float(value.detach()))
+            self.minutes = before + (time.monotonic() - start) / 60
+            if (step + 1) % self.log_every == 0:
+                mean, running = round(float(np.mean(running)), 5), []
+                self.history.append({"step": step + 1, "minutes": round(self.minutes, 2), "loss": mean})
+                print(f"{self.name} {step + 1} of {steps}, {self.minutes:.1f} min, loss {mean:.4f}", flush=True)
+            if (step + 1) % self.save_every == 0:
+                self.state.save(self.history, self.minutes)
+        self.average.apply()
+
+    def report(self, file: Path, figures: dict[str, Any]) -> dict[str, Any]:
+        """Write the figures for the card, with the settings, cost and training curve, to `file`; returns them all."""
+        name = torch.cuda.get_device_name() if self.kind == "cuda" else torch.cpu.get_capabilities().get("cpu_name")
+        cost: dict[str, Any] = {"device": name or self.kind, "bfloat16": self.mixed}
+        cost |= {"minutes": round(self.minutes, 1), "parameters": sum(value.numel() for value in self.parameters)}
+        every = self.settings | cost | figures | {"history": self.history}
+        write_text(file, json.dumps(every, indent=1) + "\n")
+        return every
+
+
+def fast_in_bfloat16(kind: str) -> bool:
+    """Whether a device of this torch type multiplies in bfloat16 faster than in float32."""
+    if kind != "cpu":
+        return True
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

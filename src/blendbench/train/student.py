@@ -5,8 +5,6 @@ teacher arrives in several smaller ones; here the teacher's steps are guided, so
 (Meng et al. 2023). The start of a step is a noised clip of the training set.
 """
 
-import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,11 @@ import torch
 from diffusers import DDIMScheduler
 
 from blendbench import lora
-from blendbench.diffusion import LatentDiffusion
+from blendbench.diffusion import LatentDiffusion, encode_prompts
 from blendbench.errors import BlendbenchError
 from blendbench.train.cache import ClipCache
-from blendbench.train.generator import MAX_TOKENS, Latents
-from blendbench.train.loop import Average, State, cosine
+from blendbench.train.generator import Latents
+from blendbench.train.loop import Loop
 
 FILE = "few_step.safetensors"
 
@@ -56,7 +54,7 @@ def train(
     guidance_scale : float
         The teacher's guidance.
     device : str
-        Torch device; on a GPU the networks run in bfloat16 where that is safe.
+        Torch device; the networks run in bfloat16 where it is fast at that.
 
     Returns
     -------
@@ -72,74 +70,46 @@ def train(
     if not len(rows):
         raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
     model = LatentDiffusion.load(folder, device)
-    unet, text_encoder = model.unet, model.text_encoder.requires_grad_(False)
+    unet = model.unet
     scheduler = DDIMScheduler.from_config(dict(model.scheduler_config))
     parts = lora.attach(unet, rank, seed)
     for part in parts.values():
         part.to(device)
-    parameters = [value for part in parts.values() for value in part.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    average = Average(parameters, 0.99)
     settings: dict = {"steps": steps, "batch": batch, "seed": seed, "sampler_steps": sampler_steps, "rank": rank}
     settings |= {"substeps": substeps, "guidance_scale": guidance_scale, "learning_rate": learning_rate}
-    state = State(folder / "adapters" / "few_step.state.pt", settings, parameters, optimizer, average)
-    state.file.parent.mkdir(exist_ok=True)
-    history, minutes_before = state.load()
+    loop = Loop(
+        "student",
+        [value for part in parts.values() for value in part.parameters()],
+        folder / "adapters" / "few_step.state.pt",
+        settings,
+        warm_up=20,
+        decay=0.99,
+        log_every=log_every,
+        save_every=save_every,
+        device=device,
+    )
     latents = Latents(model.vae, cache, folder)
-    start, running = time.monotonic(), []
-    for step in range(average.step, steps):
-        draw = np.random.default_rng([seed, step])
+
+    def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(step, steps, warm_up=20)
         chosen = draw.choice(rows, min(batch, len(rows)), replace=False)
         clean = latents[chosen]
         texts = [str(draw.choice(cache.clips[row]["captions"])) for row in chosen]
-        embeddings, empty = (_embed(model, text_encoder, batch_texts) for batch_texts in (texts, [""] * len(texts)))
+        embeddings, empty = encode_prompts(model, texts)
+        assert empty is not None  # a negative prompt is given
         # Which of the student's steps: spread evenly over the batch, so that each is trained all the time.
         spread = (draw.permutation(len(chosen)) + draw.random()) / len(chosen)
         index = torch.from_numpy((spread * sampler_steps).astype(np.int64).clip(0, sampler_steps - 1))
         noise = torch.randn(clean.shape, generator=generator)
         clean, noise, index = (value.to(device) for value in (clean, noise, index))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
-            loss = distillation_loss(
-                unet,
-                parts,
-                scheduler,
-                clean,
-                noise,
-                index,
-                (embeddings, empty),
-                sampler_steps,
-                substeps,
-                guidance_scale,
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
-        running.append(float(loss.detach()))
-        minutes = minutes_before + (time.monotonic() - start) / 60
-        if (step + 1) % log_every == 0:
-            mean = round(float(np.mean(running)), 5)
-            history.append({"step": step + 1, "minutes": round(minutes, 2), "loss": mean})
-            print(f"student {step + 1} of {steps}, {minutes:.1f} min, loss {mean:.5f}", flush=True)
-            running = []
-        if (step + 1) % save_every == 0:
-            state.save(history, minutes)
-    average.apply()
+        words = (embeddings.clone(), empty.clone())  # outside of inference mode, for the gradient's sake
+        return distillation_loss(
+            unet, parts, scheduler, clean, noise, index, words, sampler_steps, substeps, guidance_scale
+        )
+
+    loop.run(loss)
     lora.save(parts, folder / "adapters" / FILE)
-    figures: dict = settings | {"minutes": history[-1]["minutes"] if history else 0.0, "history": history}
-    figures["parameters"] = sum(value.numel() for value in parameters)
-    (folder / "adapters" / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
-
-
-@torch.no_grad()
-def _embed(model: LatentDiffusion, text_encoder: torch.nn.Module, texts: list[str]) -> torch.Tensor:
-    ids = model.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-    return text_encoder(ids.input_ids.to(model.device))[0]
+    return loop.report(folder / "adapters" / "training.json", {})
 
 
 def distillation_loss(

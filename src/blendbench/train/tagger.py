@@ -5,8 +5,6 @@ shared between its classes in proportion to power, so the posterior moves gradua
 the noise. Recordings are few (fifteen a class), so levels, colour, time and pitch are varied at random.
 """
 
-import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from blendbench.errors import BlendbenchError
 from blendbench.tagger import Tagger
 from blendbench.train.arranger import GENRES
 from blendbench.train.cache import ClipCache
-from blendbench.train.loop import Average, cosine
+from blendbench.train.loop import Loop
 
 SHARE_OF_RECORDINGS = 0.6
 """Of the noises drawn; they are few, and what the tagger is asked about."""
@@ -68,41 +66,42 @@ def train(
     model = Tagger([*GENRES, *kinds], instruments=instruments)
     model.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     examples = _Examples(model, cache, np.concatenate([music, noise]), draw, frames)
-    parameters = list(model.parameters())
     model.to(device)
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=3e-2)
-    average = Average(parameters, 0.995)
-    start, history = time.monotonic(), []
+    loop = Loop(
+        "tagger",
+        list(model.parameters()),
+        out / "state.pt",
+        {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate},
+        warm_up=50,
+        decay=0.995,
+        betas=(0.9, 0.999),
+        weight_decay=3e-2,
+        log_every=log_every,
+        device=device,
+        mixed=False,
+    )
     model.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * cosine(step, steps, warm_up=50)
+
+    def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
+        examples.draw = draw
+        torch.manual_seed(int(draw.integers(2**62)))
         features, classes, played, share = (value.to(device) for value in examples.batch(batch, mix_share))
         embeddings = model.embed_features(features)
         # Instruments count where music is what is mostly heard.
         heard = share > 0.5
-        loss = cross_entropy(model.head(embeddings), classes, label_smoothing=0.05)
-        loss = loss + binary_cross_entropy_with_logits(model.mix(embeddings)[:, 0], share)
+        value = cross_entropy(model.head(embeddings), classes, label_smoothing=0.05)
+        value = value + binary_cross_entropy_with_logits(model.mix(embeddings)[:, 0], share)
         if bool(heard.any()):
-            loss = loss + 2 * binary_cross_entropy_with_logits(model.instruments(embeddings[heard]), played[heard])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        average.update()
-        if (step + 1) % log_every == 0:
-            minutes = (time.monotonic() - start) / 60
-            history.append({"step": step + 1, "minutes": round(minutes, 2), "loss": round(float(loss.detach()), 4)})
-            print(f"tagger {step + 1} of {steps} steps, {minutes:.1f} min, loss {history[-1]['loss']:.3f}", flush=True)
-    average.apply()
+            value = value + 2 * binary_cross_entropy_with_logits(model.instruments(embeddings[heard]), played[heard])
+        return value
+
+    loop.run(loss)
     model.cpu()
     examples.settle(batch, mix_share)
     model.eval()
-    figures: dict = {"steps": steps, "batch": batch, "seed": seed, "music_clips": len(music), "noise_clips": len(noise)}
-    figures |= {"minutes": round((time.monotonic() - start) / 60, 1), "parameters": sum(p.numel() for p in parameters)}
-    figures |= evaluate(model, cache)
     model.save(out)
-    (out / "training.json").write_text(json.dumps(figures | {"history": history}, indent=1) + "\n")
-    return figures
+    clips = {"music_clips": len(music), "noise_clips": len(noise)}
+    return loop.report(out / "training.json", clips | evaluate(model, cache))
 
 
 class _Examples:
