@@ -146,7 +146,7 @@ def test_help_of_run_lists_groups_and_keys(monkeypatch, tmp_path, capsys, argv):
     monkeypatch.chdir(tmp_path)
     assert call("run", "--help") == 0
     text = capsys.readouterr().out
-    for word in ("generator: pocket, riffusion", "bnmusic", "core_fraction", "store_dir"):
+    for word in ("generator: pocket, pocket_fast, riffusion", "bnmusic", "core_fraction", "store_dir"):
         assert word in text
     assert list(tmp_path.iterdir()) == []
 

@@ -346,8 +346,13 @@ def encode_prompts(
         logger.warning("prompts cut to the text encoder's %d tokens: %d, such as %r", context, len(cut), cut[0][:60])
     tokens = tokenizer(texts, padding="max_length", max_length=context, truncation=True, return_tensors="pt")
     uses_mask = getattr(text_encoder.config, "use_attention_mask", False)
-    attention_mask = tokens.attention_mask.to(model.device) if uses_mask else None
-    embeddings = text_encoder(tokens.input_ids.to(model.device), attention_mask=attention_mask)[0]
+    ids, attention_mask = tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)
+    embeddings = torch.cat(
+        [
+            text_encoder(ids[items], attention_mask=attention_mask[items] if uses_mask else None)[0]
+            for items in _parts(model, len(ids))
+        ]
+    )
     row = {text: index for index, text in enumerate(texts)}
     conditional = embeddings[[row[prompt] for prompt in prompts]]
     if negative is None:
@@ -381,9 +386,10 @@ def encode_images(
     """
     _check_images(model, images)
     vae: Any = model.vae
-    posterior = vae.encode(images.to(model.device, model.dtype)).latent_dist
+    images = images.to(model.device, model.dtype)
+    parameters = torch.cat([vae.encode(images[items]).latent_dist.parameters for items in _parts(model, len(images))])
     # The posterior in float32, so that the draw is the same in every dtype of the networks.
-    posterior = DiagonalGaussianDistribution(posterior.parameters.float())
+    posterior = DiagonalGaussianDistribution(parameters.float())
     if sample:
         latents = posterior.sample(generator=_generators(seeds if seeds is not None else [], len(images), "images"))
     else:
@@ -394,9 +400,20 @@ def encode_images(
 @torch.inference_mode()
 def decode_latents(model: LatentDiffusion, latents: torch.Tensor) -> torch.Tensor:
     """Images [B, 3, H, W], clamped to -1..1 as the pipelines do, of scaled latents [B, C, H/8, W/8]."""
-    scaled = latents / model.vae.config.scaling_factor
+    scaled = (latents / model.vae.config.scaling_factor).to(model.device, model.dtype)
     vae: Any = model.vae
-    return vae.decode(scaled.to(model.device, model.dtype)).sample.float().clamp(-1, 1)
+    images = torch.cat([vae.decode(scaled[items]).sample for items in _parts(model, len(scaled))])
+    return images.float().clamp(-1, 1)
+
+
+def _parts(model: LatentDiffusion, count: int) -> list[slice]:
+    """How a batch goes through a network: on a GPU as a whole, on a CPU item by item.
+
+    On a CPU a batch is hardly faster, and its size would change how sums are rounded, so that an item's result would
+    depend on its neighbours.
+    """
+    size = 1 if model.device.type == "cpu" else max(count, 1)
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 @torch.inference_mode()
@@ -482,10 +499,7 @@ def image_to_image(
         When shapes, ranges or lengths are wrong, or strength leaves no step.
     """
     _check_lengths(images, prompts)
-    generators = _generators(seeds, len(prompts), "prompts")
-    scheduler, timesteps = _schedule(model, settings, settings.strength)
-    clean = encode_images(model, images, generators)
-    noise = randn_tensor(clean.shape, generator=generators, device=model.device, dtype=torch.float32)
+    scheduler, timesteps, generators, clean, noise = _start(model, images, seeds, settings)
     latents = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(prompts)))
     latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, None, progress)
     return decode_latents(model, latents)
@@ -534,7 +548,6 @@ def masked_repaint(
         When shapes, ranges or lengths are wrong, or strength leaves no step.
     """
     _check_lengths(images, prompts)
-    generators = _generators(seeds, len(prompts), "prompts")
     _check_images(model, images)
     height, width = images.shape[-2:]
     _check_mask("masks", masks, (len(images), 1, height, width))
@@ -542,9 +555,7 @@ def masked_repaint(
         latent_masks = F.interpolate((masks >= 0.5).float(), scale_factor=1 / model.factor, mode="nearest")
     _check_mask("latent_masks", latent_masks, (len(images), 1, height // model.factor, width // model.factor))
 
-    scheduler, timesteps = _schedule(model, settings, settings.strength)
-    clean = encode_images(model, images, generators)
-    noise = randn_tensor(clean.shape, generator=generators, device=model.device, dtype=torch.float32)
+    scheduler, timesteps, generators, clean, noise = _start(model, images, seeds, settings)
     if settings.strength == 1:
         latents = noise * scheduler.init_noise_sigma
     else:
@@ -563,6 +574,17 @@ class _Known(NamedTuple):
     clean: torch.Tensor
     noise: torch.Tensor
     mask: torch.Tensor
+
+
+def _start(
+    model: LatentDiffusion, images: torch.Tensor, seeds: Seeds, settings: Sampling
+) -> tuple[SchedulerMixin, torch.Tensor, list[torch.Generator], torch.Tensor, torch.Tensor]:
+    """Scheduler, time steps, generators, clean latents and noise of images that are painted over."""
+    generators = _generators(seeds, len(images), "images")
+    scheduler, timesteps = _schedule(model, settings, settings.strength)
+    clean = encode_images(model, images, generators)
+    noise = randn_tensor(clean.shape, generator=generators, device=model.device, dtype=torch.float32)
+    return scheduler, timesteps, generators, clean, noise
 
 
 def _schedule(
@@ -602,18 +624,22 @@ def _denoise(
     """The sampling loop that the three pipelines share; `known` adds the blending of masked repainting."""
     guided = settings.guidance_scale > 1
     conditional, unconditional = encode_prompts(model, prompts, settings.negative_prompt if guided else None)
-    embeddings = torch.cat([unconditional, conditional]) if unconditional is not None else conditional
     accepted = inspect.signature(scheduler.step).parameters
     extra = {"eta": settings.eta, "generator": generators}
     extra = {name: value for name, value in extra.items() if name in accepted}
 
+    def predict(latents: torch.Tensor, timestep: torch.Tensor, items: slice) -> torch.Tensor:
+        scaled = scheduler.scale_model_input(latents[items], timestep).to(model.dtype)
+        if unconditional is None:
+            return model.unet(scaled, timestep, encoder_hidden_states=conditional[items]).sample.float()
+        embeddings = torch.cat([unconditional[items], conditional[items]])
+        both = model.unet(torch.cat([scaled] * 2), timestep, encoder_hidden_states=embeddings).sample.float()
+        without, towards = both.chunk(2)
+        return without + settings.guidance_scale * (towards - without)
+
+    parts = _parts(model, len(latents))
     for index, timestep in enumerate(timesteps):
-        doubled = torch.cat([latents] * 2) if guided else latents
-        scaled = scheduler.scale_model_input(doubled, timestep)
-        prediction = model.unet(scaled.to(model.dtype), timestep, encoder_hidden_states=embeddings).sample.float()
-        if guided:
-            without, towards = prediction.chunk(2)
-            prediction = without + settings.guidance_scale * (towards - without)
+        prediction = torch.cat([predict(latents, timestep, items) for items in parts])
         latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
         if known is not None:
             kept = known.clean

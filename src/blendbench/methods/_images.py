@@ -1,11 +1,40 @@
 """What the methods over mel images share: a noise as an image, and an image as music of the noise's length."""
 
 import time
+from typing import Any
 
 import torch
 
-from blendbench import audio, spectrogram
+from blendbench import audio, diffusion, spectrogram
 from blendbench.methods import Context, Item, Music
+
+
+class ImageMethod:
+    """A method that paints with the run's generator: its label, sampling settings and context.
+
+    Parameters
+    ----------
+    label : str
+        Row name.
+    sampling : dict
+        Fields of `diffusion.Sampling`.
+    griffin_lim_iterations : int
+        Iterations of the phase reconstruction.
+    """
+
+    uses_generator = True
+
+    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int) -> None:
+        self.label, self.sampling, self.iterations = label, diffusion.Sampling(**sampling), griffin_lim_iterations
+
+    def signature(self) -> dict[str, Any]:
+        """Sampling and phase reconstruction."""
+        return {"sampling": vars(self.sampling), "griffin_lim_iterations": self.iterations}
+
+    def prepare(self, context: Context) -> None:
+        """Load the generator; comes before `generate`."""
+        self.context = context
+        context.generator.get(context.device)
 
 
 def noise_images(items: list[Item], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:

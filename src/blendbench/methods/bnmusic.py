@@ -13,11 +13,11 @@ import torch
 from blendbench import diffusion, masking
 from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context, Item, Music
-from blendbench.methods._images import noise_images, to_grey, to_model, to_music
+from blendbench.methods import Item, Music
+from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_model, to_music
 
 
-class BNMusic:
+class BNMusic(ImageMethod):
     """The method; every component can be switched off for ablations.
 
     Parameters
@@ -41,8 +41,6 @@ class BNMusic:
         If outpaint and inpaint are both off, or a mask setting is unknown.
     """
 
-    uses_generator = True
-
     def __init__(
         self,
         label: str,
@@ -58,10 +56,9 @@ class BNMusic:
         known = {"core_fraction", "pixel_threshold", "inpaint_fraction", "inpaint_threshold", "latent_reduce"}
         if unknown := set(mask) - known:
             raise BlendbenchError(f"mask.{min(unknown)}: unknown key; known are {', '.join(sorted(known))}")
-        self.label, self.sampling, self.mask = label, diffusion.Sampling(**sampling), dict(mask)
+        super().__init__(label, sampling, griffin_lim_iterations)
+        self.mask = dict(mask)
         self.outpaint, self.inpaint, self.adaptive = outpaint, inpaint, adaptive
-        self.iterations = griffin_lim_iterations
-        self._context: Context | None = None
 
     def signature(self) -> dict[str, Any]:
         """Everything of stage 1; `adaptive` is the presentation's."""
@@ -70,23 +67,11 @@ class BNMusic:
             mask = {k: v for k, v in mask.items() if k.startswith("inpaint") or k == "latent_reduce"}
         if not self.inpaint:
             mask = {k: v for k, v in mask.items() if not k.startswith("inpaint")}
-        return {
-            "sampling": vars(self.sampling),
-            "mask": mask,
-            "outpaint": self.outpaint,
-            "inpaint": self.inpaint,
-            "griffin_lim_iterations": self.iterations,
-        }
-
-    def prepare(self, context: Context) -> None:
-        """Load the generator."""
-        self._context = context
-        context.generator.get(context.device)
+        return super().signature() | {"mask": mask, "outpaint": self.outpaint, "inpaint": self.inpaint}
 
     def generate(self, items: list[Item]) -> list[Music]:
         """Music at the level of the generated image, with the images of both steps."""
-        context = self._context
-        assert context is not None
+        context = self.context
         pixels, peaks = noise_images(items, context.generator.quantize)
         core = masking.core_mask(pixels, self.mask["core_fraction"], self.mask["pixel_threshold"])
         enlarged = masking.core_mask(pixels, self.mask["inpaint_fraction"], self.mask["inpaint_threshold"])
@@ -113,8 +98,7 @@ class BNMusic:
         self, images: torch.Tensor, core: torch.Tensor, inside: bool, step: str, items: list[Item]
     ) -> torch.Tensor:
         """Repaint the core (`inside`) or everything else; the mask is reduced as core, then inverted if need be."""
-        assert self._context is not None
-        model = self._context.generator.get(self._context.device)
+        model = self.context.generator.get(self.context.device)
         reduced = masking.latent_mask(core, model.factor, self.mask["latent_reduce"])
         return diffusion.masked_repaint(
             model,

@@ -5,11 +5,11 @@ from typing import Any
 
 from blendbench import diffusion
 from blendbench.datasets.pairing import stable_seed
-from blendbench.methods import Context, Item, Music
-from blendbench.methods._images import noise_images, to_grey, to_model, to_music
+from blendbench.methods import Item, Music
+from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_model, to_music
 
 
-class RiffusionA2A:
+class RiffusionA2A(ImageMethod):
     """Baseline of BNMusic's tables.
 
     Parameters
@@ -23,27 +23,13 @@ class RiffusionA2A:
     """
 
     adaptive = False
-    uses_generator = True
 
     def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24) -> None:
-        self.label = label
-        self.sampling = diffusion.Sampling(**sampling)
-        self.iterations = griffin_lim_iterations
-        self._context: Context | None = None
-
-    def signature(self) -> dict[str, Any]:
-        """Sampling and phase reconstruction."""
-        return {"sampling": vars(self.sampling), "griffin_lim_iterations": self.iterations}
-
-    def prepare(self, context: Context) -> None:
-        """Load the generator."""
-        self._context = context
-        context.generator.get(context.device)
+        super().__init__(label, sampling, griffin_lim_iterations)
 
     def generate(self, items: list[Item]) -> list[Music]:
         """Music at the level of the generated image."""
-        context = self._context
-        assert context is not None
+        context = self.context
         model = context.generator.get(context.device)
         pixels, peaks = noise_images(items, context.generator.quantize)
         start = time.perf_counter()

@@ -11,6 +11,7 @@ The state is kept in the work folder, so that a stopped training goes on where i
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,6 +153,7 @@ def train(
     caption_dropout: float = 0.1,
     widths: tuple[tuple[float, int], ...] = ((0.3, 16), (0.65, 32), (1.0, 64)),
     decay: float = 0.9985,
+    unet_settings: dict[str, Any] | None = None,
     device: str = "cpu",
     log_every: int = 25,
     save_every: int = 100,
@@ -174,6 +176,8 @@ def train(
         Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms.
     decay : float
         Share of the old average of the weights that is kept at each step.
+    unet_settings : dict, optional
+        Settings of the U-Net that take the place of those in `UNET`.
     device : str
         Torch device; the networks run in bfloat16 where it is fast at that.
 
@@ -208,7 +212,7 @@ def train(
         )
     )
     channels = vae.config.latent_channels
-    unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **UNET)
+    unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **(UNET | (unet_settings or {})))
     unet = unet.to(memory_format=torch.channels_last)
     scheduler = DDIMScheduler(**SCHEDULER)
     model = LatentDiffusion(unet, vae, text_encoder, tokenizer, {"_class_name": "DDIMScheduler", **SCHEDULER})
