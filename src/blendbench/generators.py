@@ -1,4 +1,4 @@
-"""Image generators: latent diffusion checkpoints by name, loaded once, on demand.
+"""Checkpoints by name, loaded once, on demand: the image generator, and what other methods bring.
 
 `generator=pocket` is the small model that travels with the package; `generator=riffusion` or any folder in diffusers'
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
@@ -16,24 +16,103 @@ from blendbench.errors import BlendbenchError
 from blendbench.store import file_hash
 from blendbench.tagger import checkpoint_hash
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Generator:
-    """A checkpoint and how to load it.
+class Checkpoint:
+    """Where a model's files lie and in which precision it runs.
 
     Parameters
     ----------
-    name : str
-        Name in recipes.
+    key : str
+        The config entry that it comes from, for messages.
     checkpoint : str
-        "pocket" for the built-in model, a folder in diffusers' layout, or a hub id (`owner/name`).
+        "pocket" for the built-in model, a folder, or a hub id (`owner/name`).
     revision : str or None
         Revision of a hub id; pin it for results that others can repeat.
     dtype : str
         "float32", "float16" or "bfloat16".
     local_files_only : bool
         Never download inside a run unless False.
+
+    Raises
+    ------
+    BlendbenchError
+        If the precision is unknown.
+    """
+
+    builtin = "pocket"
+    """The built-in model's folder in the package's assets."""
+    marker = "model_index.json"
+    """A file that every such checkpoint has."""
+    layout = "diffusers'"
+
+    def __init__(
+        self,
+        key: str,
+        checkpoint: str,
+        revision: str | None = None,
+        dtype: str = "float32",
+        local_files_only: bool = True,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise BlendbenchError(f"{key}.dtype={dtype}: unknown; use one of {', '.join(DTYPES)}")
+        self.key, self.checkpoint, self.revision, self.dtype = key, checkpoint, revision, dtype
+        self.local_files_only = local_files_only
+        self._models: dict[str, Any] = {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a hub id."""
+        if self.checkpoint == "pocket":
+            return package_folder("blendbench.assets") / self.builtin
+        path = Path(self.checkpoint).expanduser()
+        return path if path.exists() or self.checkpoint.startswith((".", "/", "~")) else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the checkpoint's files, or id and revision of a hub checkpoint."""
+        folder = self.folder
+        if folder is None:
+            return f"{self.checkpoint}@{self.revision or 'main'}"
+        if not (folder / self.marker).is_file():
+            raise BlendbenchError(
+                f"{self.key}.checkpoint={self.checkpoint}: no checkpoint ({self.marker}) there; "
+                f"give a folder in {self.layout} layout, or {self.key}.checkpoint=pocket for the built-in one"
+            )
+        return checkpoint_hash(folder)
+
+    def get(self, device: str) -> Any:
+        """The loaded model on a device.
+
+        Raises
+        ------
+        BlendbenchError
+            If it is not there or cannot be read, with what to do.
+        """
+        if device not in self._models:
+            try:
+                self._models[device] = self._load(self.folder or self.checkpoint, device)
+            except BlendbenchError as error:
+                if self.folder is not None:
+                    raise
+                remedy = f"fetch it with `hf download {self.checkpoint}`, or give {self.key}.checkpoint=FOLDER"
+                raise BlendbenchError(f"{error}; {remedy}") from error
+        return self._models[device]
+
+    def _load(self, source: Path | str, device: str) -> Any:
+        raise NotImplementedError
+
+
+class Generator(Checkpoint):
+    """An image generator in diffusers' Stable Diffusion layout.
+
+    Parameters
+    ----------
+    name : str
+        Name in recipes.
+    checkpoint, revision, dtype, local_files_only
+        See `Checkpoint`.
     quantize : bool
         Truncate images to 8 bits before encoding, as Riffusion does.
     adapter : str or None
@@ -54,20 +133,8 @@ class Generator:
         adapter: str | None = None,
         sampling: dict[str, Any] | None = None,
     ) -> None:
-        if dtype not in _DTYPES:
-            raise BlendbenchError(f"generator.dtype={dtype}: unknown; use one of {', '.join(_DTYPES)}")
-        self.name, self.checkpoint, self.revision, self.dtype = name, checkpoint, revision, dtype
-        self.local_files_only, self.quantize, self.adapter = local_files_only, quantize, adapter
-        self.sampling = sampling or {}
-        self._models: dict[str, LatentDiffusion] = {}
-
-    @property
-    def folder(self) -> Path | None:
-        """The local folder, or None for a hub id."""
-        if self.checkpoint == "pocket":
-            return package_folder("blendbench.assets") / "pocket"
-        path = Path(self.checkpoint).expanduser()
-        return path if path.exists() or self.checkpoint.startswith((".", "/", "~")) else None
+        super().__init__("generator", checkpoint, revision, dtype, local_files_only)
+        self.name, self.quantize, self.adapter, self.sampling = name, quantize, adapter, sampling or {}
 
     @property
     def adapter_file(self) -> Path | None:
@@ -92,18 +159,7 @@ class Generator:
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, or id and revision of a hub checkpoint; then the adapter's hash."""
         file = self.adapter_file
-        return self._checkpoint() + (f"+{file_hash(file)[:12]}" if file else "")
-
-    def _checkpoint(self) -> str:
-        folder = self.folder
-        if folder is None:
-            return f"{self.checkpoint}@{self.revision or 'main'}"
-        if not (folder / "model_index.json").is_file():
-            raise BlendbenchError(
-                f"generator.checkpoint={self.checkpoint}: no diffusers checkpoint (model_index.json) there; "
-                "give a folder in diffusers' layout, or use generator=pocket"
-            )
-        return checkpoint_hash(folder)
+        return super().fingerprint + (f"+{file_hash(file)[:12]}" if file else "")
 
     def signature(self) -> dict[str, Any]:
         """What changes the images: name, checkpoint hash, precision and quantisation."""
@@ -111,20 +167,15 @@ class Generator:
 
     def get(self, device: str) -> LatentDiffusion:
         """The loaded model on a device."""
-        if device not in self._models:
-            source = self.folder or self.checkpoint
-            try:
-                self._models[device] = LatentDiffusion.load(
-                    source,
-                    device,
-                    _DTYPES[self.dtype],
-                    self.revision,
-                    local_files_only=self.local_files_only,
-                    adapter=self.adapter_file,
-                )
-            except BlendbenchError as error:
-                if self.folder is not None:
-                    raise
-                remedy = f"fetch it with `hf download {self.checkpoint}`, or give generator.checkpoint=FOLDER"
-                raise BlendbenchError(f"{error}; {remedy}") from error
-        return self._models[device]
+        model: LatentDiffusion = super().get(device)
+        return model
+
+    def _load(self, source: Path | str, device: str) -> LatentDiffusion:
+        return LatentDiffusion.load(
+            source,
+            device,
+            DTYPES[self.dtype],
+            self.revision,
+            local_files_only=self.local_files_only,
+            adapter=self.adapter_file,
+        )

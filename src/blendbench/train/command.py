@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blendbench.errors import BlendbenchError
 
-DEFAULT_STEPS = {"autoencoder": 1400, "generator": 4000, "student": 300, "tagger": 1500}
+DEFAULT_STEPS = {"autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500}
 STEPS = ("data", "autoencoder", "generator", "student", "tagger", "export", "pack")
 
 

@@ -31,7 +31,7 @@ def train(
     learning_rate: float = 2e-3,
     mix_share: float = 0.4,
     frames: int = 160,
-    music_clips: int = 4200,
+    music_clips: int = 12_000,
     device: str = "cpu",
     log_every: int = 50,
 ) -> dict:
