@@ -72,15 +72,18 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, or id and revision of a hub checkpoint."""
+        folder = self._found()
+        return f"{self.checkpoint}@{self.revision or 'main'}" if folder is None else checkpoint_hash(folder)
+
+    def _found(self) -> Path | None:
+        """The local folder, or None for a hub id; raises BlendbenchError if it holds no checkpoint."""
         folder = self.folder
-        if folder is None:
-            return f"{self.checkpoint}@{self.revision or 'main'}"
-        if not (folder / self.marker).is_file():
+        if folder is not None and not (folder / self.marker).is_file():
             raise BlendbenchError(
                 f"{self.key}.checkpoint={self.checkpoint}: no checkpoint ({self.marker}) there; "
                 f"give a folder in {self.layout} layout, or {self.key}.checkpoint=pocket for the built-in one"
             )
-        return checkpoint_hash(folder)
+        return folder
 
     def get(self, device: str) -> Any:
         """The loaded model on a device.
@@ -92,7 +95,7 @@ class Checkpoint:
         """
         if device not in self._models:
             try:
-                self._models[device] = self._load(self.folder or self.checkpoint, device)
+                self._models[device] = self._load(self._found() or self.checkpoint, device)
             except BlendbenchError as error:
                 if self.folder is not None:
                     raise
