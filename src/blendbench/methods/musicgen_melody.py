@@ -35,7 +35,7 @@ class MusicGenMelody:
     def __init__(self, label: str, checkpoint: dict[str, Any], sampling: dict[str, Any]) -> None:
         self.label = label
         try:
-            self.checkpoint = MusicGenCheckpoint("checkpoint", **checkpoint)
+            self.checkpoint = MusicGenCheckpoint("method.checkpoint", **checkpoint)
             self.sampling = CodeSampling(**sampling)
         except TypeError as error:
             raise BlendbenchError(f"arm {label!r}: {error}; mend that entry") from error
