@@ -49,6 +49,7 @@ from blendbench.train.autoencoder import spectral_convergence
 RATE = 44_100
 SAMPLES = 220_500
 FRAMES = 225_792
+WINDOWS = (0.05, 0.1)
 RHYTHMIC = ("clock_tick", "footsteps", "dog", "washing_machine", "door_wood_knock", "hammering")
 
 
@@ -173,7 +174,7 @@ def autoencoder(bench: Bench) -> list[Row]:
     model = bench.model()
     rows, sounds = [], {}
     for kind, waves in (("music", bench.music()[:140]), ("noise", bench.noise())):
-        mels = torch.cat([spectrogram.mel_amplitudes(spectrogram.extend_to_frames(wave))[None] for wave in waves])
+        mels = torch.stack([spectrogram.mel_amplitudes(spectrogram.extend_to_frames(wave)) for wave in waves])
         pixels, peaks = spectrogram.encode_image(mels)
         images = to_model(pixels)
         after = torch.cat(
@@ -276,8 +277,8 @@ def rhythm(bench: Bench) -> list[Row]:
         for clip in bench.noise_clips()
         if clip.label in ("clock_tick", "dog")
     ]
-    measures = [(name, window) for window in (0.05, 0.1) for name in ("F", "recall")]
-    method, scores, skipped = bnmusic(bench), {measure: [] for measure in measures}, 0
+    method, skipped = bnmusic(bench), 0
+    scores: dict[tuple[str, float], list] = {(name, window): [] for window in WINDOWS for name in ("F", "recall")}
     prompts = shuffled(builtin.prompts(), 0, lambda prompt: prompt.id)
     others = [onsets(wave[:SAMPLES]) for wave in bench.music()[:60]]
     for number, (name, wave) in enumerate(clips):
@@ -289,9 +290,10 @@ def rhythm(bench: Bench) -> list[Row]:
         pair = Pair(name, NoiseClip(name, Path(name), "", name), prompt)
         found = onsets(method.generate([Item(pair, wave, stable_seed(name))])[0].waveform)
         by_chance = np.random.default_rng(number).choice(len(others), 8, replace=False)
-        for (measure, window), kept in scores.items():
-            chance = [agreement(beats, others[i], window)[measure] for i in by_chance]
-            kept.append((agreement(beats, found, window)[measure], float(np.mean(chance))))
+        for window in WINDOWS:
+            ours, chance = agreement(beats, found, window), [agreement(beats, others[i], window) for i in by_chance]
+            for measure, value in ours.items():
+                scores[measure, window].append((value, float(np.mean([one[measure] for one in chance]))))
     rows = []
     for (measure, window), kept in scores.items():
         ours, chance = (torch.tensor(column, dtype=torch.float64) for column in zip(*kept, strict=True))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import MusicgenMelodyFeatureExtractor
 
-from blendbench import musicgen
+from blendbench import audio, musicgen
 from blendbench.datasets import NoiseClip, Pair, Prompt
 from blendbench.errors import BlendbenchError
 from blendbench.methods import Context, Item
@@ -80,7 +80,7 @@ def test_the_likeliest_codes_are_those_of_transformers(model):
     melody = tones(220, seconds=0.5)
     ours = made(model, TEXTS[:1], melody, [0], top_k=1)
     ids = torch.tensor([model.tokenizer(TEXTS[0]).input_ids])
-    resampled = musicgen.torchaudio.functional.resample(melody, RATE, 32_000)
+    resampled = audio.resample(melody[0], RATE, 32_000)[None]
     features = model.features(resampled.numpy(), sampling_rate=32_000, return_tensors="pt", padding=False)
     theirs = model.model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), input_features=features.input_features,

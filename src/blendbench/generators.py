@@ -4,9 +4,10 @@
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
 """
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -16,10 +17,11 @@ from blendbench.errors import BlendbenchError
 from blendbench.store import file_hash
 from blendbench.tagger import checkpoint_hash
 
+Model = TypeVar("Model")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class Checkpoint:
+class Checkpoint(ABC, Generic[Model]):
     """Where a model's files lie and in which precision it runs.
 
     Parameters
@@ -59,7 +61,7 @@ class Checkpoint:
             raise BlendbenchError(f"{key}.dtype={dtype}: unknown; use one of {', '.join(DTYPES)}")
         self.key, self.checkpoint, self.revision, self.dtype = key, checkpoint, revision, dtype
         self.local_files_only = local_files_only
-        self._models: dict[str, Any] = {}
+        self._models: dict[str, Model] = {}
 
     @property
     def folder(self) -> Path | None:
@@ -85,7 +87,7 @@ class Checkpoint:
             )
         return folder
 
-    def get(self, device: str) -> Any:
+    def get(self, device: str) -> Model:
         """The loaded model on a device.
 
         Raises
@@ -103,11 +105,11 @@ class Checkpoint:
                 raise BlendbenchError(f"{error}; {remedy}") from error
         return self._models[device]
 
-    def _load(self, source: Path | str, device: str) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self, source: Path | str, device: str) -> Model: ...
 
 
-class Generator(Checkpoint):
+class Generator(Checkpoint[LatentDiffusion]):
     """An image generator in diffusers' Stable Diffusion layout.
 
     Parameters
@@ -167,11 +169,6 @@ class Generator(Checkpoint):
     def signature(self) -> dict[str, Any]:
         """What changes the images: name, checkpoint hash, precision and quantisation."""
         return {"checkpoint": self.fingerprint, "dtype": self.dtype, "quantize": self.quantize}
-
-    def get(self, device: str) -> LatentDiffusion:
-        """The loaded model on a device."""
-        model: LatentDiffusion = super().get(device)
-        return model
 
     def _load(self, source: Path | str, device: str) -> LatentDiffusion:
         return LatentDiffusion.load(

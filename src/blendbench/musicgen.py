@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchaudio
 import transformers
 from transformers import (
     AutoTokenizer,
@@ -27,6 +26,7 @@ from transformers import (
 )
 from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 
+from blendbench import audio
 from blendbench.errors import BlendbenchError
 from blendbench.generators import DTYPES, Checkpoint
 
@@ -58,7 +58,7 @@ class CodeSampling:
             raise BlendbenchError(f"temperature is {self.temperature}; give a number above 0")
 
 
-class MusicGenCheckpoint(Checkpoint):
+class MusicGenCheckpoint(Checkpoint["MusicGen"]):
     """A MusicGen melody in transformers' layout; see `Checkpoint`."""
 
     builtin = "musicgen"
@@ -136,8 +136,10 @@ class MusicGen:
 
         Frames are as many as the music shall be long; the checkpoint repeats them to its own fixed number.
         """
-        resampled = torchaudio.functional.resample(waveforms, sample_rate, self.features.sampling_rate)
-        return self.features._torch_extract_fbank_features(resampled[:, None]).float()
+        rate = self.features.sampling_rate
+        melodies = list(audio.resample(waveforms, sample_rate, rate).numpy())
+        made = self.features(melodies, sampling_rate=rate, return_tensors="pt", padding=False)
+        return made.input_features.float()
 
     @torch.inference_mode()
     def generate(

@@ -24,7 +24,7 @@ class ImageMethod:
 
     uses_generator = True
 
-    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int) -> None:
+    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24) -> None:
         self.label, self.sampling, self.iterations = label, diffusion.Sampling(**sampling), griffin_lim_iterations
 
     def signature(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Riffusion's audio-to-audio: the noise's mel image is noised in part and denoised towards the prompt (SDEdit)."""
 
 import time
-from typing import Any
 
 from blendbench import diffusion
 from blendbench.datasets.pairing import stable_seed
@@ -10,22 +9,12 @@ from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_mo
 
 
 class RiffusionA2A(ImageMethod):
-    """Baseline of BNMusic's tables.
+    """Baseline of BNMusic's tables; parameters as `ImageMethod`.
 
-    Parameters
-    ----------
-    label : str
-        Row name.
-    sampling : dict
-        Fields of `diffusion.Sampling`; Riffusion's page uses strength 0.55, guidance 7.0, 25 steps, DPM-Solver++.
-    griffin_lim_iterations : int
-        Iterations of the phase reconstruction.
+    Riffusion's page uses strength 0.55, guidance 7.0, 25 steps and DPM-Solver++.
     """
 
     adaptive = False
-
-    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24) -> None:
-        super().__init__(label, sampling, griffin_lim_iterations)
 
     def generate(self, items: list[Item]) -> list[Music]:
         """Music at the level of the generated image."""

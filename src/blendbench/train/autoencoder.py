@@ -124,7 +124,6 @@ def train(
     )
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-        torch.manual_seed(int(draw.integers(2**62)))
         parts = [crops(cache.images, music, crop, batch - of_noise, draw)]
         if of_noise:
             parts.append(crops(cache.images, noise, crop, of_noise, draw))

@@ -11,7 +11,6 @@ The state is kept in the work folder, so that a stopped training goes on where i
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +152,6 @@ def train(
     caption_dropout: float = 0.1,
     widths: tuple[tuple[float, int], ...] = ((0.3, 16), (0.65, 32), (1.0, 64)),
     decay: float = 0.9985,
-    unet_settings: dict[str, Any] | None = None,
     device: str = "cpu",
     log_every: int = 25,
     save_every: int = 100,
@@ -176,8 +174,6 @@ def train(
         Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms.
     decay : float
         Share of the old average of the weights that is kept at each step.
-    unet_settings : dict, optional
-        Settings of the U-Net that take the place of those in `UNET`.
     device : str
         Torch device; the networks run in bfloat16 where it is fast at that.
 
@@ -212,7 +208,7 @@ def train(
         )
     )
     channels = vae.config.latent_channels
-    unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **(UNET | (unet_settings or {})))
+    unet = UNet2DConditionModel(in_channels=channels, out_channels=channels, **UNET)
     unet = unet.to(memory_format=torch.channels_last)
     scheduler = DDIMScheduler(**SCHEDULER)
     model = LatentDiffusion(unet, vae, text_encoder, tokenizer, {"_class_name": "DDIMScheduler", **SCHEDULER})
@@ -234,7 +230,6 @@ def train(
     )
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
         width = next(width for share, width in widths if step < share * steps or share == 1)
         count = min(batch * 64 // width, len(rows))
         chosen = draw.choice(len(rows), count, replace=False)
@@ -243,7 +238,7 @@ def train(
             lefts = draw.integers(0, clean.shape[-1] - width + 1, count)
             clean = torch.stack([item[..., left : left + width] for item, left in zip(clean, lefts, strict=True)])
         texts = ["" if draw.random() < caption_dropout else str(draw.choice(captions[i])) for i in chosen]
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape)
         given = (clean, noise, token_ids(tokenizer, texts), timesteps(draw, count))
         return velocity_loss(unet, text_encoder, scheduler, *(value.to(device) for value in given))
 

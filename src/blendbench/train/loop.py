@@ -175,12 +175,14 @@ class Loop:
         Parameters
         ----------
         loss : callable
-            The loss of a step, from the step's number and its random draws.
+            The loss of a step, from the step's number and its random draws; torch's global generator is seeded with
+            the first of them.
         """
         steps, running = self.settings["steps"], []
         start, before = time.monotonic(), self.minutes
         for step in range(self.average.step, steps):
             draw = np.random.default_rng([self.settings["seed"], step])
+            torch.manual_seed(int(draw.integers(2**62)))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings["learning_rate"] * cosine(step, steps, warm_up=self.warm_up)
             with torch.autocast(self.kind, torch.bfloat16, enabled=self.mixed):

@@ -91,7 +91,6 @@ def train(
     latents = Latents(model.vae, cache, folder)
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
         chosen = draw.choice(rows, min(batch, len(rows)), replace=False)
         clean = latents[chosen]
         texts = [str(draw.choice(cache.clips[row]["captions"])) for row in chosen]
@@ -100,7 +99,7 @@ def train(
         # Which of the student's steps: spread evenly over the batch, so that each is trained all the time.
         spread = (draw.permutation(len(chosen)) + draw.random()) / len(chosen)
         index = torch.from_numpy((spread * sampler_steps).astype(np.int64).clip(0, sampler_steps - 1))
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape)
         clean, noise, index = (value.to(device) for value in (clean, noise, index))
         words = (embeddings.clone(), empty.clone())  # outside of inference mode, for the gradient's sake
         return distillation_loss(

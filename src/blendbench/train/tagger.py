@@ -84,7 +84,6 @@ def train(
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
         examples.draw = draw
-        torch.manual_seed(int(draw.integers(2**62)))
         features, classes, played, share = (value.to(device) for value in examples.batch(batch, mix_share))
         embeddings = model.embed_features(features)
         # Instruments count where music is what is mostly heard.
