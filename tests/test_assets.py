@@ -7,7 +7,7 @@ import torch
 
 from blendbench import audio, diffusion
 from blendbench.datasets import builtin
-from blendbench.evaluators import PocketTagger
+from blendbench.evaluators.pocket import PocketTagger
 from blendbench.generators import Generator
 from blendbench.tagger import checkpoint_hash
 
@@ -46,7 +46,8 @@ def test_every_pack_clip_can_be_read_and_lasts_its_five_seconds():
 def test_the_tagger_hears_the_genre_of_music_it_was_not_trained_on():
     clips = builtin.music()[:28]
     evaluator = PocketTagger("pocket-tagger")
-    _, logits = evaluator.score(torch.stack([audio.read(clip.path)[:220_500] for clip in clips]))
+    evaluator.prepare("cpu")
+    logits = torch.stack([evaluator.score(audio.read(clip.path)[:220_500]).logits for clip in clips])
     names = evaluator._model.classes
     hits = [names[int(top)] == clip.genre for top, clip in zip(logits.argmax(1), clips, strict=True)]
     assert sum(hits) / len(hits) > 0.8

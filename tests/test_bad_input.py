@@ -241,9 +241,9 @@ def test_run_without_its_data_names_the_table_and_the_key(world, tmp_path, capsy
     assert "data.root" in line
 
 
-@pytest.mark.parametrize("key", ["generator", "evaluator"])
+@pytest.mark.parametrize("key", ["generator", "evaluator.fad"])
 def test_run_without_a_model_stops_before_any_work(world, tmp_path, capsys, key):
-    words = CHEAP if key == "evaluator" else ("arms.riffusion_a2a=null",)
+    words = CHEAP if key == "evaluator.fad" else ("arms.riffusion_a2a=null",)
     assert world.run(tmp_path / "run", *words, "limit=1", f"{key}.checkpoint={tmp_path / 'nowhere'}") == 1
     assert str(tmp_path / "nowhere") in one_line(capsys)
     assert not (tmp_path / "run" / "mixes").exists()

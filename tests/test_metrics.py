@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 
 from blendbench.errors import BlendbenchError
-from blendbench.metrics import bootstrap, divergence, frechet
+from blendbench.metrics import bootstrap, clap_score, divergence, frechet
 from blendbench.metrics.bootstrap import bootstrap_interval
 from blendbench.metrics.divergence import mean_kl, sigmoid_kl, softmax_kl
 from blendbench.metrics.frechet import (
@@ -51,9 +51,9 @@ def _by_sqrtm(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.square(mean_a - mean_b).sum() + np.trace(covariance_a + covariance_b - 2 * np.real(root)))
 
 
-@pytest.mark.parametrize("module", [frechet, divergence, bootstrap])
+@pytest.mark.parametrize("module", [frechet, divergence, bootstrap, clap_score])
 def test_every_module_says_its_direction_unit_and_source(module: Any) -> None:
-    assert module.HIGHER_IS_BETTER is (None if module is bootstrap else False)
+    assert module.HIGHER_IS_BETTER is {bootstrap: None, clap_score: True}.get(module, False)
     assert module.UNIT and module.SOURCE
     assert callable(module.validate)
 
@@ -220,6 +220,53 @@ def test_the_distance_of_indices_is_that_of_the_chosen_embeddings(n: int, m: int
     random = torch.Generator().manual_seed(0)
     for indices in (torch.arange(n), torch.randint(n, (n,), generator=random), torch.tensor([1, 0, 1])):
         assert statistic(indices) == pytest.approx(frechet_distance(embeddings[indices], reference), rel=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [3, 12])
+def test_clips_of_several_embeddings_are_drawn_whole(dimensions: int) -> None:
+    everything, reference = _sets(5, 40, 60, dimensions)
+    clips = [part + 0.3 for part in everything.split([1, 7, 2, 5, 9, 16])]
+    statistic = frechet_of_indices(clips, reference)
+    for chosen in ([0, 1, 2, 3, 4, 5], [1, 1, 4], [5, 0], [3, 3, 3, 3]):
+        frames = torch.cat([clips[i] for i in chosen])
+        assert statistic(torch.tensor(chosen)) == pytest.approx(frechet_distance(frames, reference), rel=1e-9)
+    assert frechet_over_n(clips, reference, [6]) == pytest.approx([frechet_distance(torch.cat(clips), reference)])
+    assert frechet_infinity(clips, reference, 2, 3).sizes == (2, 4, 6)
+
+
+def test_malformed_clips_of_embeddings_are_refused() -> None:
+    reference = torch.randn(9, 4)
+    for clips, words in (
+        ([], "no embeddings"),
+        ([torch.zeros(2, 3)], "dimensions"),
+        ([torch.full((2, 4), float("nan"))], "not finite"),
+    ):
+        with pytest.raises(BlendbenchError, match=words):
+            frechet_of_indices(clips, reference)
+    with pytest.raises(BlendbenchError, match="at least 2"):
+        frechet_of_indices([torch.randn(1, 4), torch.randn(3, 4)], reference)(torch.tensor([0]))
+
+
+def test_clap_score_is_the_cosine_pair_by_pair() -> None:
+    sounds = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
+    texts = torch.tensor([[3.0, 4.0], [0.0, 5.0], [0.0, -1.0]])
+    assert clap_score.clap_score(sounds, texts).tolist() == [1.0, 0.0, -1.0]
+    assert torch.allclose(clap_score.clap_score(7 * sounds, texts), clap_score.clap_score(sounds, texts))
+
+
+@pytest.mark.parametrize(
+    ("sounds", "texts", "words"),
+    [
+        (torch.ones(2, 3), torch.ones(3, 3), "shapes"),
+        (torch.ones(0, 3), torch.ones(0, 3), "shapes"),
+        (torch.ones(3), torch.ones(3), "shapes"),
+        (torch.zeros(2, 3), torch.ones(2, 3), "sound embedding is zero"),
+        (torch.ones(2, 3), torch.full((2, 3), math.inf), "text embedding is zero or not finite"),
+    ],
+)
+def test_malformed_clap_embeddings_are_refused(sounds: torch.Tensor, texts: torch.Tensor, words: str) -> None:
+    with pytest.raises(BlendbenchError, match=words):
+        clap_score.clap_score(sounds, texts)
 
 
 def test_the_distance_over_n_falls_towards_the_whole_set() -> None:

@@ -17,7 +17,7 @@ from worlds import CHEAP, World, call, rows_of, untimed
 
 from blendbench import audio
 from blendbench.methods import bnmusic, noise_only, random_music, riffusion_a2a
-from blendbench.runner import Noises, file_name, read_mix
+from blendbench.runner import BatchSize, Noises, file_name, read_mix
 from blendbench.store import file_hash
 
 METHODS: dict[str, Any] = {
@@ -304,6 +304,43 @@ def test_pair_that_a_method_fails_on_does_not_take_its_batch_along(world, tmp_pa
     # The method's fault, not the clip's: tried again the next time.
     assert fresh.run(tmp_path / "run", *CHEAP, "limit=4", "batch=4") == 0
     assert all(row["status"] == "ok" for row in rows_of(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: not enough memory")]
+)
+def test_batch_that_does_not_fit_is_halved_and_no_pair_is_lost(world, tmp_path, monkeypatch, capsys, error):
+    generate = random_music.RandomMusic.generate
+    sizes: list[int] = []
+
+    def greedy(self, items):
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise error
+        return generate(self, items)
+
+    fresh = world.with_store(tmp_path / "store")
+    monkeypatch.setattr(random_music.RandomMusic, "generate", greedy)
+    assert fresh.run(tmp_path / "run", *CHEAP, "limit=6", "batch=5") == 0
+    assert all(row["status"] == "ok" for row in rows_of(tmp_path / "run"))
+    # Two halvings within the first batch, then no more tries with what did not fit.
+    assert sizes == [5, 2, 2, 1, 1]
+    assert "5 pairs at once do not fit into memory; going on with 2" in capsys.readouterr().err
+
+
+def test_a_batch_takes_what_fits_into_four_fifths_of_the_memory():
+    size = BatchSize("auto", "cpu")
+    assert size.size == 2
+    for free, a_pair, expected in ((100, 10, 8), (100, 60, 1), (10**6, 1, 32), (100, 0, 32), (0, 10, 1)):
+        size.fit(free, a_pair)
+        assert size.size == expected
+    size.fit(100, 10)
+    size.halve(8)
+    assert size.size == 4
+    size.halve(4)
+    size.halve(2)
+    size.halve(1)
+    assert size.size == 1
 
 
 def test_music_that_is_not_finite_becomes_a_failed_row(world, tmp_path, monkeypatch):

@@ -3,10 +3,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blendbench.errors import BlendbenchError
-from blendbench.store import Ledger, canonical, file_hash, signature, write_text
+from blendbench.store import Arrays, Ledger, canonical, file_hash, signature, write_text
 
 
 @pytest.fixture
@@ -167,3 +168,29 @@ def test_write_text_below_a_file_names_the_path(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BlendbenchError, match=r"file/t\.txt: cannot be written"):
         write_text(tmp_path / "file" / "t.txt", "x")
+
+
+def test_arrays_come_back_from_their_places(tmp_path: Path):
+    values = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in [(3, 4), (2,), (0, 5)]]
+    arrays = Arrays(tmp_path / "deep" / "values.f32")
+    places = json.loads(json.dumps([arrays.append(one) for one in values]))
+    arrays.close()
+    for place, one in zip(reversed(places), reversed(values), strict=True):
+        assert np.array_equal(arrays.read(place), one)
+        assert arrays.read(place).shape == one.shape
+
+
+def test_arrays_of_two_writers_do_not_touch_each_other(tmp_path: Path):
+    one, two = Arrays(tmp_path / "values.f32"), Arrays(tmp_path / "values.f32")
+    places = [(writer, writer.append(np.full(3, number))) for number, writer in enumerate([one, two, one, two])]
+    for number, (writer, place) in enumerate(places):
+        assert writer.read(place).tolist() == [number] * 3
+
+
+def test_an_array_file_that_was_cut_is_refused_in_one_line(tmp_path: Path):
+    arrays = Arrays(tmp_path / "values.f32")
+    place = arrays.append(np.zeros(4))
+    arrays.close()
+    (tmp_path / "values.f32").write_bytes(b"12345")
+    with pytest.raises(BlendbenchError, match=r"values\.f32: cut short"):
+        arrays.read(place)

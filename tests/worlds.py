@@ -92,7 +92,7 @@ class World:
             f"data.root={self.root}",
             f"store_dir={self.store}",
             f"generator.checkpoint={self.generator}",
-            f"evaluator.checkpoint={self.evaluator}",
+            f"evaluator.fad.checkpoint={self.evaluator}",
             "generator.sampling.repaint.steps=2",
             "generator.sampling.image_to_image.steps=4",
             "statistics.resamples=20",

@@ -44,6 +44,7 @@ class NoiseConfig:
 class KLConfig:
     direction: str = "ref||gen"
     epsilon: float = 1e-6
+    activation: str = "softmax"
     pairing: str = "genre"
 
 
@@ -52,6 +53,7 @@ class StatisticsConfig:
     resamples: int = 1000
     confidence: float = 0.95
     over_n: list[int] = field(default_factory=list)
+    fad_infinity: bool = False
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Config:
     store_dir: str = "runs/store"
     limit: int | None = None
     seed: int = 0
-    batch: int = 2
+    batch: Any = "auto"
     device: str = "auto"
 
 
@@ -104,14 +106,16 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise BlendbenchError(f"{key}: {text}; see `blendbench run --help`") from None
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
+    batch = settings["batch"]
     ranges = [
         ("limit", settings["limit"] is None or settings["limit"] >= 1, "1 or more, or null for all"),
-        ("batch", settings["batch"] >= 1, "1 or more"),
+        ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),
         ("noise.seconds", 0.4 <= settings["noise"]["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
         ("noise.lufs", -70 < settings["noise"]["lufs"] <= 0, "above -70, at most 0"),
         ("noise.short_clip", settings["noise"]["short_clip"] == "loop", "loop"),
         ("kl.pairing", settings["kl"]["pairing"] in ("genre", "random"), "genre or random"),
         ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
+        ("kl.activation", settings["kl"]["activation"] in ("softmax", "sigmoid"), "softmax or sigmoid"),
         ("statistics.resamples", settings["statistics"]["resamples"] >= 1, "1 or more"),
     ]
     for key, sound, allowed in ranges:

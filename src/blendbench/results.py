@@ -8,8 +8,9 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -19,8 +20,8 @@ from blendbench.datasets import MusicClip
 from blendbench.datasets.builtin import package_folder
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.evaluators import score_files
-from blendbench.metrics import bootstrap, divergence, frechet
+from blendbench.evaluators import Evaluator, KeptScores, Scores, TextEvaluator, from_settings, score_files
+from blendbench.metrics import bootstrap, clap_score, divergence, frechet
 from blendbench.store import file_hash, signature, write_text
 
 COLUMNS = [
@@ -74,121 +75,222 @@ def paper_figures(experiment: dict[str, Any]) -> pd.DataFrame:
     return pd.read_csv(package_folder("blendbench.conf") / "experiment" / experiment["paper_csv"])
 
 
-def _reference(
-    settings: dict[str, Any], evaluator: Any, store: Path
-) -> tuple[list[MusicClip], torch.Tensor, torch.Tensor]:
-    """Reference clips that can be read, with their embeddings and logits."""
+def _reference(settings: dict[str, Any]) -> tuple[list[MusicClip], list[str]]:
+    """Reference clips whose files are there, with what identifies their content."""
     music = config.build(settings["music"], "music", settings["allow_targets"])
     clips, _ = split_music(music, settings["seed"])
-    seconds = settings["noise"]["seconds"]
     sound, keys = [], []
     for clip in clips:
         try:
-            keys.append(f"{file_hash(clip.path)}:{seconds}s")
+            keys.append(f"{file_hash(clip.path)}:{settings['noise']['seconds']}s")
             sound.append(clip)
         except OSError:
             print(f"blendbench: reference clip left out: {clip.path} cannot be read", file=sys.stderr)
+    return sound, keys
 
-    reading = 0
 
-    def read(index: int) -> torch.Tensor:
-        nonlocal reading
-        reading = index
-        wave = audio.read(sound[index].path, evaluator.sample_rate, max_seconds=seconds)
-        return audio.extend_circular(wave, round(seconds * evaluator.sample_rate))
+class _Heard:
+    """What the run's evaluators say of the reference and of the mixes, each asked once for all that it serves."""
 
-    # A clip that is no audio is found at its first reading; it is left out and the rest is scored.
-    while True:
-        try:
-            embeddings, logits = score_files(evaluator, store, keys, read, "score reference")
-            return sound, embeddings, logits
-        except ClipError as error:
-            print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
-            del sound[reading], keys[reading]
+    def __init__(self, run_dir: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self.run_dir, self.settings, self.rows = run_dir, settings, rows
+        self.evaluators = from_settings(settings)
+        self.clips, self.clip_keys = _reference(settings)
+        self._reading = 0
+        # A clip that is no audio is found at its first reading; it is left out, and the rest is scored.
+        while True:
+            try:
+                each = {id(one): one for one in self.evaluators.values()}
+                self._scores = {key: self._score(one) for key, one in each.items()}
+                break
+            except ClipError as error:
+                print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
+                del self.clips[self._reading], self.clip_keys[self._reading]
+
+    def scores(self, metric: str) -> tuple[KeptScores, KeptScores]:
+        """Scores of the reference clips and of the mixes by the metric's evaluator."""
+        return self._scores[id(self.evaluators[metric])]
+
+    def _score(self, evaluator: Evaluator) -> tuple[KeptScores, KeptScores]:
+        from blendbench.runner import SAMPLE_RATE, pick_device, read_mix
+
+        rate, seconds = evaluator.sample_rate, self.settings["noise"]["seconds"]
+        evaluator.prepare(pick_device(self.settings["device"]))
+
+        def read_clip(index: int) -> torch.Tensor:
+            self._reading = index
+            wave = audio.read(self.clips[index].path, rate, max_seconds=seconds)
+            return audio.extend_circular(wave, round(seconds * rate))
+
+        def read_row(index: int) -> torch.Tensor:
+            return audio.resample(read_mix(self.run_dir, self.rows[index]), SAMPLE_RATE, rate)
+
+        place = Path(self.settings["store_dir"]) / "scores" / signature("score", 2, evaluator.signature())
+        keys = [f"{row['sha256']}:{row['attenuation_db']}" for row in self.rows]
+        return (
+            score_files(evaluator, place, self.clip_keys, read_clip, f"{evaluator.name}: reference"),
+            score_files(evaluator, place, keys, read_row, f"{evaluator.name}: mixes"),
+        )
+
+    def embeddings(self, metric: str, scores: Scores) -> torch.Tensor:
+        """Embeddings [frames, D]; raises BlendbenchError where the metric's evaluator makes none."""
+        if scores.embeddings is None:
+            raise BlendbenchError(
+                f"evaluator.{metric}: {self.evaluators[metric].name} makes no embeddings; take another"
+            )
+        return scores.embeddings
+
+    def logits(self, metric: str, scores: Sequence[Scores], indices: Sequence[int]) -> torch.Tensor:
+        """Logits [N, classes]; raises BlendbenchError where the metric's evaluator makes none."""
+        rows = [scores[i].logits for i in indices]
+        found = [row for row in rows if row is not None]
+        if len(found) < len(rows):
+            raise BlendbenchError(f"evaluator.{metric}: {self.evaluators[metric].name} knows no classes; take another")
+        return torch.stack(found)
+
+    def recipe(self, metric: str) -> str:
+        """Evaluator, sample rate, reference set and seed, for a value's recipe."""
+        evaluator = self.evaluators[metric]
+        genres = "+".join(sorted({clip.genre or "?" for clip in self.clips}))
+        text = f"evaluator={evaluator.name}@{evaluator.fingerprint}; sr={evaluator.sample_rate}"
+        return text + f"; reference={len(self.clips)} clips of {genres}; seed={self.settings['seed']}"
+
+
+class _Cell(NamedTuple):
+    """The rows of one data set, arm and presentation that took part."""
+
+    chosen: list[int]
+    groups: list[str]
+
+
+class _Value(NamedTuple):
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    recipe: str
 
 
 def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
     """Score a run's mixes and reference and return the tidy results, one row a metric and cell.
 
     FAD is taken between all mixes of a cell and the reference set; KL between each mix and one reference clip, drawn by
-    the pair's id from the clips of the prompt's genre (or from all). Intervals are bootstraps over noise clips.
+    the pair's id from the clips of the prompt's genre (or from all); the CLAP score between each mix and its prompt.
+    Intervals are bootstraps over noise clips.
     """
-    from blendbench.runner import SAMPLE_RATE, read_mix
-
     rows = read_rows(run_dir)
-    evaluator = config.build(settings["evaluator"], "evaluator", settings["allow_targets"])
-    store = Path(settings["store_dir"]) / "scores" / signature("score", 1, evaluator.signature())
-    clips, reference, reference_logits = _reference(settings, evaluator, store)
+    heard = _Heard(run_dir, settings, [row for row in rows if row["status"] == "ok"])
+    paper = paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])["value"]
+    metrics = {"fad": _fad, "kl": _kl, "prompt": _clap}
+    values_of = {metric: metrics[metric](heard) for metric in heard.evaluators}
+    name = settings["experiment"]["name"]
+    out = []
+    cells = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
+    for cell, count in cells.items():
+        chosen = [i for i, row in enumerate(heard.rows) if (row["dataset"], row["arm"], row["presentation"]) == cell]
+        taken = _Cell(chosen, [heard.rows[i]["clip"] for i in chosen])
+        for metric, values in values_of.items():
+            for one in values(taken):
+                recipe = f"{heard.recipe(metric)}; {one.recipe}"
+                expected = paper.get((*cell, one.metric), math.nan)
+                out.append([name, *cell, *one[:4], one.n, count - len(chosen), expected, recipe])
+    return pd.DataFrame(out, columns=COLUMNS)
+
+
+def _interval(settings: dict[str, Any], statistic: Any, cell: _Cell, method: Any = "percentile") -> tuple[float, float]:
+    statistics = settings["statistics"]
+    return bootstrap.bootstrap_interval(
+        statistic, len(cell.chosen), cell.groups, statistics["resamples"], statistics["confidence"],
+        settings["seed"], method,
+    )  # fmt: skip
+
+
+def _interval_text(settings: dict[str, Any]) -> str:
+    statistics = settings["statistics"]
+    return f"{statistics['confidence']:.0%} bootstrap over noise clips, {statistics['resamples']} resamples"
+
+
+def _fad(heard: _Heard) -> Callable[[_Cell], Iterator[_Value]]:
+    settings, statistics = heard.settings, heard.settings["statistics"]
+    references, mixes = heard.scores("fad")
+    reference = frechet.GaussianStatistics()
+    for scores in references:
+        reference.update(heard.embeddings("fad", scores))
+
+    def values(cell: _Cell) -> Iterator[_Value]:
+        n = len(cell.chosen)
+        if n < 2:
+            yield _Value("fad", math.nan, math.nan, math.nan, n, _TOO_FEW[n])
+            return
+        clips = [heard.embeddings("fad", mixes[i]) for i in cell.chosen]
+        own = torch.cat(clips) if all(len(frames) == 1 for frames in clips) else clips
+        statistic = frechet.frechet_of_indices(own, reference)
+        low, high = _interval(settings, statistic, cell, "centred")
+        recipe = f"FAD; {_interval_text(settings)}, centred"
+        yield _Value("fad", statistic(torch.arange(n)), low, high, n, recipe)
+        sizes = [size for size in statistics["over_n"] if 2 <= size <= n]
+        for size, value in zip(sizes, frechet.frechet_over_n(own, reference, sizes, settings["seed"]), strict=True):
+            yield _Value(f"fad@{size}", value, math.nan, math.nan, size, f"mean FAD of 10 random subsets of {size}")
+        if statistics["fad_infinity"]:
+            smallest = max(2, min(500, n // 5))
+            if n - smallest < 2:
+                yield _Value("fad_inf", math.nan, math.nan, math.nan, n, "too few mixes to extrapolate")
+                return
+            line = frechet.frechet_infinity(own, reference, smallest, seed=settings["seed"])
+            recipe = f"FAD extrapolated to unlimited N by a line over 1/N, N {smallest} to {n}, r2 {line.r2:.3f}"
+            yield _Value("fad_inf", line.value, math.nan, math.nan, n, recipe)
+
+    return values
+
+
+_TOO_FEW = ["no pair took part", "one pair took part, and FAD wants two"]
+
+
+def _kl(heard: _Heard) -> Callable[[_Cell], Iterator[_Value]]:
+    settings, kl, clips = heard.settings, heard.settings["kl"], heard.clips
+    references, mixes = heard.scores("kl")
     by_genre: dict[str, list[int]] = {}
     for index, clip in enumerate(clips):
         by_genre.setdefault(clip.genre, []).append(index)
-    sound = [row for row in rows if row["status"] == "ok"]
-    keys = [f"{row['sha256']}:{row['attenuation_db']}" for row in sound]
-    embeddings, logits = (torch.empty(0, 1), torch.empty(0, 1))
-    if sound:
-
-        def heard(index: int) -> torch.Tensor:
-            return audio.resample(read_mix(run_dir, sound[index]), SAMPLE_RATE, evaluator.sample_rate)
-
-        embeddings, logits = score_files(evaluator, store, keys, heard, "score mixes")
-    paper = paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])["value"]
-    kl, statistics = settings["kl"], settings["statistics"]
     pairing = kl["pairing"]
-    if pairing == "genre" and not any(row["genre"] in by_genre for row in sound):
+    if pairing == "genre" and not any(row["genre"] in by_genre for row in heard.rows):
         pairing = "random (the reference has none of the prompts' genres)"
-    common = f"evaluator={evaluator.name}@{evaluator.fingerprint}; sr={evaluator.sample_rate}"
-    genres = "+".join(sorted({clip.genre or "?" for clip in clips}))
-    common += f"; reference={len(clips)} clips of {genres}; seed={settings['seed']}"
-    interval = f"{statistics['confidence']:.0%} bootstrap over noise clips, {statistics['resamples']} resamples"
-    out = []
-    cells = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
-    for cell in cells:
-        chosen = [i for i, row in enumerate(sound) if (row["dataset"], row["arm"], row["presentation"]) == cell]
-        failed = cells[cell] - len(chosen)
-        groups = [sound[i]["clip"] for i in chosen]
+    divergences = {"softmax": divergence.softmax_kl, "sigmoid": divergence.sigmoid_kl}[kl["activation"]]
+    recipe = f"{kl['activation']} KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={pairing}"
 
-        def add(
-            metric: str, value: float, low: float, high: float, recipe: str, n: int, cell=cell, failed=failed
-        ) -> None:
-            expected = paper.get((*cell, metric), math.nan)
-            name = settings["experiment"]["name"]
-            out.append([name, *cell, metric, value, low, high, n, failed, expected, f"{common}; {recipe}"])
+    def values(cell: _Cell) -> Iterator[_Value]:
+        if not cell.chosen:
+            yield _Value("kl", math.nan, math.nan, math.nan, 0, _TOO_FEW[0])
+            return
+        partners = [_partner(heard.rows[i], clips, by_genre, kl["pairing"], settings["seed"]) for i in cell.chosen]
+        ours, theirs = heard.logits("kl", mixes, cell.chosen), heard.logits("kl", references, partners)
+        per_pair = divergences(theirs, ours, kl["direction"], kl["epsilon"])
+        low, high = _interval(settings, lambda indices: divergence.mean_kl(per_pair[indices]), cell)
+        yield _Value(
+            "kl", divergence.mean_kl(per_pair), low, high, len(cell.chosen), f"{recipe}; {_interval_text(settings)}"
+        )
 
-        if len(chosen) >= 2:
-            own = embeddings[chosen]
-            statistic = frechet.frechet_of_indices(own, reference)
-            low, high = bootstrap.bootstrap_interval(
-                statistic,
-                len(chosen),
-                groups,
-                statistics["resamples"],
-                statistics["confidence"],
-                settings["seed"],
-                "centred",
-            )
-            add("fad", frechet.frechet_distance(own, reference), low, high, f"FAD; {interval}, centred", len(chosen))
-            for size, value in zip(
-                sizes := [n for n in statistics["over_n"] if 2 <= n <= len(chosen)],
-                frechet.frechet_over_n(own, reference, sizes, settings["seed"]),
-                strict=True,
-            ):
-                add(f"fad@{size}", value, math.nan, math.nan, f"mean FAD of 10 random subsets of {size}", size)
-        if chosen:
-            partners = [_partner(sound[i], clips, by_genre, kl["pairing"], settings["seed"]) for i in chosen]
-            per_pair = divergence.softmax_kl(reference_logits[partners], logits[chosen], kl["direction"], kl["epsilon"])
+    return values
 
-            def resampled(indices: torch.Tensor, values: torch.Tensor = per_pair) -> float:
-                return divergence.mean_kl(values[indices])
 
-            low, high = bootstrap.bootstrap_interval(
-                resampled, len(chosen), groups, statistics["resamples"], statistics["confidence"], settings["seed"],
-            )  # fmt: skip
-            recipe = f"softmax KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={pairing}"
-            add("kl", divergence.mean_kl(per_pair), low, high, f"{recipe}; {interval}", len(chosen))
-        else:
-            for metric in ("fad", "kl"):
-                add(metric, math.nan, math.nan, math.nan, "no pair took part", 0)
-    return pd.DataFrame(out, columns=COLUMNS)
+def _clap(heard: _Heard) -> Callable[[_Cell], Iterator[_Value]]:
+    evaluator = heard.evaluators["prompt"]
+    assert isinstance(evaluator, TextEvaluator)
+    _, mixes = heard.scores("prompt")
+    texts = {text: evaluator.score_text(text) for text in sorted({row["prompt"] for row in heard.rows})}
+
+    def values(cell: _Cell) -> Iterator[_Value]:
+        if not cell.chosen:
+            yield _Value("clap", math.nan, math.nan, math.nan, 0, _TOO_FEW[0])
+            return
+        sounds = torch.stack([heard.embeddings("prompt", mixes[i]).mean(0) for i in cell.chosen])
+        cosines = clap_score.clap_score(sounds, torch.stack([texts[heard.rows[i]["prompt"]] for i in cell.chosen]))
+        low, high = _interval(heard.settings, lambda indices: float(cosines[indices].mean()), cell)
+        recipe = f"cosine of mix and prompt; {_interval_text(heard.settings)}"
+        yield _Value("clap", float(cosines.mean()), low, high, len(cell.chosen), recipe)
+
+    return values
 
 
 def _partner(row: dict, clips: list[MusicClip], by_genre: dict[str, list[int]], pairing: str, seed: int) -> int:
@@ -260,7 +362,7 @@ def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
             "95", f"{100 * settings['statistics']['confidence']:g}"
         )
     ]
-    if experiment.get("paper_csv") and not settings["evaluator"].get("comparable", False):
+    if experiment.get("paper_csv") and not _comparable(settings):
         notes.append(
             "The columns named “paper's” hold the published figures of other models (published checkpoints, other "
             "evaluators and data); compare orderings with them, never values."
@@ -280,6 +382,12 @@ def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
         if len(recipes):
             notes.append(f"{metric.upper()}: {recipes.iloc[0]}.")
     return notes
+
+
+def _comparable(settings: dict[str, Any]) -> bool:
+    """Whether every evaluator's numbers may stand beside published ones."""
+    chosen = [entry for entry in (settings["evaluator"] or {}).values() if entry is not None]
+    return all(entry.get("comparable", False) for entry in chosen)
 
 
 def _latex(text: str) -> str:

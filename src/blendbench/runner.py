@@ -5,6 +5,7 @@ under the evaluator's signature and the sound's content. A clip that cannot take
 and a reason; the run goes on.
 """
 
+import gc
 import json
 import sys
 import traceback
@@ -22,12 +23,13 @@ from blendbench import audio, config
 from blendbench.datasets import MusicClip, Pair
 from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.evaluators import from_settings
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
 from blendbench.store import Ledger, file_hash, make_folder, signature, write_text
 
 SAMPLE_RATE = 44_100
-GENERATE_VERSION = 1
+GENERATE_VERSION = 2
 PRESENT_VERSION = 1
 PAIR_KEY = ("dataset", "arm", "presentation", "pair_id")
 
@@ -110,7 +112,8 @@ def prepare(settings: dict[str, Any]) -> Plan:
     # What is missing is found out now, before any music is made.
     if any(getattr(method, "uses_generator", False) for method in arms.values()):
         context.generator.signature()
-    config.build(settings["evaluator"], "evaluator", allowed).signature()
+    for evaluator in from_settings(settings).values():
+        evaluator.signature()
     run_dir = Path(settings["run_dir"]) if settings["run_dir"] else default_run_dir(settings)
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     amplification = Amplification(**settings["amplification"])
@@ -172,11 +175,68 @@ def file_name(identifier: str) -> str:
     return f"{plain[:120].lstrip('.')}-{stable_seed(identifier):x}"
 
 
+class BatchSize:
+    """How many pairs a method is given at once.
+
+    A number stays, unless memory runs out, which halves it for the rest of the arm. "auto" begins with one pair on a
+    GPU, sees how much memory that took, and then takes as many as fit into four fifths of what is free; on a CPU,
+    where the networks take a batch item by item anyway, it is 2.
+
+    Parameters
+    ----------
+    setting : int or "auto"
+    device : str
+        Torch device.
+    limit : int
+        Most pairs at once; more hardly make a large GPU faster.
+    """
+
+    def __init__(self, setting: int | str, device: str, limit: int = 32) -> None:
+        self.limit, self.device = limit, torch.device(device)
+        self.measuring = setting == "auto" and self.device.type == "cuda"
+        self.size = (1 if self.measuring else 2) if setting == "auto" else int(setting)
+        self._before = 0
+
+    def begin(self) -> None:
+        """Comes before a batch."""
+        if self.measuring:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+
+    def end(self) -> None:
+        """Comes after a batch that went well; may raise the size for the next."""
+        if self.measuring:
+            a_pair = torch.cuda.max_memory_allocated(self.device) - self._before
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            self.fit(torch.cuda.mem_get_info(self.device)[0] + unused, a_pair)
+
+    def fit(self, free: int, a_pair: int) -> None:
+        """Take as many pairs as fit, from the bytes that are free and those that one took."""
+        self.size = max(1, min(self.limit, int(0.8 * free / max(a_pair, 1))))
+        self.measuring = False
+
+    def halve(self, failed: int) -> None:
+        """Memory ran out with so many pairs: give back what is cached, and take half as many from now on."""
+        self.measuring = False
+        self.size = max(1, min(self.size, failed // 2))
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the GPU's or the machine's, ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    )
+
+
 class _Arm:
     """One arm's way through generate and present."""
 
     def __init__(self, plan: Plan, name: str, method: Any, noises: Noises, rows: Ledger) -> None:
         self.plan, self.name, self.method, self.noises, self.rows = plan, name, method, noises, rows
+        self.batch = BatchSize(plan.settings["batch"], plan.context.device)
         settings = plan.settings
         self.generate_settings = {
             "method": type(method).__module__ + "." + type(method).__qualname__,
@@ -253,7 +313,7 @@ class _Arm:
                 bar.update()
                 continue
             batch.append(item)
-            if len(batch) == self.plan.settings["batch"]:
+            if len(batch) >= self.batch.size:
                 self._generate(batch, made)
                 bar.update(len(batch))
                 batch = []
@@ -275,12 +335,24 @@ class _Arm:
 
     def _generate(self, items: list[Item], made: Ledger) -> None:
         try:
+            self.batch.begin()
             music = self.method.generate(items)
+            self.batch.end()
         except Exception as error:
             if len(items) > 1:
-                # One bad pair must not take its batch along.
-                for item in items:
-                    self._generate([item], made)
+                # One bad pair must not take its batch along; too many pairs are not bad.
+                part = 1
+                if out_of_memory(error):
+                    self.batch.halve(len(items))
+                    part = self.batch.size
+                    print(
+                        f"blendbench: arm {self.name}: {len(items)} pairs at once do not fit into memory; going on "
+                        f"with {part}",
+                        file=sys.stderr,
+                    )
+                error.__traceback__ = None  # it holds the failed batch's tensors
+                for first in range(0, len(items), part):
+                    self._generate(items[first : first + part], made)
             else:
                 known = isinstance(error, ClipError)
                 if not known:

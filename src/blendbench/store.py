@@ -7,14 +7,18 @@ last counts. Nothing is ever cut off, so two processes may append to one ledger.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from blendbench.errors import BlendbenchError, one_line, printable
 
@@ -132,6 +136,71 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; a later append opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Arrays:
+    """Float arrays appended to one file, found again by their place; what a crash leaves behind is never pointed to.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made with its folder at the first append. Values are little-endian float32.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = None
+
+    def append(self, values: np.ndarray) -> dict[str, Any]:
+        """Write an array, force it to disk, and return its place: what `read` takes; fits into JSON.
+
+        Raises
+        ------
+        BlendbenchError
+            If the folder cannot be written.
+        """
+        data = np.ascontiguousarray(values, dtype="<f4").tobytes()
+        try:
+            file = self._opened()
+            # Two processes may append: only a write of its own, at the end, knows where it landed.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                offset = file.seek(0, os.SEEK_END)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+        except OSError as error:
+            raise BlendbenchError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        return {"offset": offset, "shape": list(values.shape)}
+
+    def read(self, place: Mapping[str, Any]) -> np.ndarray:
+        """The array of a place; raises BlendbenchError if the file is shorter than that."""
+        count = math.prod(place["shape"])
+        try:
+            file = self._opened()
+            file.seek(place["offset"])
+            data = file.read(4 * count)
+        except OSError as error:
+            raise BlendbenchError(f"{self.path}: cannot be read ({error.strerror}); delete its folder") from error
+        if len(data) < 4 * count:
+            raise BlendbenchError(f"{self.path}: cut short; delete its folder, and the scores are computed again")
+        return np.frombuffer(data, "<f4").reshape(place["shape"]).copy()
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+        return self._file
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -154,16 +154,21 @@ def frechet_distance(a: Tensor | GaussianStatistics, b: Tensor | GaussianStatist
     return _distance(difference @ difference, covariance_a.trace() + covariance_b.trace(), cross)
 
 
-def frechet_of_indices(embeddings: Tensor, reference: Tensor | GaussianStatistics) -> Callable[[Tensor], float]:
+def frechet_of_indices(
+    embeddings: Tensor | Sequence[Tensor], reference: Tensor | GaussianStatistics
+) -> Callable[[Tensor], float]:
     """Make the statistic that `bootstrap_interval` resamples: from indices into the embeddings to their distance.
 
     What does not change between resamples (the reference's factor F2 and the embeddings' projection on it) is computed
     once. A resample then costs the eigenvalues of a matrix as large as D or as its number of distinct embeddings,
     whichever is less. The reference is held fixed.
 
+    Where a clip has several embeddings (VGGish, EnCodec), clips are what indices name, and their moments are kept:
+    8 D^2 bytes a clip.
+
     Parameters
     ----------
-    embeddings : Tensor [N, D]
+    embeddings : Tensor [N, D], or N of Tensor [frames, D]
     reference : Tensor [M, D] or GaussianStatistics
 
     Returns
@@ -177,6 +182,8 @@ def frechet_of_indices(embeddings: Tensor, reference: Tensor | GaussianStatistic
     BlendbenchError
         As `frechet_distance`; the callable, when given under 2 indices.
     """
+    if not isinstance(embeddings, Tensor):
+        return _of_clips(embeddings, _statistics(reference))
     validate(embeddings)
     reference = _statistics(reference)
     reference_covariance = reference.covariance
@@ -204,8 +211,42 @@ def frechet_of_indices(embeddings: Tensor, reference: Tensor | GaussianStatistic
     return statistic
 
 
+def _of_clips(clips: Sequence[Tensor], reference: GaussianStatistics) -> Callable[[Tensor], float]:
+    factor = _factor(reference.covariance)
+    trace_of_reference = reference.covariance.trace()
+    counts, sums, moments, traces = [], [], [], []
+    for frames in clips:
+        validate(frames)
+        _same_dimensions(frames.shape[1], len(reference.mean))
+        centred = frames.detach().double().cpu() - reference.mean
+        projected = centred @ factor
+        counts.append(len(frames))
+        sums.append(centred.sum(0))
+        moments.append((projected.T @ projected).flatten())
+        traces.append(centred.square().sum())
+    if not counts:
+        raise BlendbenchError("Fréchet distance has no embeddings: check that any clip succeeded")
+    count, total, moment = torch.tensor(counts, dtype=torch.float64), torch.stack(sums), torch.stack(moments)
+    trace = torch.stack(traces)
+    rank = factor.shape[1]
+
+    def statistic(indices: Tensor) -> float:
+        weights = torch.bincount(indices, minlength=len(counts)).double()
+        n = float(weights @ count)
+        if n < 2:
+            raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n:.0f}: use more clips")
+        difference = weights @ total / n
+        shift = difference @ factor
+        spread = (weights @ trace - n * (difference @ difference)) / (n - 1)
+        gram = ((weights @ moment).view(rank, rank) - n * torch.outer(shift, shift)) / (n - 1)
+        cross = _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
+        return _distance(difference @ difference, spread + trace_of_reference, cross)
+
+    return statistic
+
+
 def frechet_over_n(
-    embeddings: Tensor,
+    embeddings: Tensor | Sequence[Tensor],
     reference: Tensor | GaussianStatistics,
     sizes: Sequence[int],
     seed: int = 0,
@@ -216,7 +257,7 @@ def frechet_over_n(
 
     Parameters
     ----------
-    embeddings : Tensor [N, D]
+    embeddings : Tensor [N, D], or N of Tensor [frames, D]
     reference : Tensor [M, D] or GaussianStatistics
     sizes : sequence of int
         Sizes of the subsets, 2..N (any from 2 with replacement).
@@ -277,7 +318,7 @@ class FrechetInfinity:
 
 
 def frechet_infinity(
-    embeddings: Tensor,
+    embeddings: Tensor | Sequence[Tensor],
     reference: Tensor | GaussianStatistics,
     min_size: int = 500,
     steps: int = 25,
@@ -293,7 +334,7 @@ def frechet_infinity(
 
     Parameters
     ----------
-    embeddings : Tensor [N, D]
+    embeddings : Tensor [N, D], or N of Tensor [frames, D]
     reference : Tensor [M, D] or GaussianStatistics
     min_size : int
         Smallest subset; must be under N.
@@ -313,7 +354,8 @@ def frechet_infinity(
 
     Source: Chong and Forsyth (2020), Effectively unbiased FID; Gui et al. (2024), fadtk.
     """
-    validate(embeddings)
+    if isinstance(embeddings, Tensor):
+        validate(embeddings)
     n = len(embeddings)
     if not 2 <= min_size < n or steps < 2:
         raise BlendbenchError(
