@@ -187,7 +187,7 @@ def autoencoder(bench: Bench) -> list[Row]:
         rows.append(row("autoencoder", f"mel spectral convergence, {kind}", convergence, "at most 0.10", 0.10))
         if kind == "music":
             # Both sides through the same inversion, so that the autoencoder alone is measured.
-            for name, grey in (("before", pixels), ("after", to_grey(after))):
+            for name, grey in (("before", pixels), ("after", to_grey(after, False))):
                 parts = zip(grey.split(4), peaks.split(4), strict=True)
                 sounds[name] = torch.cat(
                     [spectrogram.to_audio(spectrogram.decode_image(*part), seeds=0) for part in parts]
@@ -210,7 +210,7 @@ def text_to_music(bench: Bench) -> list[Row]:
             start = time.perf_counter()
             image = diffusion.text_to_image(model, [prompt.text], [stable_seed(prompt.id, number)], settings)
             seconds.append(time.perf_counter() - start)
-            greys.append(to_grey(image))
+            greys.append(to_grey(image, False))
             sound = spectrogram.to_audio(spectrogram.decode_image(greys[-1], torch.full((1,), 60.0)), seeds=0)[0]
             audio.write(
                 words.out / f"{prompt.id}-{number}.wav", audio.limit_peak(leveled(sound))[0], RATE, subtype="PCM_16"

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from diffusers.image_processor import VaeImageProcessor
+from torch.nn import functional
 
 from blendbench import audio, spectrogram
 from blendbench.errors import ClipError
+from blendbench.methods import Item
+from blendbench.methods._images import noise_images, to_grey, to_model
 from blendbench.spectrogram import RIFFUSION, MelSettings
 
 SMALL = MelSettings(sample_rate=16_000, n_fft=1024, win_length=800, hop_length=160, n_mels=64, f_max=6_000, frames=64)
@@ -107,6 +111,44 @@ def test_quantized_image_has_riffusions_bytes() -> None:
     pixels, _ = spectrogram.encode_image(mels, quantize=True)
     for image, mel in zip(pixels, mels, strict=True):
         assert np.array_equal(image.numpy(), riffusion_bytes(mel.numpy()).astype(np.float32))
+
+
+def riffusions_image(samples: np.ndarray) -> np.ndarray:
+    """Riffusion's `spectrogram_from_waveform` and `image_from_spectrogram`, transcribed, for 16-bit mono samples."""
+    to_spectrogram = torchaudio.transforms.Spectrogram(
+        n_fft=17640, hop_length=441, win_length=4410, pad=0, window_fn=torch.hann_window, power=None, normalized=False,
+        wkwargs=None, center=True, pad_mode="reflect", onesided=True,
+    )  # fmt: skip
+    to_mel = torchaudio.transforms.MelScale(
+        n_mels=512, sample_rate=44100, f_min=0, f_max=10000, n_stft=17640 // 2 + 1, norm=None, mel_scale="htk"
+    )
+    waveform = torch.from_numpy(samples.astype(np.float32))[None]
+    return riffusion_bytes(to_mel(torch.abs(to_spectrogram(waveform)))[0].numpy())
+
+
+@pytest.mark.parametrize("level", [0.02, 0.3, 1.5])
+def test_quantized_images_of_audio_are_riffusions_byte_by_byte(level: float) -> None:
+    noise = torch.randn(2, 44_100, generator=torch.Generator().manual_seed(3))
+    waves = level * functional.avg_pool1d(noise[:, None], 9, 1, 4)[:, 0]
+    items = [Item(pair=None, noise=wave, seed=0) for wave in waves]  # type: ignore[arg-type]
+    pixels, peaks = noise_images(items, quantize=True)
+    for wave, image in zip(waves, pixels, strict=True):
+        extended = spectrogram.extend_to_frames(wave)
+        samples = (extended.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+        assert np.array_equal(image.numpy(), riffusions_image(samples).astype(np.float32))
+    # The level is kept beside the image, in the waveform's own unit.
+    exact = spectrogram.mel_amplitudes(spectrogram.extend_to_frames(waves[0].clamp(-1, 1))).max()
+    assert float(peaks[0]) == pytest.approx(float(exact), rel=2e-3)
+
+
+def test_quantized_images_come_back_as_an_8_bit_files_first_channel() -> None:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pixels = to_grey(images, quantize=True)
+    file = VaeImageProcessor().postprocess(images, output_type="pil")
+    for image, ours in zip(file, pixels, strict=True):
+        assert np.array_equal(np.array(image)[..., 0], ours.numpy())
+    again = VaeImageProcessor().preprocess(file)[:, :1]
+    assert torch.equal(to_model(pixels)[:, :1], again)
 
 
 def test_rgb_is_grey_three_times() -> None:

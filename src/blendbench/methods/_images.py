@@ -38,18 +38,30 @@ class ImageMethod:
 
 
 def noise_images(items: list[Item], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels [B, 512, 512] (0..255, loud = dark) and peaks [B] of the items' noises, extended circularly."""
+    """Pixels [B, 512, 512] (0..255, loud = dark) and peaks [B] of the items' noises, extended circularly.
+
+    With `quantize` they are Riffusion's own bytes of the noise as a 16-bit file.
+    """
     waves = torch.stack([spectrogram.extend_to_frames(item.noise) for item in items])
-    return spectrogram.encode_image(spectrogram.mel_amplitudes(waves), quantize=quantize)
+    if not quantize:
+        return spectrogram.encode_image(spectrogram.mel_amplitudes(waves))
+    pixels, peaks = spectrogram.encode_image(spectrogram.riffusion_mel(waves), quantize=True)
+    return pixels, peaks / 32767
 
 
 def to_model(pixels: torch.Tensor) -> torch.Tensor:
     """Images [B, 3, H, W] in -1..1 from grey pixels [B, H, W] in 0..255."""
-    return (pixels / 127.5 - 1)[:, None].expand(-1, 3, -1, -1).contiguous()
+    # In the order of diffusers' image processor, so that bytes become the same floats.
+    return (2 * (pixels / 255) - 1)[:, None].expand(-1, 3, -1, -1).contiguous()
 
 
-def to_grey(images: torch.Tensor) -> torch.Tensor:
-    """Grey pixels [B, H, W] in 0..255 from images [B, 3, H, W] in -1..1."""
+def to_grey(images: torch.Tensor, quantize: bool) -> torch.Tensor:
+    """Grey pixels [B, H, W] in 0..255 from images [B, 3, H, W] in -1..1.
+
+    With `quantize` as diffusers makes an 8-bit image (rounded) and Riffusion reads it (the first channel).
+    """
+    if quantize:
+        return ((images[:, 0].float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round()
     return ((images.float().mean(1).cpu() + 1) * 127.5).clamp(0, 255)
 
 

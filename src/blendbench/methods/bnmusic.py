@@ -72,7 +72,8 @@ class BNMusic(ImageMethod):
     def generate(self, items: list[Item]) -> list[Music]:
         """Music at the level of the generated image, with the images of both steps."""
         context = self.context
-        pixels, peaks = noise_images(items, context.generator.quantize)
+        quantize = context.generator.quantize
+        pixels, peaks = noise_images(items, quantize)
         core = masking.core_mask(pixels, self.mask["core_fraction"], self.mask["pixel_threshold"])
         enlarged = masking.core_mask(pixels, self.mask["inpaint_fraction"], self.mask["inpaint_threshold"])
         images, seconds = to_model(pixels), {}
@@ -81,12 +82,14 @@ class BNMusic(ImageMethod):
             start = time.perf_counter()
             images = self._repaint(images, core, False, "outpaint", items)
             seconds["outpaint_s"] = time.perf_counter() - start
-            kept["mid"] = to_grey(images)
+            kept["mid"] = to_grey(images, quantize)
+            if quantize:
+                images = to_model(kept["mid"])  # an 8-bit image is what the next step is given there
         if self.inpaint:
             start = time.perf_counter()
             images = self._repaint(images, enlarged, True, "inpaint", items)
             seconds["inpaint_s"] = time.perf_counter() - start
-        kept["music"] = to_grey(images)
+        kept["music"] = to_grey(images, quantize)
         music, seconds["vocode_s"] = to_music(kept["music"], peaks, items, context, self.iterations)
         for index, made in enumerate(music):
             made.facts = {name: round(value / len(items), 3) for name, value in seconds.items()}

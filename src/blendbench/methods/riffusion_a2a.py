@@ -30,7 +30,7 @@ class RiffusionA2A(ImageMethod):
             self.sampling,
         )
         painted = time.perf_counter() - start
-        grey = to_grey(images)
+        grey = to_grey(images, context.generator.quantize)
         music, vocoded = to_music(grey, peaks, items, context, self.iterations)
         for index, made in enumerate(music):
             made.facts = {"paint_s": round(painted / len(items), 3), "vocode_s": round(vocoded / len(items), 3)}
