@@ -365,7 +365,7 @@ def saved(models: dict[str, LatentDiffusion], tmp_path_factory: pytest.TempPathF
 def test_saved_model_loads_and_makes_the_same_images(models, saved):
     settings = Sampling(steps=3)
     expected = text_to_image(models["v_prediction"], PROMPTS, SEEDS, settings, HEIGHT, WIDTH)
-    loaded = LatentDiffusion.load(saved, vae_slicing=True)
+    loaded = LatentDiffusion.load(saved)
     torch.testing.assert_close(text_to_image(loaded, PROMPTS, SEEDS, settings, HEIGHT, WIDTH), expected)
     pipeline = StableDiffusionPipeline.from_pretrained(saved)
     assert pipeline.scheduler.config.prediction_type == "v_prediction"

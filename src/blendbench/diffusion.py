@@ -176,7 +176,6 @@ class LatentDiffusion:
         revision: str | None = None,
         variant: str | None = None,
         local_files_only: bool = True,
-        vae_slicing: bool = False,
         adapter: Path | None = None,
     ) -> Self:
         """Load a checkpoint in diffusers' layout: safetensors only, no remote code, no safety checker.
@@ -191,8 +190,6 @@ class LatentDiffusion:
             Hub revision, and the weights' variant such as "fp16".
         local_files_only : bool
             Whether a Hub id is looked up in the local cache alone.
-        vae_slicing : bool
-            Encode and decode images one by one, which bounds memory at large batches.
         adapter : Path, optional
             A low-rank adapter that is added to the U-Net's weights.
 
@@ -246,8 +243,6 @@ class LatentDiffusion:
         )
         if adapter is not None:
             lora.merge(model.unet, adapter)
-        if vae_slicing:
-            model.vae.enable_slicing()
         return model.to(device)
 
     def save(self, folder: str | Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from blendbench import lora
 from blendbench.datasets.builtin import package_folder
 from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
@@ -101,7 +102,7 @@ class Checkpoint(ABC, Generic[Model]):
             except BlendbenchError as error:
                 if self.folder is not None:
                     raise
-                remedy = f"fetch it with `hf download {self.checkpoint}`, or give {self.key}.checkpoint=FOLDER"
+                remedy = f"`blendbench models list` says how to fetch it, or give {self.key}.checkpoint=FOLDER"
                 raise BlendbenchError(f"{error}; {remedy}") from error
         return self._models[device]
 
@@ -118,13 +119,20 @@ class Generator(Checkpoint[LatentDiffusion]):
         Name in recipes.
     checkpoint, revision, dtype, local_files_only
         See `Checkpoint`.
+        A checkpoint may also be one .safetensors file in Stable Diffusion 1's original layout.
     quantize : bool
-        Truncate images to 8 bits before encoding, as Riffusion does.
+        Riffusion's own 8-bit images, byte by byte, go into the model and come out of it.
     adapter : str or None
         A low-rank adapter that is added to the U-Net (see `blendbench.lora`): the name of one in the checkpoint's
         folder `adapters/`, such as "few_step", or a safetensors file.
     sampling : dict
         The checkpoint's settings by use, "repaint" and "image_to_image", to which the methods' configs refer.
+    tokenizer : str
+        For a single file: folder or hub id of CLIP's tokenizer.
+    vae_slicing : bool
+        Encode and decode a batch's images one by one, which bounds memory.
+    compile : bool
+        Compile the U-Net with torch.compile: a minute at the start, faster steps; changes images by rounding alone.
     """
 
     def __init__(
@@ -137,9 +145,13 @@ class Generator(Checkpoint[LatentDiffusion]):
         quantize: bool = False,
         adapter: str | None = None,
         sampling: dict[str, Any] | None = None,
+        tokenizer: str = "openai/clip-vit-large-patch14",
+        vae_slicing: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__("generator", checkpoint, revision, dtype, local_files_only)
         self.name, self.quantize, self.adapter, self.sampling = name, quantize, adapter, sampling or {}
+        self.tokenizer, self.vae_slicing, self.compile = tokenizer, vae_slicing, compile
 
     @property
     def adapter_file(self) -> Path | None:
@@ -163,19 +175,38 @@ class Generator(Checkpoint[LatentDiffusion]):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, or id and revision of a hub checkpoint; then the adapter's hash."""
-        file = self.adapter_file
-        return super().fingerprint + (f"+{file_hash(file)[:12]}" if file else "")
+        file, single = self.adapter_file, self.single_file
+        own = file_hash(single)[:12] if single is not None else super().fingerprint
+        return own + (f"+{file_hash(file)[:12]}" if file else "")
+
+    @property
+    def single_file(self) -> Path | None:
+        """The checkpoint, where it is one file."""
+        folder = self.folder
+        return folder if folder is not None and folder.is_file() else None
+
+    def _found(self) -> Path | None:
+        return self.single_file or super()._found()
 
     def signature(self) -> dict[str, Any]:
         """What changes the images: name, checkpoint hash, precision and quantisation."""
         return {"checkpoint": self.fingerprint, "dtype": self.dtype, "quantize": self.quantize}
 
     def _load(self, source: Path | str, device: str) -> LatentDiffusion:
-        return LatentDiffusion.load(
-            source,
-            device,
-            DTYPES[self.dtype],
-            self.revision,
-            local_files_only=self.local_files_only,
-            adapter=self.adapter_file,
-        )
+        dtype = DTYPES[self.dtype]
+        if self.single_file is None:
+            model = LatentDiffusion.load(
+                source, device, dtype, self.revision, local_files_only=self.local_files_only, adapter=self.adapter_file
+            )
+        else:
+            from blendbench.stable_diffusion import load_single_file
+
+            model = load_single_file(self.single_file, self.tokenizer, dtype, self.local_files_only)
+            if self.adapter_file is not None:
+                lora.merge(model.unet, self.adapter_file)
+            model.to(device)
+        if self.vae_slicing:
+            model.vae.enable_slicing()
+        if self.compile:
+            model.unet.compile()
+        return model
