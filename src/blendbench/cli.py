@@ -21,7 +21,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
   blendbench data check         which data sets are there, and where to put those that are not
-  blendbench models list|check  which models are there, and how to get those that are not
+  blendbench models list|check|fetch [NAME ...]   which models are there and whole; download those that are not
   blendbench doctor             what this machine has, and what to do about what is missing
   blendbench train ...          train the built-in models again
 
@@ -276,12 +276,23 @@ def _data(arguments: list[str]) -> int:
 
 
 def _models(arguments: list[str]) -> int:
-    parser = _Parser(prog="blendbench models", description="Which models are there.")
-    parser.add_argument("action", choices=["list", "check"])
+    parser = _Parser(
+        prog="blendbench models", description="Which models there are, whether they are whole, and downloads of them."
+    )
+    parser.add_argument("action", choices=["list", "check", "fetch"])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which of those that `list` prints; all if left out")
     words = parser.parse_args(arguments)
-    from blendbench import doctor
+    from blendbench import doctor, models
 
-    status = doctor.print_checks(doctor.check_models())
+    unknown = [name for name in words.names if name not in models.MODELS]
+    if unknown or (words.action == "fetch" and not words.names):
+        problem = f"no model {unknown[0]!r}" if unknown else "fetch: give the name of a model"
+        raise UsageError(f"{problem}; there are {', '.join(models.MODELS)}")
+    if words.action == "fetch":
+        for name in words.names:
+            models.fetch(name)
+        return 0
+    status = doctor.print_checks(models.checks(words.names, verify=words.action == "check"))
     return status if words.action == "check" else 0
 
 

@@ -99,27 +99,10 @@ def check_packages() -> Iterable[Check]:
 
 
 def check_models() -> Iterable[Check]:
-    """The built-in models, with their hashes, and the published one's place in the hub's cache."""
-    from blendbench.datasets.builtin import package_folder
-    from blendbench.tagger import checkpoint_hash
+    """Every model that blendbench knows: whether it is there, and what to type if not."""
+    from blendbench import models
 
-    assets = package_folder("blendbench.assets")
-    for name, file in (("pocket", "model_index.json"), ("tagger", "config.json")):
-        folder = assets / name
-        if (folder / file).is_file():
-            size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
-            yield Check(f"model {name}", True, f"built in, {size:.1f} MB, {checkpoint_hash(folder)}, MIT")
-        else:
-            yield Check(f"model {name}", False, f"{folder} is empty", "install blendbench again", True)
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache("riffusion/riffusion-model-v1", "model_index.json")
-    yield Check(
-        "model riffusion",
-        isinstance(cached, str),
-        str(Path(cached).parent) if isinstance(cached, str) else "riffusion/riffusion-model-v1 is not in the hub cache",
-        "`hf download riffusion/riffusion-model-v1` (creativeml-openrail-m), or generator.checkpoint=FOLDER",
-    )
+    yield from models.checks()
 
 
 def check_data(settings: dict[str, Any]) -> Iterable[Check]:
