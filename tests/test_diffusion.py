@@ -24,6 +24,8 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, SCHEDULER, tiny_diffusion
 
+from blendbench import stable_diffusion
+from blendbench.cli import compose
 from blendbench.diffusion import (
     LatentDiffusion,
     Sampling,
@@ -165,13 +167,13 @@ def test_image_to_image_equals_diffusers_pipeline(models, images, scheduler, str
     assert_same(ours, theirs)
 
 
-def inpainted(model, images, masks, scheduler, settings: Sampling) -> torch.Tensor:
+def inpainted(model, images, masks, scheduler, settings: Sampling, prompts=PROMPTS, seeds=SEEDS) -> torch.Tensor:
     count = len(images)
     return reference(
         StableDiffusionInpaintPipeline,
         model,
         scheduler,
-        prompt=PROMPTS[:count],
+        prompt=prompts[:count],
         image=images / 2 + 0.5,
         mask_image=masks,
         height=HEIGHT,
@@ -181,7 +183,7 @@ def inpainted(model, images, masks, scheduler, settings: Sampling) -> torch.Tens
         guidance_scale=settings.guidance_scale,
         eta=settings.eta,
         negative_prompt=[settings.negative_prompt] * count,
-        generator=generators(count),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds[:count]],
     )
 
 
@@ -195,6 +197,42 @@ def test_masked_repaint_equals_diffusers_pipeline(
     settings = Sampling(steps=6, guidance_scale=guidance, strength=strength, scheduler=scheduler)
     ours = masked_repaint(model, images, masks, PROMPTS[:count], SEEDS[:count], settings)
     assert_same(ours, inpainted(model, images, masks, scheduler, settings))
+
+
+def preset(generator: str, use: str) -> Sampling:
+    settings = compose([f"generator={generator}"])["generator"]["sampling"][use]
+    return Sampling(**settings)
+
+
+@pytest.fixture
+def riffusion(models: dict[str, LatentDiffusion]) -> LatentDiffusion:
+    """The tiny model with the scheduler config that Riffusion's checkpoint has."""
+    parts = models["epsilon"]
+    return LatentDiffusion(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, stable_diffusion.SCHEDULER)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", ["riffusion", "riffusion_hobby"])
+def test_riffusions_presets_equal_diffusers_pipelines(riffusion, images, masks, name, count):
+    repaint, page = preset(name, "repaint"), preset(name, "image_to_image")
+    assert repaint.scheduler == "default"
+    images, masks = images[[0, 1, 2, 0]][:count], masks[[0, 1, 2, 1]][:count]
+    prompts, seeds = [*PROMPTS, "a horn"][:count], [*SEEDS, 10][:count]
+    ours = masked_repaint(riffusion, images, masks, prompts, seeds, repaint)
+    assert_same(ours, inpainted(riffusion, images, masks, "pndm", repaint, prompts, seeds))
+    ours = image_to_image(riffusion, images, prompts, seeds, page)
+    theirs = reference(
+        StableDiffusionImg2ImgPipeline,
+        riffusion,
+        page.scheduler,
+        prompt=prompts,
+        image=images / 2 + 0.5,
+        strength=page.strength,
+        num_inference_steps=page.steps,
+        guidance_scale=page.guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+    )
+    assert_same(ours, theirs)
 
 
 def test_stochastic_ddim_and_negative_prompt_equal_diffusers_pipeline(model, images, masks):
