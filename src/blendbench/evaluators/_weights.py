@@ -1,0 +1,258 @@
+"""What the evaluators of published models share: where weights lie, their hash, and reading them as data alone.
+
+Nothing here downloads, and no file is trusted: PyTorch files are read without the code that a pickle may hold, hub
+folders as safetensors only. What does not fit is refused in a line that names the file.
+"""
+
+import importlib
+import importlib.util
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from blendbench.errors import BlendbenchError, ClipError, one_line, printable
+from blendbench.evaluators import Evaluator
+from blendbench.store import file_hash
+from blendbench.tagger import checkpoint_hash
+
+# Published files may hold NumPy arrays (Cnn14's at 16 kHz is longer than its weights, and torchvggish makes tensors of
+# its PCA file's values). They are data, but PyTorch reads only what is named here.
+_ARRAYS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *sorted({type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}, key=str),
+    *((np.zeros(1).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+class Published(Evaluator):
+    """An evaluator whose weights are a file or a hub folder that the user fetched.
+
+    Parameters
+    ----------
+    name : str
+        Name in recipes.
+    checkpoint : str or None
+        A file of weights, or a hub model's folder or id; None for what `blendbench.models` keeps under `known`.
+    comparable : bool
+        See `Evaluator`.
+    known : str
+        The model's name in `blendbench.models`.
+    """
+
+    in_folder = False
+    """Whether the weights are a hub model's folder, not one file."""
+    package = ""
+    """Import name of the library that holds the network; empty where none is needed."""
+    install = ""
+    """What pip installs it by."""
+
+    def __init__(self, name: str, checkpoint: str | None, comparable: bool, known: str) -> None:
+        self.name, self.comparable = name, comparable
+        self._checkpoint, self._known = checkpoint, known
+        self._model: Any = None
+        self._device = "cpu"
+
+    @cached_property
+    def weights(self) -> Path:
+        """The file or folder of weights; raises BlendbenchError, with what to type, if it is not there."""
+        return locate(self._checkpoint, self._known)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the weights; raises BlendbenchError if they or the library are missing."""
+        if self.package:
+            check_installed(self.package, self.install)
+        return folder_fingerprint(self.weights) if self.in_folder else file_fingerprint(self.weights)
+
+    def prepare(self, device: str) -> None:
+        """Load the model; raises BlendbenchError if its library or weights are missing or do not fit."""
+        if self._model is None:
+            # Networks are drawn at random before they are filled.
+            with torch.random.fork_rng(devices=[]):
+                self._model, self._device = self._load(device), device
+
+    @property
+    def model(self) -> Any:
+        """What `_load` returned."""
+        self.prepare(self._device)
+        return self._model
+
+    @abstractmethod
+    def _load(self, device: str) -> Any: ...
+
+    def _check_length(self, waveform: torch.Tensor, samples: int) -> None:
+        """Raise ClipError for a waveform of fewer samples than the model's first frame takes."""
+        if len(waveform) < samples:
+            raise ClipError(
+                f"clip lasts {len(waveform) / self.sample_rate:.3g} s; evaluator {self.name} needs at least "
+                f"{samples / self.sample_rate:.3g} s; use longer clips"
+            )
+
+
+def check_installed(package: str, install: str) -> None:
+    """Raise BlendbenchError, with what to type, if a library is not installed; imports nothing."""
+    if importlib.util.find_spec(package) is None:
+        raise BlendbenchError(f"{package} is not installed; type `pip install {install}`")
+
+
+def library(module: str, install: str) -> ModuleType:
+    """Import a library's module; raises BlendbenchError, with what to type, if it cannot be imported."""
+    check_installed(module.partition(".")[0], install)
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        reason = one_line(str(error))
+        raise BlendbenchError(f"{module} cannot be imported ({reason}); type `pip install -U {install}`") from error
+
+
+def locate(checkpoint: str | None, known: str) -> Path:
+    """Where weights lie.
+
+    Parameters
+    ----------
+    checkpoint : str or None
+        A file, a folder, or a hub id (`owner/name`) that is in the local cache; None asks `blendbench.models`.
+    known : str
+        A name in `blendbench.models`.
+
+    Raises
+    ------
+    BlendbenchError
+        If nothing is there, with what to type.
+    """
+    if checkpoint is None:
+        from blendbench import models
+
+        return models.find(known)
+    path = Path(checkpoint).expanduser()
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not path.parent.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(checkpoint, local_files_only=True))
+        except (OSError, ValueError) as error:
+            raise BlendbenchError(
+                f"checkpoint={checkpoint}: neither a path nor in the hub's cache; type `hf download {checkpoint}`"
+            ) from error
+    raise BlendbenchError(f"checkpoint={checkpoint}: no such file or folder; give another, or null for the usual one")
+
+
+def file_fingerprint(path: Path) -> str:
+    """First 12 hex digits of a file's SHA-256; raises BlendbenchError if there is no such file."""
+    try:
+        return file_hash(path)[:12]
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BlendbenchError(f"{printable(path)}: cannot be read ({reason}); give a file of weights") from error
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """First 12 hex digits of the SHA-256 of a hub folder's weights and configs; BlendbenchError if it has none."""
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise BlendbenchError(
+            f"{printable(folder)}: no config.json with safetensors there; give a folder in transformers' layout"
+        )
+    return checkpoint_hash(folder)
+
+
+def read_state(path: Path) -> Any:
+    """What a PyTorch file holds, on the CPU: tensors, NumPy arrays of numbers and plain containers of them, no code.
+
+    Raises
+    ------
+    BlendbenchError
+        If the file is missing, damaged, or a pickle that asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise BlendbenchError(f"{printable(path)}: cannot be read ({error.strerror}); fetch it again") from error
+    try:
+        with torch.serialization.safe_globals(_ARRAYS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            reason = f"holds {named[1]}, not weights alone, so reading it could run code; give the published file"
+        else:
+            reason = "damaged or no PyTorch file; fetch it again"
+        raise BlendbenchError(f"{printable(path)}: {reason}") from error
+
+
+def fill(network: nn.Module, state: Any, path: Path, device: str) -> Any:
+    """The network with a state dict's tensors, on a device, for inference.
+
+    Raises
+    ------
+    BlendbenchError
+        If they are not exactly the network's own, by name and shape.
+    """
+    kind, wanted = type(network).__name__, network.state_dict()
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BlendbenchError(f"{printable(path)}: holds no weights of {kind}; give the published file")
+    problems = [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in wanted]
+    problems += [
+        f"{name} is {list(state[name].shape)}, not {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise BlendbenchError(
+            f"{printable(path)}: weights are not of this {kind} ({problems[0]}{more}); give the published file"
+        )
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def read_hub_model(model_class: Any, folder: Path, kind: str, device: str) -> Any:
+    """A transformers model from a folder, safetensors only, for inference on a device.
+
+    Parameters
+    ----------
+    model_class : class
+        Of transformers.
+    folder : Path
+        With config.json and safetensors.
+    kind : str
+        The `model_type` that config.json must give.
+    device : str
+
+    Raises
+    ------
+    BlendbenchError
+        If the folder is no such model, is damaged, or lacks weights that would else be drawn at random.
+    """
+    shown = printable(folder)
+    try:
+        found = json.loads((folder / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BlendbenchError(f"{shown}: no model folder (config.json); fetch it again") from error
+    if found != kind:
+        raise BlendbenchError(f"{shown}: holds a {found} model, not {kind}; give another checkpoint")
+    try:
+        model, report = model_class.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # what safetensors and config classes raise is no fixed set
+        reason = one_line(str(error).strip().split("\n")[0])
+        raise BlendbenchError(f"{shown}: no readable {kind} model ({reason}); fetch it again") from error
+    lacking = [*report["missing_keys"], *report["mismatched_keys"]]
+    if lacking:
+        raise BlendbenchError(f"{shown}: {len(lacking)} weights are missing, such as {lacking[0]}; fetch it again")
+    return model.eval().requires_grad_(False).to(device)
