@@ -41,6 +41,7 @@ from blendbench.methods._images import to_grey, to_model
 from blendbench.methods.bnmusic import BNMusic
 from blendbench.metrics.bootstrap import bootstrap_interval
 from blendbench.metrics.frechet import frechet_distance
+from blendbench.musicgen import CodeSampling, MusicGen, MusicGenCheckpoint
 from blendbench.tagger import Tagger
 from blendbench.train import noises
 from blendbench.train.arranger import GENRES
@@ -323,6 +324,57 @@ def agreement(reference: np.ndarray, estimated: np.ndarray, window: float) -> di
     return {"F": float(f), "recall": float(recall)}
 
 
+def melody(bench: Bench) -> list[Row]:
+    """The built-in MusicGen: its codec's round trip, whether it follows the melody and the prompt, and its time."""
+    model = MusicGenCheckpoint("--musicgen", bench.words.musicgen).get("cpu")
+    section, noise, rows = "melody", bench.heard("noise")[0], []
+    songs = bench.music()[:: max(1, len(bench.music()) // 70)][:70, :SAMPLES]
+    after = torch.stack([decoded(model, wave) for wave in songs])
+    before, after = bench.hear(songs)[0], bench.hear(after)[0]
+    rows.append(ratio_of_distances(section, "FAD(codec's round trip) / FAD(noise, music)", after, noise, before))
+    made_of, wanted, seconds = {}, {}, []
+    for kind, waves in (("songs", songs), ("noises", bench.noise()[:, :SAMPLES])):
+        prompts = [shuffled((p for p in builtin.prompts() if p.genre == GENRES[i % len(GENRES)]), i, lambda p: p.id)[0]
+                   for i in range(len(waves))]  # fmt: skip
+        music = []
+        for number, (wave, prompt) in enumerate(zip(waves, prompts, strict=True)):
+            start = time.perf_counter()
+            [made] = model.generate([prompt.text], wave[None], RATE, [stable_seed(kind, number)], CodeSampling())
+            seconds.append(time.perf_counter() - start)
+            music.append(audio.resample(made, model.sample_rate, RATE)[:SAMPLES])
+            file = bench.words.out / f"melody-{kind}-{prompt.genre}-{number}.wav"
+            audio.write(file, audio.limit_peak(leveled(music[-1]))[0], RATE, subtype="PCM_16")
+        given, found = (model.chroma(torch.stack(list(some)), RATE).argmax(-1) for some in (waves, music))
+        frames = min(given.shape[1], found.shape[1])
+        given, found = given[:, :frames], found[:, :frames]
+        same = (given == found).float().mean(1)
+        # Chance: the same music against the other clips' melodies.
+        others = torch.stack([(given.roll(k, 0) == found).float().mean(1) for k in range(1, len(given))]).mean(0)
+        name = f"chroma frames as in the melody, {kind}"
+        rows.append(row(section, name, same.tolist()))
+        rows.append(row(section, f"{name}, chance", others.tolist(), remark="(other clips' melodies)"))
+        rows.append(row(section, f"{name}, above chance", (same - others).tolist(), "at least 0", 0.0))
+        embeddings, logits = bench.hear(torch.stack(music))
+        heard = logits[:, : len(GENRES)].argmax(1)
+        hits = [float(GENRES[int(top)] == prompt.genre) for top, prompt in zip(heard, prompts, strict=True)]
+        made_of[kind], wanted[kind] = embeddings, hits
+        rows.append(row(section, f"genre as prompted, melody of {kind}", hits, remark="(chance 14 %)"))
+    composed = bench.hear(torch.stack([read(clip.path) for clip in builtin.music()]))[0]
+    every = torch.cat(list(made_of.values()))
+    rows.append(ratio_of_distances(section, "FAD to built-in music / FAD(noise)", every, noise, composed))
+    remark = f"({torch.get_num_threads()} threads)"
+    return [*rows, row(section, "seconds a pair", seconds[1:], "at most 6", 6.0, remark=remark)]
+
+
+def decoded(model: MusicGen, wave: torch.Tensor) -> torch.Tensor:
+    """A wave after the codec's round trip."""
+    codec = model.model.audio_encoder
+    given = audio.resample(wave, RATE, model.sample_rate)[None, None]
+    with torch.no_grad():
+        out = codec.decode(codec.encode(given).audio_codes, [None]).audio_values[0, 0]
+    return audio.extend_circular(audio.resample(out, model.sample_rate, RATE), len(wave))
+
+
 def speed(bench: Bench) -> list[Row]:
     method = bnmusic(bench)
     prompt = builtin.prompts()[0]
@@ -344,12 +396,19 @@ def speed(bench: Bench) -> list[Row]:
 
 def size(bench: Bench) -> list[Row]:
     """Of the weights in half precision, as they are shipped."""
-    numbers = 0
-    for file in (f for place in (bench.generator.folder, bench.tagger_folder) for f in place.rglob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            numbers += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    total = 2 * numbers / 1e6
-    return [Row("size", "weights of generator and tagger, MB", total, total, total, "at most 40", total <= 40)]
+    musicgen = MusicGenCheckpoint("--musicgen", bench.words.musicgen).folder
+    rows = []
+    for name, places, most in (
+        ("generator and tagger", (bench.generator.folder, bench.tagger_folder), 40),
+        ("MusicGen", (musicgen,), 12),
+    ):
+        numbers = 0
+        for file in (f for place in places for f in place.rglob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                numbers += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+        total = 2 * numbers / 1e6
+        rows.append(Row("size", f"weights of {name}, MB", total, total, total, f"at most {most}", total <= most))
+    return rows
 
 
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
@@ -357,6 +416,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     "tagger": tagger,
     "text_to_music": text_to_music,
     "rhythm": rhythm,
+    "melody": melody,
     "speed": speed,
     "size": size,
 }
@@ -370,6 +430,7 @@ def main() -> None:
     parser.add_argument("--generator", default="pocket", help="a name in conf/generator")
     parser.add_argument("--checkpoint", help="a folder in place of the generator's own checkpoint")
     parser.add_argument("--tagger", default="pocket", help="a folder in place of the built-in tagger")
+    parser.add_argument("--musicgen", default="pocket", help="a folder in place of the built-in MusicGen")
     parser.add_argument("--sampling", nargs="+", default=[], help="other settings, such as steps=12 scheduler=unipc")
     parser.add_argument("--out", type=Path, default=Path("runs/builtin_models"))
     words = parser.parse_args()

@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def finished(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a finished run of Table 1: two pairs, four arms, one pair a batch. Tests must not change it."""
+    """Folder of a finished run of Table 1: two pairs, five arms, one pair a batch. Tests must not change it."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
     assert world.run(run_dir, "limit=2", "batch=1") == 0
     return run_dir

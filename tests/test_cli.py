@@ -123,7 +123,7 @@ def test_stored_config_is_resolved_and_says_what_ran(finished, world):
 
 def test_arm_can_be_deleted_in_hydras_way(world, tmp_path):
     settings = compose([*world.run_words(tmp_path / "run")[1:], "~arms.bnmusic"])
-    assert set(settings["arms"]) == {"noise_only", "random_music", "riffusion_a2a"}
+    assert set(settings["arms"]) == {"noise_only", "random_music", "musicgen_melody", "riffusion_a2a"}
 
 
 @pytest.mark.parametrize("word", ["~arms.nonsense", "~nonsense"])

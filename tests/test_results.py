@@ -9,13 +9,17 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from worlds import CHEAP, GENRES, rows_of
+import transformers
+from tiny_models import tiny_tokenizer
+from worlds import CHEAP, GENRES, call, rows_of
 
-from blendbench import report, results
+from blendbench import audio, report, results
 from blendbench.datasets.musicbench import musicbench
 from blendbench.datasets.pairing import split_music
 from blendbench.errors import BlendbenchError
+from blendbench.evaluators.encodec import EnCodec
 from blendbench.metrics import divergence, frechet
+from blendbench.runner import read_mix
 from blendbench.tagger import Tagger
 
 PAPER = {("noise_only", "direct", "fad"): 27.39, ("bnmusic", "direct", "kl"): 2.14, ("bnmusic", "direct", "fad"): 6.76}
@@ -63,7 +67,7 @@ def test_columns_stand_in_their_order(table):
         "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
         "paper_value", "recipe",
     ]  # fmt: skip
-    assert len(table) == 4 * 2 * 2
+    assert len(table) == 5 * 2 * 2
     assert set(table.experiment) == {"bnmusic/table1"}
 
 
@@ -90,7 +94,7 @@ def test_kl_is_the_divergence_from_a_reference_of_the_prompts_genre(table, score
 
 
 def test_arms_differ_in_their_figures(table):
-    assert table[table.metric == "fad"].groupby("arm").value.first().nunique() == 4
+    assert table[table.metric == "fad"].groupby("arm").value.first().nunique() == 5
 
 
 def test_intervals_hold_their_values(table):
@@ -118,12 +122,14 @@ def test_figures_of_the_paper_are_joined(table, finished):
     assert layout.loc["BNMusic", "Direct: paper's FAD/KL (esc50)"] == "6.76 / 2.14"
 
 
-def test_arm_that_this_experiment_lacks_says_not_run_beside_the_papers_figure(finished):
-    layout = pd.read_csv(finished / "table.csv", dtype=str).set_index("Method")
+def test_arm_that_this_experiment_lacks_says_not_run_beside_the_papers_figure(world, tmp_path):
+    run_dir = tmp_path / "run"
+    assert world.run(run_dir, *CHEAP, "limit=2") == 0
+    layout = pd.read_csv(run_dir / "table.csv", dtype=str).set_index("Method")
     line = layout.loc["MusicGen melody"]
     assert line["Direct: FAD"] == "not run"
     assert line["Direct: paper's FAD/KL (esc50)"] == "7.74 / 2.33"
-    assert "MusicGen melody: not run" in (finished / "table.md").read_text(encoding="utf-8")
+    assert "MusicGen melody: not run" in (run_dir / "table.md").read_text(encoding="utf-8")
 
 
 def test_table_warns_that_the_papers_figures_are_of_other_models(finished):
@@ -215,3 +221,81 @@ def test_report_escapes_what_comes_from_data(finished, tmp_path):
 
 def test_latex_specials_in_the_caption_are_escaped():
     assert results._latex("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+
+
+def write_clap(folder: Path) -> Path:
+    """A tiny CLAP of random weights, in transformers' layout."""
+    config = transformers.ClapConfig(
+        text_config={"vocab_size": 90, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                     "intermediate_size": 16, "projection_dim": 8},
+        audio_config={"num_mel_bins": 64, "spec_size": 256, "hidden_size": 16, "depths": [1, 1],
+                      "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "projection_dim": 8,
+                      "num_hidden_layers": 2},
+        projection_dim=8,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.ClapModel(config).save_pretrained(folder)
+    transformers.ClapFeatureExtractor(truncation="rand_trunc").save_pretrained(folder)
+    tiny_tokenizer(folder)
+    return folder
+
+
+def test_metrics_of_other_evaluators_stand_beside_the_others(world, finished, tmp_path):
+    """EnCodec has many embeddings a clip, CLAP knows texts; both with random weights. No music is made again."""
+    encodec = transformers.EncodecConfig(num_filters=4, hidden_size=6, codebook_size=16, num_lstm_layers=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.EncodecModel(encodec).save_pretrained(tmp_path / "encodec")
+    config = tmp_path / "config" / "evaluator"
+    config.mkdir(parents=True)
+    (config / "mine.yaml").write_text(
+        f"""
+fad: {{_target_: blendbench.evaluators.encodec.EnCodec, name: encodec, checkpoint: {tmp_path / "encodec"}}}
+kl: {{_target_: blendbench.evaluators.pocket.PocketTagger, name: tagger, checkpoint: {world.evaluator}}}
+prompt: {{_target_: blendbench.evaluators.clap.CLAP, name: clap, checkpoint: {write_clap(tmp_path / "clap")}}}
+"""
+    )
+    shutil.copytree(finished, tmp_path / "run")
+    words = [word for word in world.run_words(tmp_path / "run", "limit=2", "batch=1") if "evaluator" not in word]
+    mine = ["evaluator=mine", "kl.activation=sigmoid", "statistics.fad_infinity=true"]
+    assert call(*words, *mine, "--config-dir", str(tmp_path / "config")) == 0
+    table = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert rows_of(tmp_path / "run") == rows_of(finished)
+    assert set(table.metric) == {"fad", "fad_inf", "kl", "clap"}
+    assert table[table.metric == "clap"].value.between(-1, 1).all()
+    assert table[table.metric == "fad_inf"].recipe.str.contains("too few mixes").all()
+    for metric, named in (("fad", "evaluator=encodec@"), ("kl", "sigmoid KL"), ("clap", "cosine of mix and prompt")):
+        assert table[table.metric == metric].recipe.str.contains(named).all()
+        assert table[table.metric == metric].value.notna().all()
+    # The distance is taken over all frames, and its interval over clips.
+    heard = EnCodec("encodec", str(tmp_path / "encodec"))
+    heard.prepare("cpu")
+
+    def frames(wave):
+        return heard.score(audio.resample(wave, 44_100, 24_000)).embeddings
+
+    mixes = [row for row in rows_of(finished) if (row["arm"], row["presentation"]) == ("bnmusic", "direct")]
+    own = torch.cat([frames(read_mix(finished, row)) for row in mixes])
+    half, _ = split_music(musicbench(str(world.root)), 0)
+    waves = [audio.extend_circular(audio.read(clip.path, 24_000, max_seconds=5), 120_000) for clip in half]
+    reference = torch.cat([heard.score(wave).embeddings for wave in waves])
+    assert len(own) == 2 * len(reference) / 7 > 700
+    assert value(table, "bnmusic", "direct", "fad") == pytest.approx(frechet.frechet_distance(own, reference), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "words"),
+    [
+        ("kl", "encodec.EnCodec", "evaluator.kl: it knows no classes"),
+        ("prompt", "encodec.EnCodec", "evaluator.prompt: it knows no texts"),
+        ("style", "encodec.EnCodec", "evaluator.style: no such metric"),
+    ],
+)
+def test_an_evaluator_that_cannot_serve_its_metric_is_named(world, finished, tmp_path, capsys, metric, target, words):
+    encodec = transformers.EncodecConfig(num_filters=4, hidden_size=6, codebook_size=16, num_lstm_layers=1)
+    transformers.EncodecModel(encodec).save_pretrained(tmp_path / "encodec")
+    entry = f"{{_target_: blendbench.evaluators.{target}, name: it, checkpoint: {tmp_path / 'encodec'}}}"
+    shutil.copytree(finished, tmp_path / "run")
+    assert world.run(tmp_path / "run", "limit=2", "batch=1", f"++evaluator.{metric}={entry}") == 1
+    assert words in capsys.readouterr().err

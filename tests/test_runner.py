@@ -16,13 +16,14 @@ import torch
 from worlds import CHEAP, World, call, rows_of, untimed
 
 from blendbench import audio
-from blendbench.methods import bnmusic, noise_only, random_music, riffusion_a2a
+from blendbench.methods import bnmusic, musicgen_melody, noise_only, random_music, riffusion_a2a
 from blendbench.runner import BatchSize, Noises, file_name, read_mix
 from blendbench.store import file_hash
 
 METHODS: dict[str, Any] = {
     "bnmusic": bnmusic.BNMusic,
     "riffusion_a2a": riffusion_a2a.RiffusionA2A,
+    "musicgen_melody": musicgen_melody.MusicGenMelody,
     "random_music": random_music.RandomMusic,
     "noise_only": noise_only.NoiseOnly,
 }
@@ -129,7 +130,7 @@ def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
         else:
             assert row["gain_db"] == 0
         seen.add((row["arm"], row["presentation"]))
-    assert len(seen) == 6
+    assert len(seen) == 8
 
 
 def test_presentations_of_a_pair_differ_by_one_gain_alone(world, finished):
@@ -241,7 +242,7 @@ def test_changed_core_fraction_regenerates_bnmusic_alone(copied, generated):
     there, run_dir = copied
     assert there.run(run_dir, "limit=1", "batch=1", "mask.core_fraction=0.1") == 0
     assert generated == {"bnmusic": 1}
-    assert len(rows_of(run_dir)) == 8
+    assert len(rows_of(run_dir)) == 10
 
 
 def test_changed_prompt_or_noise_file_is_seen(copied, generated):

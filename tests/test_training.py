@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import EncodecModel
 
-from blendbench import lora
+from blendbench import audio, lora
 from blendbench.autoencoder import PatchAutoencoder
 from blendbench.datasets.pairing import stable_seed
 from blendbench.diffusion import LatentDiffusion, Sampling, make_scheduler, text_to_image
 from blendbench.errors import BlendbenchError
 from blendbench.generators import Generator
+from blendbench.musicgen import CodeSampling, MusicGenCheckpoint
 from blendbench.tagger import Tagger, checkpoint_hash
-from blendbench.train import autoencoder, cache, export, generator, loop, noises, student, tagger
+from blendbench.train import autoencoder, cache, codec, export, generator, loop, musicgen, noises, student, tagger
 from blendbench.train.arranger import GENRES
 
 
@@ -25,7 +27,7 @@ def clips(tmp_path_factory):
     """A cache of ten clips: seven of "music" with captions, three of noise, the last of each held out."""
     folder = tmp_path_factory.mktemp("cache")
     draw = np.random.default_rng(0)
-    rows, audio, images = [], [], []
+    rows, sounds, images = [], [], []
     for index, label in enumerate([*GENRES, GENRES[0], "rain", "wind", "rain"]):
         kind = "music" if label in GENRES else "noise"
         split = "held_out" if index in (7, 10) else "train"
@@ -33,9 +35,9 @@ def clips(tmp_path_factory):
         rows[-1]["captions"] = [f"a {label} song", f"{label} with piano and drums"]
         if kind == "music":
             rows[-1]["instruments"] = ["piano", "drums"][: 1 + index % 2]
-        audio.append((draw.standard_normal(cache.SAMPLES) * 3000).astype(np.int16))
+        sounds.append((draw.standard_normal(cache.SAMPLES) * 3000).astype(np.int16))
         images.append(draw.integers(0, 256, (512, 512), dtype=np.uint8))
-    (folder / "audio.i16").write_bytes(np.stack(audio).tobytes())
+    (folder / "audio.i16").write_bytes(np.stack(sounds).tobytes())
     (folder / "images.u8").write_bytes(np.stack(images).tobytes())
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return cache.ClipCache(folder)
@@ -227,6 +229,123 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line(pocket, tmp_path, s
     with pytest.raises(BlendbenchError, match=r"a\.safetensors") as refused:
         Generator("fast", str(pocket), adapter=str(file)).get("cpu")
     assert "\n" not in str(refused.value)
+
+
+SMALL_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16}
+
+
+@pytest.fixture(scope="module")
+def trained_codec(clips, tmp_path_factory):
+    out = tmp_path_factory.mktemp("work") / "codec"
+    codec.train(clips, out, steps=6, batch=2, samples=4410, quantize_from=0.5, log_every=1, codebooks=3, **SMALL_CODEC)
+    return out
+
+
+def test_the_codec_encodes_and_decodes_as_transformers_does(clips, trained_codec):
+    model = EncodecModel.from_pretrained(trained_codec).eval()
+    wave = audio.resample(clips.waveforms(np.array([0])), 44_100, codec.SAMPLE_RATE)
+    with torch.no_grad():
+        codes = model.encode(wave[:, None]).audio_codes
+        assert codes.shape == (1, 1, 3, 256)
+        latents = codec.ResidualQuantizer(model)(model.encoder(wave[:, None]), 3, learn=False)
+        torch.testing.assert_close(model.decode(codes, [None]).audio_values, model.decoder(latents))
+    assert all(len(codes[0, 0, book].unique()) > 1 for book in range(3))
+    figures = json.loads((trained_codec / "training.json").read_text())
+    assert set(figures["spectral_convergence"]) == {"0", "1", "2", "3"}
+
+
+def test_codebooks_found_by_k_means_bring_latents_near_and_learn_the_rest(clips):
+    torch.manual_seed(0)
+    model = codec.new_model(2, **SMALL_CODEC)
+    quantizer = codec.ResidualQuantizer(model)
+    assert not quantizer.started
+    latents = torch.randn(4, 8, 50) * torch.linspace(0.1, 3, 8)[None, :, None]
+    quantizer.start(latents)
+    assert quantizer.started
+    errors = [float((latents - quantizer(latents, used, learn=False)).square().mean()) for used in (1, 2)]
+    assert errors[1] < errors[0] < float(latents.square().mean())
+    moved = latents + 5
+    before = float((moved - quantizer(moved, 2, learn=False)).square().mean())
+    for _ in range(200):
+        quantizer(moved, 2, learn=True)
+    assert float((moved - quantizer(moved, 2, learn=False)).square().mean()) < before / 10
+
+
+def test_a_scaled_start_lets_the_latents_vary(clips):
+    torch.manual_seed(0)
+    model, waves = codec.new_model(2, **SMALL_CODEC), clips.waveforms(np.arange(3))[:, :44_100]
+    codec.start_scaled(model, waves)
+    with torch.no_grad():
+        latents = model.encoder(waves[:, None])
+        assert float(latents.std()) == pytest.approx(1.0, rel=0.05)
+        assert float(model.decoder(latents).std()) == pytest.approx(float(waves.std()), rel=0.2)
+
+
+@pytest.fixture
+def small_musicgen(monkeypatch):
+    monkeypatch.setattr(musicgen, "CODEBOOKS", 3)
+    for name, value in {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16}.items():
+        monkeypatch.setitem(musicgen.DECODER, name, value)
+
+
+@pytest.fixture
+def words(clips, tmp_path):
+    generator.train_tokenizer(["a Jazz song", "Rock with piano and drums"], tmp_path / "words", vocabulary=600)
+    return tmp_path / "words"
+
+
+def test_the_musicgen_is_saved_as_a_checkpoint_that_plays(clips, trained_codec, words, tmp_path, small_musicgen):
+    figures = musicgen.train(clips, trained_codec, words, tmp_path / "out", steps=2, batch=2, log_every=1)
+    assert len(figures["held_out_loss"]) == len(figures["held_out_loss_unconditional"]) == 3
+    model = MusicGenCheckpoint("method.checkpoint", str(tmp_path / "out" / "model")).get("cpu")
+    melody = clips.waveforms(np.array([1]))[:, :44_100]
+    music = model.generate(["a Jazz song"], melody, 44_100, [3], CodeSampling())
+    assert music.shape == (1, codec.SAMPLE_RATE) and music.std() > 0
+    weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float16}
+
+
+def test_the_loss_is_that_of_transformers(clips, trained_codec, words, tmp_path, small_musicgen):
+    torch.manual_seed(0)
+    network = EncodecModel.from_pretrained(trained_codec)
+    model = musicgen.new_model(network, 600, 10).eval()
+    codes, ids = torch.randint(0, 16, (2, 3, 20)), torch.randint(0, 600, (2, 5))
+    chroma = torch.nn.functional.one_hot(torch.randint(0, 12, (2, 10)), 12).float()
+    with torch.no_grad():
+        prefix = musicgen.condition(model, ids, chroma, torch.ones(2))
+        ours = musicgen.code_loss(model, prefix, codes)
+        labels = musicgen.delayed(codes, 16).transpose(1, 2)
+        theirs = model(input_ids=ids, attention_mask=torch.ones_like(ids), input_features=chroma, labels=labels)
+    torch.testing.assert_close(ours.mean(), theirs.loss, atol=1e-5, rtol=1e-5)
+
+
+def test_a_stopped_musicgen_training_goes_on_to_the_same_weights(clips, trained_codec, words, tmp_path, small_musicgen):
+    settings = {"steps": 4, "batch": 2, "log_every": 1, "save_every": 1}
+    whole = musicgen.train(clips, trained_codec, words, tmp_path / "whole", **settings)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(musicgen, "code_loss", stop_after(2, musicgen.code_loss))
+        with pytest.raises(KeyboardInterrupt):
+            musicgen.train(clips, trained_codec, words, tmp_path / "parts", **settings)
+    again = musicgen.train(clips, trained_codec, words, tmp_path / "parts", **settings)
+    assert [row["loss"] for row in again["history"]] == [row["loss"] for row in whole["history"]]
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_musicgen_without_its_codec_says_what_to_run(clips, words, tmp_path):
+    with pytest.raises(BlendbenchError, match="blendbench train codec"):
+        musicgen.train(clips, tmp_path / "codec", words, tmp_path / "out", steps=1)
+
+
+def stop_after(count, function):
+    calls = itertools.count()
+
+    def limited(*arguments):
+        if next(calls) == count:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return limited
 
 
 def test_export_brings_models_and_cards_into_a_folder(clips, vae, pocket, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Small stand-ins for what a run needs: data sets in their official layouts and models with random weights.
 
-A `World` is a data root with `ESC-50/` and `MusicBench/`, a tiny generator and a tiny evaluator; `World.main` calls the
+A `World` is a data root with `ESC-50/` and `MusicBench/`, and tiny models; `World.main` calls the
 command line in this process with the settings that point there.
 """
 
@@ -77,10 +77,11 @@ def write_musicbench(root: Path, tracks: int = 2) -> None:
 
 @dataclass(frozen=True)
 class World:
-    """A data root, two tiny models, and a store that the runs of a test share."""
+    """A data root, tiny models, and a store that the runs of a test share."""
 
     root: Path
     generator: Path
+    musicgen: Path
     evaluator: Path
     store: Path
 
@@ -92,6 +93,7 @@ class World:
             f"data.root={self.root}",
             f"store_dir={self.store}",
             f"generator.checkpoint={self.generator}",
+            f"generator.musicgen.checkpoint={self.musicgen}",
             f"evaluator.fad.checkpoint={self.evaluator}",
             "generator.sampling.repaint.steps=2",
             "generator.sampling.image_to_image.steps=4",
@@ -113,14 +115,14 @@ class World:
         """The same world with another store, filled with this one's content if `copy`."""
         if copy:
             shutil.copytree(self.store, store)
-        return World(self.root, self.generator, self.evaluator, store)
+        return World(self.root, self.generator, self.musicgen, self.evaluator, store)
 
     def with_root(self, root: Path) -> "World":
         """The same models and store over another data root."""
-        return World(root, self.generator, self.evaluator, self.store)
+        return World(root, self.generator, self.musicgen, self.evaluator, self.store)
 
 
-CHEAP = ("arms.bnmusic=null", "arms.riffusion_a2a=null")
+CHEAP = ("arms.bnmusic=null", "arms.riffusion_a2a=null", "arms.musicgen_melody=null")
 """Leaves the arms that need no generator."""
 
 
@@ -145,7 +147,21 @@ def build_world(folder: Path) -> World:
         tagger.project.weight.mul_(20)
         tagger.head.weight.mul_(20)
         tagger.save(folder / "evaluator")
-    return World(root, folder / "generator", folder / "evaluator", folder / "store")
+        torch.manual_seed(0)
+        write_musicgen(folder / "musicgen")
+    return World(root, folder / "generator", folder / "musicgen", folder / "evaluator", folder / "store")
+
+
+def write_musicgen(folder: Path) -> None:
+    """A tiny MusicGen melody of torch's random weights, ten codes a second, in transformers' layout."""
+    from tiny_models import tiny_tokenizer
+    from transformers import MusicgenMelodyFeatureExtractor
+
+    from blendbench.musicgen import tiny_model
+
+    tokenizer = tiny_tokenizer(folder)
+    tiny_model(len(tokenizer), (8, 8, 10, 5)).save_pretrained(folder)
+    MusicgenMelodyFeatureExtractor().save_pretrained(folder)
 
 
 def rows_of(run_dir: Path) -> list[dict]:

@@ -5,8 +5,10 @@ so that an item's music depends neither on the batch nor on the order. transform
 batch by adding empty positions before the music, which changes it; here only texts of one length share a batch.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -112,14 +114,19 @@ class MusicGen:
         """
         options: dict[str, Any] = {"revision": revision, "local_files_only": local_files_only}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            features = MusicgenMelodyFeatureExtractor.from_pretrained(source, **options)
-            model = MusicgenMelodyForConditionalGeneration.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, **options
-            )
+            with _quiet():
+                return cls._load(source, device, dtype, options)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BlendbenchError(f"{source}: no readable MusicGen melody checkpoint ({reason})") from error
+
+    @classmethod
+    def _load(cls, source: str | Path, device: str, dtype: torch.dtype, options: dict[str, Any]) -> "MusicGen":
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        features = MusicgenMelodyFeatureExtractor.from_pretrained(source, **options)
+        model = MusicgenMelodyForConditionalGeneration.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, **options
+        )
         return cls(model.to(device), tokenizer, features)
 
     @property
@@ -202,6 +209,18 @@ class MusicGen:
         return codes.mean(1)[:, :length].float().cpu()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back that MusicGen's "no code" lies beyond its vocabulary: transformers warns of it in every checkpoint."""
+    logger = logging.getLogger("transformers.configuration_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class _ChoiceLast(LogitsProcessorList):
     """transformers appends guidance to the processors it is given; the choice of a code has to come after it."""
 
@@ -241,7 +260,8 @@ def check_conditions() -> None:
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
-        model = tiny_model()
+        with _quiet():
+            model = tiny_model()
         words = torch.tensor([[1, 2, 3]])
         melody = torch.nn.functional.one_hot(torch.tensor([[4, 5, 6, 7]]), 12).float()
 
@@ -272,11 +292,14 @@ def check_conditions() -> None:
         )
 
 
-def tiny_model() -> MusicgenMelodyForConditionalGeneration:
-    """A MusicGen melody of random weights from torch's global generator, in the published one's architecture."""
+def tiny_model(vocabulary: int = 32, ratios: Sequence[int] = (8, 5, 4, 4)) -> MusicgenMelodyForConditionalGeneration:
+    """A MusicGen melody of random weights from torch's global generator, in the published one's architecture.
+
+    `vocabulary` is the text encoder's, `ratios` are the codec's; their product is a frame's samples at 32 kHz.
+    """
     config = MusicgenMelodyConfig(
         text_encoder=T5Config(
-            vocab_size=32, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+            vocab_size=vocabulary, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
         ).to_dict(),
         audio_encoder=EncodecConfig(
             sampling_rate=32_000,
@@ -284,8 +307,8 @@ def tiny_model() -> MusicgenMelodyForConditionalGeneration:
             hidden_size=8,
             codebook_size=16,
             codebook_dim=8,
-            upsampling_ratios=[8, 5, 4, 4],
-            target_bandwidths=[0.8],
+            upsampling_ratios=list(ratios),
+            target_bandwidths=[4 * 4 * 32 / math.prod(ratios)],
             num_lstm_layers=1,
             use_causal_conv=False,
         ).to_dict(),

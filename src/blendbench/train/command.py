@@ -1,7 +1,7 @@
 """`blendbench train`: make the built-in models and sample packs again, step by step.
 
-data -> autoencoder -> generator -> student, and tagger -> export; `pack` makes the built-in noises and music. Each step
-reads what the one before left in the work folder, so a step can be repeated alone.
+data -> autoencoder -> generator -> student, codec -> decoder and musicgen, and tagger -> export; `pack` makes the
+built-in noises and music. Each step reads what the one before left in the work folder, so a step can be repeated alone.
 """
 
 import json
@@ -9,15 +9,19 @@ from pathlib import Path
 
 from blendbench.errors import BlendbenchError
 
-DEFAULT_STEPS = {"autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500}
-STEPS = ("data", "autoencoder", "generator", "student", "tagger", "export", "pack")
+DEFAULT_STEPS = {
+    "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
+    "codec": 2800, "decoder": 5000, "musicgen": 2000,
+}  # fmt: skip
+STEPS = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "export", "pack")
 
 
 def main(arguments: list[str], parser_class: type) -> int:
     """Run one step; returns the exit status."""
     parser = parser_class(
         prog="blendbench train",
-        description="Train the built-in models: data, then autoencoder, generator, student and tagger, then export. "
+        description="Train the built-in models: data, then autoencoder, generator, student, tagger, codec, "
+        "decoder (of the codec) and musicgen, then export. "
         "Needs FluidSynth with the FluidR3 sound font, the POP909 data set, and (for the tagger) ESC-50.",
     )
     parser.add_argument("step", choices=STEPS)
@@ -42,7 +46,7 @@ def main(arguments: list[str], parser_class: type) -> int:
         reason = str(error).splitlines()[0]
         raise BlendbenchError(f"--device {words.device}: cannot be used ({reason}); try cpu") from error
     from blendbench.datasets.builtin import package_folder, prompts
-    from blendbench.train import autoencoder, cache, export, generator, pack, student, tagger
+    from blendbench.train import autoencoder, cache, codec, export, generator, musicgen, pack, student, tagger
 
     work, seed, device = words.work, words.seed, words.device
     assets = words.out or package_folder("blendbench.assets")
@@ -75,6 +79,17 @@ def main(arguments: list[str], parser_class: type) -> int:
         )
     elif words.step == "student":
         figures = student.train(clips, work / "pocket", steps=steps, seed=seed, device=device)
+    elif words.step == "codec":
+        figures = codec.train(clips, work / "codec", steps=steps, seed=seed, device=device)
+    elif words.step == "decoder":
+        figures = codec.refine(
+            clips, work / "codec", work / "decoder", steps=steps, used=musicgen.CODEBOOKS, seed=seed, device=device
+        )
+    elif words.step == "musicgen":
+        words_of = package_folder("blendbench.assets") / "pocket" / "tokenizer"
+        figures = musicgen.train(
+            clips, work / "codec", words_of, work / "musicgen", steps=steps, seed=seed, device=device
+        )
     else:
         figures = tagger.train(clips, work / "tagger", steps=steps, seed=seed, device=device)
     print(json.dumps(figures, indent=1))

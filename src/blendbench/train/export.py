@@ -1,10 +1,12 @@
 """Bring trained models into the package: half precision, safetensors, with a card each."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
@@ -78,6 +80,38 @@ Training curve (step, minutes, loss):
 Made by `blendbench train data`, `tagger`, `export`. Licence: MIT.
 """
 
+_MUSICGEN_CARD = """# musicgen: the built-in MusicGen of blendbench
+
+A small MusicGen melody in transformers' layout (`MusicgenMelodyForConditionalGeneration`): EnCodec at 22.05 kHz with {books}
+codebooks of {codec_config[codebook_size]} at 50 frames a second ({kbps:.1f} kbit/s), a T5 text encoder of {text[num_layers]} layers, a decoder of {layers[num_hidden_layers]} layers of
+{layers[hidden_size]}, chroma (12 pitch classes, window 0.37 s, every 0.093 s) as the melody. `method=musicgen_melody` with `generator=pocket`.
+Half-precision safetensors; checkpoint hash `{hash}`.
+
+**For**: filling MusicGen's row on a machine without any download. **Not for**: conclusions about the published MusicGen.
+
+## Trained on
+Rendered music, as the built-in generator's card says: {codec[clips]} clips of 5.12 s for the codec, {model[clips]} with their captions for
+the rest. The songs in `data_manifests/pop909_held_out.txt` were left out.
+
+## Cost
+On {model[device]}. Codec ({codec_millions:.2f} M parameters and codebooks): {codec[steps]} steps of {codec[batch]} stretches of {codec_seconds:.1f} s in
+{codec[minutes]:.0f} min, spectral losses and no adversarial one; then its decoder alone, {decoder[steps]} steps in {decoder[minutes]:.0f} min. Text encoder and decoder ({millions:.1f} M): {model[steps]} steps of {model[batch]} clips
+in {model[minutes]:.0f} min. Seeds: {codec[seed]}, {model[seed]}.
+
+Training curves (step, minutes, loss):
+
+{curves}
+
+## How good
+Mel spectral convergence of the codec's round trip on held-out compositions, by codebooks used (0: not quantised): {convergence}.
+Nats a code on held-out compositions, codebook by codebook: {model[held_out_loss]} with the condition,
+{model[held_out_loss_unconditional]} without (a fair draw: {fair:.2f}).
+
+{figures}
+
+Made by `blendbench train data`, `codec`, `decoder`, `musicgen`, `export`. Licence: MIT.
+"""
+
 _TAGGER_ROWS = {
     "accuracy_genre": "genre, music of the project's own composition",
     "instruments_average_precision": "instruments, mean average precision",
@@ -124,7 +158,7 @@ def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
 
 
 def export(work: Path, assets: Path) -> None:
-    """Copy the finished models of a work folder, generator and tagger, to the assets folder, with cards.
+    """Copy the finished models of a work folder, generator, tagger and MusicGen, to the assets folder, with cards.
 
     The cards quote `bench/figures.json` and `bench_fast/figures.json` of the work folder, where the benchmark of the
     built-in models wrote them. A model that the work folder does not have stays as it is in the assets.
@@ -134,7 +168,7 @@ def export(work: Path, assets: Path) -> None:
     BlendbenchError
         If a training that has begun has not finished, or none has begun.
     """
-    exports = {"pocket": export_generator, "tagger": export_tagger}
+    exports = {"pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen}
     there = [name for name in exports if (work / name).is_dir()]
     for name in there or exports:
         exports[name](work, assets)
@@ -194,5 +228,32 @@ def export_tagger(work: Path, assets: Path) -> None:
         embedding=config["embedding"], instruments=len(config["instruments"]), count=len(config["classes"]),
         kinds=len(config["classes"]) - 7, curves=_curve("tagger", tagger["history"]),
         figures=_benchmark(work, ("tagger",)),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
+
+
+def export_musicgen(work: Path, assets: Path) -> None:
+    """Copy the MusicGen, with the refined decoder; raises BlendbenchError as `export` does."""
+    codec, decoder, model = (_figures(work / place / "training.json") for place in ("codec", "decoder", "musicgen"))
+    target = assets / "musicgen"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "musicgen" / "model", target)
+    weights = load_file(target / "model.safetensors")
+    refined = load_file(work / "decoder" / "model.safetensors")
+    weights |= {f"audio_encoder.{name}": value.half() for name, value in refined.items() if name.startswith("decoder.")}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((target / "config.json").read_text())
+    codec_config, layers, books = config["audio_encoder"], config["decoder"], config["decoder"]["num_codebooks"]
+    card = _MUSICGEN_CARD.format(
+        hash=checkpoint_hash(target), codec=codec, model=model, codec_config=codec_config, layers=layers, decoder=decoder, books=books,
+        text=config["text_encoder"], kbps=books * math.log2(codec_config["codebook_size"]) * 50 / 1000,
+        codec_millions=codec["parameters"] / 1e6, millions=model["parameters"] / 1e6,
+        codec_seconds=codec["samples"] / codec_config["sampling_rate"], fair=math.log(codec_config["codebook_size"]),
+        curves="\n".join(
+            _curve(name, one["history"])
+            for name, one in (("codec", codec), ("codec's decoder", decoder), ("decoder and text encoder", model))
+        ),
+        convergence=", ".join(f"{used}: {value}" for used, value in decoder["spectral_convergence"].items()),
+        figures=_benchmark(work, ("melody",)),
     )  # fmt: skip
     write_text(target / "README.md", card)
