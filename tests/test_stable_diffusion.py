@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,15 +33,16 @@ def test_the_configs_are_those_of_stable_diffusion_1_5() -> None:
     assert (count(unet), count(vae), count(text_encoder)) == (859_520_964, 83_653_863, 123_060_480)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentDiffusion, dict, Path]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one layer a level", "two layers a level"])
+def small(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentDiffusion, dict, Path]:
     """A model with Stable Diffusion's levels, but thin, with its configs and its tokenizer's folder."""
+    layers = request.param
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer = tiny_tokenizer(folder)
     parts = {
         "unet": stable_diffusion.UNET
-        | {"block_out_channels": CHANNELS, "cross_attention_dim": 32, "sample_size": 8, "layers_per_block": 1},
-        "vae": stable_diffusion.VAE | {"block_out_channels": CHANNELS, "sample_size": 64, "layers_per_block": 1},
+        | {"block_out_channels": CHANNELS, "cross_attention_dim": 32, "sample_size": 8, "layers_per_block": layers},
+        "vae": stable_diffusion.VAE | {"block_out_channels": CHANNELS, "sample_size": 64, "layers_per_block": layers},
         "text_encoder": stable_diffusion.TEXT_ENCODER
         | {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
            "max_position_embeddings": 16, "vocab_size": len(tokenizer),
@@ -61,9 +63,9 @@ def original_layout(model: LatentDiffusion) -> dict[str, torch.Tensor]:
     """A model's weights under Stable Diffusion's original names."""
     state: dict[str, torch.Tensor] = {}
     prefix = "model.diffusion_model."
-    unet = model.unet.state_dict()
-    for name, value in unet.items():
-        state[prefix + unet_name(name)] = value
+    layers = model.unet.config.layers_per_block
+    for name, value in model.unet.state_dict().items():
+        state[prefix + unet_name(name, layers)] = value
     for name, value in model.vae.state_dict().items():
         state["first_stage_model." + vae_name(name)] = value
     for name, value in model.text_encoder.state_dict().items():
@@ -75,8 +77,8 @@ RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0
           "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}  # fmt: skip
 
 
-def unet_name(name: str) -> str:
-    """CompVis's name of a U-Net weight, for levels of one layer."""
+def unet_name(name: str, layers: int) -> str:
+    """CompVis's name of a U-Net weight, for levels of so many layers."""
     tops = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
             "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
     for new, old in tops.items():
@@ -90,11 +92,13 @@ def unet_name(name: str) -> str:
     level, kind, index = int(rest[0]), rest[1], int(rest[2])
     if side == "down_blocks":
         if kind == "downsamplers":
-            return f"input_blocks.{2 * level + 2}.0.op.{rest[-1]}"
-        return f"input_blocks.{2 * level + 1}.{0 if kind == 'resnets' else 1}." + resnet(kind, rest[3:])
+            return f"input_blocks.{(layers + 1) * (level + 1)}.0.op.{rest[-1]}"
+        return f"input_blocks.{(layers + 1) * level + 1 + index}.{0 if kind == 'resnets' else 1}." + resnet(
+            kind, rest[3:]
+        )
     if kind == "upsamplers":
-        return f"output_blocks.{2 * level + 1}.{2 if level else 1}.conv.{rest[-1]}"
-    return f"output_blocks.{2 * level + index}.{0 if kind == 'resnets' else 1}." + resnet(kind, rest[3:])
+        return f"output_blocks.{(layers + 1) * level + layers}.{2 if level else 1}.conv.{rest[-1]}"
+    return f"output_blocks.{(layers + 1) * level + index}.{0 if kind == 'resnets' else 1}." + resnet(kind, rest[3:])
 
 
 def resnet(kind: str, rest: list[str]) -> str:
@@ -102,7 +106,7 @@ def resnet(kind: str, rest: list[str]) -> str:
 
 
 def vae_name(name: str) -> str:
-    """CompVis's name of an autoencoder weight, for levels of one layer (two in the decoder)."""
+    """CompVis's name of an autoencoder weight."""
     name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
     name = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
     if "mid_block.attentions.0" in name:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from blendbench import lora
 from blendbench.datasets.builtin import package_folder
@@ -74,9 +75,30 @@ class Checkpoint(ABC, Generic[Model]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the checkpoint's files, or id and revision of a hub checkpoint."""
+        """Hash of the checkpoint's files, or id and commit of a hub checkpoint.
+
+        Raises
+        ------
+        BlendbenchError
+            If it is not there; a hub checkpoint may be missing only where a run may download it.
+        """
         folder = self._found()
-        return f"{self.checkpoint}@{self.revision or 'main'}" if folder is None else checkpoint_hash(folder)
+        if folder is not None:
+            return checkpoint_hash(folder)
+        kept = try_to_load_from_cache(self.checkpoint, self.marker, revision=self.revision)
+        if isinstance(kept, str):
+            # The commit, so that a moved branch is another checkpoint.
+            return f"{self.checkpoint}@{Path(kept).parent.name}"
+        if self.local_files_only:
+            at = f" at revision {self.revision}" if self.revision else ""
+            raise BlendbenchError(
+                f"{self.key}.checkpoint={self.checkpoint}: not in the hub's cache{at}; {self._remedy}"
+            )
+        return f"{self.checkpoint}@{self.revision or 'main'}"
+
+    @property
+    def _remedy(self) -> str:
+        return f"`blendbench models list` says how to fetch it, or give {self.key}.checkpoint=FOLDER"
 
     def _found(self) -> Path | None:
         """The local folder, or None for a hub id; raises BlendbenchError if it holds no checkpoint."""
@@ -102,8 +124,7 @@ class Checkpoint(ABC, Generic[Model]):
             except BlendbenchError as error:
                 if self.folder is not None:
                     raise
-                remedy = f"`blendbench models list` says how to fetch it, or give {self.key}.checkpoint=FOLDER"
-                raise BlendbenchError(f"{error}; {remedy}") from error
+                raise BlendbenchError(f"{error}; {self._remedy}") from error
         return self._models[device]
 
     @abstractmethod

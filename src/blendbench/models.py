@@ -256,6 +256,17 @@ _KNOWN = (
         licence="Apache-2.0",
         used_by="evaluator=passt",
     ),
+    Model(
+        "htdemucs",
+        "file",
+        "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/955717e8-8726e21a.th",
+        files=("955717e8-8726e21a.th",),
+        folder="checkpoints",
+        megabytes=84.141911,
+        sha256="8726e21a993978c7ba086d3872e7608d7d5bfca646ca4aca459ffda844faa8b4",
+        licence="for scientific purposes only, says its author (github.com/facebookresearch/demucs/issues/327)",
+        used_by="method=musicgen_melody method.separate=htdemucs",
+    ),
 )
 
 MODELS: dict[str, Model] = {

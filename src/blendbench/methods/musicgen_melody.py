@@ -10,6 +10,7 @@ from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError
 from blendbench.methods import Context, Item, Music
 from blendbench.musicgen import CodeSampling, MusicGenCheckpoint
+from blendbench.separation import Separation
 
 
 class MusicGenMelody:
@@ -23,6 +24,9 @@ class MusicGenMelody:
         Fields of `musicgen.MusicGenCheckpoint`, without `key`.
     sampling : dict
         Fields of `musicgen.CodeSampling`.
+    separate : str, optional
+        A Demucs model that takes drums and bass out of the melody, as audiocraft does: a name, file or folder of
+        `separation.Separation`. None gives the noise as it is, as transformers does.
 
     Raises
     ------
@@ -32,8 +36,11 @@ class MusicGenMelody:
 
     adaptive = False
 
-    def __init__(self, label: str, checkpoint: dict[str, Any], sampling: dict[str, Any]) -> None:
+    def __init__(
+        self, label: str, checkpoint: dict[str, Any], sampling: dict[str, Any], separate: str | None = None
+    ) -> None:
         self.label = label
+        self.separation = None if separate is None else Separation(separate, "method.separate")
         try:
             self.checkpoint = MusicGenCheckpoint("method.checkpoint", **checkpoint)
             self.sampling = CodeSampling(**sampling)
@@ -41,21 +48,27 @@ class MusicGenMelody:
             raise BlendbenchError(f"arm {label!r}: {error}; mend that entry") from error
 
     def signature(self) -> dict[str, Any]:
-        """Checkpoint and sampling."""
-        return self.checkpoint.signature() | {"sampling": vars(self.sampling)}
+        """Checkpoint, sampling, and the separation's weights where there is one."""
+        separated = {} if self.separation is None else {"separate": self.separation.signature()}
+        return self.checkpoint.signature() | {"sampling": vars(self.sampling)} | separated
 
     def prepare(self, context: Context) -> None:
-        """Load the checkpoint; comes before `generate`."""
+        """Load the checkpoint and the separation's; comes before `generate`."""
         self.context = context
+        if self.separation is not None:
+            self.separation.prepare(context.device)
         self.checkpoint.get(context.device)
 
     def generate(self, items: list[Item]) -> list[Music]:
         """Music at the checkpoint's own level, at the run's sample rate and of the noise's length."""
         model, rate = self.checkpoint.get(self.context.device), self.context.sample_rate
         start = time.perf_counter()
+        melodies = torch.stack([item.noise for item in items])
+        if self.separation is not None:
+            melodies = self.separation.melody_stems(melodies, rate)
         waves = model.generate(
             [item.pair.prompt.text for item in items],
-            torch.stack([item.noise for item in items]),
+            melodies,
             rate,
             [stable_seed(item.seed, "musicgen") for item in items],
             self.sampling,

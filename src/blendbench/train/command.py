@@ -11,7 +11,7 @@ from blendbench.errors import BlendbenchError
 
 DEFAULT_STEPS = {
     "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
-    "codec": 2800, "decoder": 5000, "musicgen": 2000,
+    "codec": 2800, "decoder": 3000, "musicgen": 2000,
 }  # fmt: skip
 STEPS = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "export", "pack")
 

@@ -36,7 +36,7 @@ from blendbench.train.loop import Loop
 MAX_TOKENS = 48
 CODEBOOKS = 4
 CHROMA = {"sampling_rate": SAMPLE_RATE, "n_fft": 8192, "hop_length": 2048, "feature_size": 12, "num_chroma": 12}
-TEXT_ENCODER = {
+TEXT_ENCODER: dict[str, Any] = {
     "d_model": 128,
     "d_kv": 32,
     "d_ff": 256,
@@ -46,7 +46,7 @@ TEXT_ENCODER = {
     "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0,
 }
-DECODER = {
+DECODER: dict[str, Any] = {
     "hidden_size": 256,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
