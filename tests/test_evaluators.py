@@ -638,7 +638,7 @@ def test_a_hub_id_that_is_not_here_is_named_with_what_to_type() -> None:
         (Cnn14("e", sample_rate=16_000), "pann_16k"),
         (Cnn14("e"), "pann_32k"),
         (CLAP("e"), "clap"),
-        (CLAP("e", model="clap_music"), "clap_music"),
+        (CLAP("e", model="clap_general"), "clap_general"),
         (EnCodec("e"), "encodec_24khz"),
         (EnCodec("e", sample_rate=48_000), "encodec_48khz"),
         (PaSST("e"), "passt"),

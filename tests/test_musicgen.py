@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import MusicgenMelodyFeatureExtractor
+from worlds import write_musicgen
 
 from blendbench import audio, musicgen
 from blendbench.datasets import NoiseClip, Pair, Prompt
@@ -166,6 +168,22 @@ def test_a_checkpoint_that_is_not_there_is_one_line_with_the_remedy(checkpoint):
     with pytest.raises(BlendbenchError, match="checkpoint=") as refused:
         method.prepare(Context(RATE, "cpu", 0, []))
     assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    write_musicgen(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = {name: value for name, value in load_file(file).items() if "lm_heads" not in name}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(BlendbenchError, match=r"lacks 4 weights, such as decoder\.lm_heads"):
+        MusicGen.load(tmp_path)
+
+
+@pytest.mark.parametrize("checkpoint", ["my model", "ckpts/riff/model", "owner/"])
+def test_a_mistyped_folder_is_one_line(checkpoint):
+    method = MusicGenMelody("MusicGen", {"checkpoint": checkpoint}, {})
+    with pytest.raises(BlendbenchError, match=r"generator\.musicgen\.checkpoint=.*no such folder"):
+        method.signature()
 
 
 def test_an_unknown_entry_is_one_line():

@@ -299,3 +299,12 @@ def test_an_evaluator_that_cannot_serve_its_metric_is_named(world, finished, tmp
     shutil.copytree(finished, tmp_path / "run")
     assert world.run(tmp_path / "run", "limit=2", "batch=1", f"++evaluator.{metric}={entry}") == 1
     assert words in capsys.readouterr().err
+
+
+def test_an_evaluator_for_which_the_clips_are_too_short_is_one_line(world, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    words = ("limit=2", "batch=1", "evaluator.fad._target_=worlds.Impatient", "allow_targets=[worlds]")
+    assert world.run(tmp_path / "run", *words) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "can score no reference clip of 5 s (noise.seconds)" in lines[-1]
+    assert sum("reference clip left out" in line for line in lines) == 7

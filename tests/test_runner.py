@@ -307,8 +307,17 @@ def test_pair_that_a_method_fails_on_does_not_take_its_batch_along(world, tmp_pa
     assert all(row["status"] == "ok" for row in rows_of(tmp_path / "run"))
 
 
+def test_an_arm_whose_checkpoint_is_missing_stops_the_run_before_any_work(world, tmp_path, capsys):
+    words = (f"generator.musicgen.checkpoint={tmp_path / 'gone'}", "limit=1")
+    assert world.run(tmp_path / "run", *words) == 1
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "generator.musicgen.checkpoint=" in line
+    assert line.endswith("or leave the arm out: arms.musicgen_melody=null")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: not enough memory")]
+    "error", [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 def test_batch_that_does_not_fit_is_halved_and_no_pair_is_lost(world, tmp_path, monkeypatch, capsys, error):
     generate = random_music.RandomMusic.generate

@@ -351,4 +351,4 @@ def test_the_method_says_what_is_missing_before_it_loads_anything(checkpoints, t
     from blendbench.methods.musicgen_melody import MusicGenMelody
 
     method = MusicGenMelody("MusicGen", {"checkpoint": str(tmp_path / "none")}, {}, separate="htdemucs")
-    assert "method.separate=htdemucs" in refusal(lambda: method.prepare(Context(44_100, "cpu", 0, [])))
+    assert "separate=htdemucs" in refusal(lambda: method.prepare(Context(44_100, "cpu", 0, [])))

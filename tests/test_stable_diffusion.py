@@ -17,6 +17,7 @@ from blendbench import stable_diffusion
 from blendbench.diffusion import LatentDiffusion, Sampling, text_to_image
 from blendbench.errors import BlendbenchError
 from blendbench.generators import Generator
+from blendbench.store import file_hash
 
 CHANNELS = [32, 32, 64, 64]
 
@@ -165,7 +166,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(
 
 def test_a_generator_takes_a_single_file_and_is_named_by_its_hash(single: Path, tmp_path: Path) -> None:
     generator = Generator("mine", str(single))
-    assert len(generator.fingerprint) == 12
+    assert generator.fingerprint.startswith(file_hash(single)[:12])
+    words = tiny_tokenizer(tmp_path / "words") and str(tmp_path / "words")
+    assert Generator("mine", str(single), tokenizer=words).fingerprint != generator.fingerprint
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(3)}, other)
     assert Generator("mine", str(other)).fingerprint != generator.fingerprint

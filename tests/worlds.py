@@ -16,6 +16,8 @@ import pytest
 import soundfile
 
 from blendbench.cli import main
+from blendbench.errors import ClipError
+from blendbench.evaluators.pocket import PocketTagger
 
 RATE = 44_100
 GENRES = ("Classical", "EDM", "Hip-hop", "Jazz", "Pop", "Punk", "Rock")
@@ -172,3 +174,10 @@ def rows_of(run_dir: Path) -> list[dict]:
 def untimed(rows: list[dict]) -> list[dict]:
     """Rows without the seconds they took."""
     return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in rows]
+
+
+class Impatient(PocketTagger):
+    """An evaluator for which every clip is too short."""
+
+    def score(self, waveform):
+        raise ClipError(f"clip lasts {len(waveform) / self.sample_rate:g} s; this evaluator needs more")

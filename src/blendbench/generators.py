@@ -4,15 +4,17 @@
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
 """
 
+import re
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import HfApi, try_to_load_from_cache
 
-from blendbench import lora
+from blendbench import lora, models
 from blendbench.datasets.builtin import package_folder
 from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
@@ -33,7 +35,7 @@ class Checkpoint(ABC, Generic[Model]):
     checkpoint : str
         "pocket" for the built-in model, a folder, or a hub id (`owner/name`).
     revision : str or None
-        Revision of a hub id; pin it for results that others can repeat.
+        Revision of a hub id; None for the one that `blendbench models` knows, where it knows one.
     dtype : str
         "float32", "float16" or "bfloat16".
     local_files_only : bool
@@ -61,7 +63,8 @@ class Checkpoint(ABC, Generic[Model]):
     ) -> None:
         if dtype not in DTYPES:
             raise BlendbenchError(f"{key}.dtype={dtype}: unknown; use one of {', '.join(DTYPES)}")
-        self.key, self.checkpoint, self.revision, self.dtype = key, checkpoint, revision, dtype
+        self.key, self.checkpoint, self.dtype = key, checkpoint, dtype
+        self.revision = revision or models.pinned(checkpoint)
         self.local_files_only = local_files_only
         self._models: dict[str, Model] = {}
 
@@ -85,16 +88,23 @@ class Checkpoint(ABC, Generic[Model]):
         folder = self._found()
         if folder is not None:
             return checkpoint_hash(folder)
+        # The commit, so that a moved branch is another checkpoint; it is also what is then loaded.
+        self.revision = self._commit()
+        return f"{self.checkpoint}@{self.revision}"
+
+    def _commit(self) -> str:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.checkpoint):
+            raise BlendbenchError(
+                f"{self.key}.checkpoint={self.checkpoint}: no such folder or file, and no hub id (owner/name)"
+            )
+        if not self.local_files_only:
+            with suppress(OSError, ValueError):  # offline after all: the cache may have it
+                return str(HfApi().model_info(self.checkpoint, revision=self.revision).sha)
         kept = try_to_load_from_cache(self.checkpoint, self.marker, revision=self.revision)
         if isinstance(kept, str):
-            # The commit, so that a moved branch is another checkpoint.
-            return f"{self.checkpoint}@{Path(kept).parent.name}"
-        if self.local_files_only:
-            at = f" at revision {self.revision}" if self.revision else ""
-            raise BlendbenchError(
-                f"{self.key}.checkpoint={self.checkpoint}: not in the hub's cache{at}; {self._remedy}"
-            )
-        return f"{self.checkpoint}@{self.revision or 'main'}"
+            return Path(kept).parent.name
+        at = f" at revision {self.revision}" if self.revision else ""
+        raise BlendbenchError(f"{self.key}.checkpoint={self.checkpoint}: not in the hub's cache{at}; {self._remedy}")
 
     @property
     def _remedy(self) -> str:
@@ -104,6 +114,8 @@ class Checkpoint(ABC, Generic[Model]):
         """The local folder, or None for a hub id; raises BlendbenchError if it holds no checkpoint."""
         folder = self.folder
         if folder is not None and not (folder / self.marker).is_file():
+            if self.checkpoint == "pocket":
+                raise BlendbenchError(f"{folder}: the built-in model is not there; install blendbench again")
             raise BlendbenchError(
                 f"{self.key}.checkpoint={self.checkpoint}: no checkpoint ({self.marker}) there; "
                 f"give a folder in {self.layout} layout, or {self.key}.checkpoint=pocket for the built-in one"
@@ -119,8 +131,11 @@ class Checkpoint(ABC, Generic[Model]):
             If it is not there or cannot be read, with what to do.
         """
         if device not in self._models:
+            found = self._found()
+            if found is None:
+                _ = self.fingerprint  # which commit
             try:
-                self._models[device] = self._load(self._found() or self.checkpoint, device)
+                self._models[device] = self._load(found or self.checkpoint, device)
             except BlendbenchError as error:
                 if self.folder is not None:
                     raise
@@ -200,8 +215,14 @@ class Generator(Checkpoint[LatentDiffusion]):
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, or id and revision of a hub checkpoint; then the adapter's hash."""
         file, single = self.adapter_file, self.single_file
-        own = file_hash(single)[:12] if single is not None else super().fingerprint
+        own = super().fingerprint if single is None else file_hash(single)[:12] + self._tokenizer_mark
         return own + (f"+{file_hash(file)[:12]}" if file else "")
+
+    @property
+    def _tokenizer_mark(self) -> str:
+        """A single file's tokenizer, which is not in it: a hash of the folder's files, or the hub id."""
+        folder = Path(self.tokenizer).expanduser()
+        return f"+{checkpoint_hash(folder) if folder.is_dir() else self.tokenizer}"
 
     @property
     def single_file(self) -> Path | None:

@@ -128,7 +128,7 @@ _KNOWN = (
         "musicgen",
         files=("config.json", "model*.safetensors"),
         licence="MIT",
-        used_by="method=musicgen_melody method.checkpoint.checkpoint=pocket",
+        used_by="method=musicgen_melody generator=pocket",
     ),
     Model(
         "riffusion",
@@ -146,7 +146,7 @@ _KNOWN = (
         revision="68d653a95788ec0d2b0abccab22c0b3a200c2d90",
         files=_MUSICGEN,
         licence=_NON_COMMERCIAL,
-        used_by="method=musicgen_melody",
+        used_by="method=musicgen_melody generator=riffusion",
     ),
     Model(
         "musicgen_melody_large",
@@ -155,7 +155,7 @@ _KNOWN = (
         revision="6fdf8d3d815995108c9bdb5183414ff464b171ac",
         files=_MUSICGEN,
         licence=_NON_COMMERCIAL,
-        used_by="method=musicgen_melody method.checkpoint.checkpoint=facebook/musicgen-melody-large",
+        used_by="generator.musicgen.checkpoint=facebook/musicgen-melody-large",
     ),
     Model(
         "clap",
@@ -169,14 +169,13 @@ _KNOWN = (
         used_by="evaluator=clap",
     ),
     Model(
-        "clap_music",
+        "clap_general",
         "hub",
-        # To transformers all texts are nearly one (github.com/embeddings-benchmark/mteb/issues/5069): for sounds only.
-        "laion/larger_clap_music",
-        revision="a0b4534a14f58e20944452dff00a22a06ce629d1",
+        "laion/larger_clap_general",
+        revision="16c8cc3159a3c8a31e8ff5ef1f66b0d9ab3667db",
         files=_CLAP,
         licence="Apache-2.0",
-        used_by="evaluator=clap evaluator.fad.model=clap_music",
+        used_by="evaluator=clap evaluator.fad.model=clap_general",
     ),
     Model(
         "encodec_24khz",
@@ -265,7 +264,7 @@ _KNOWN = (
         megabytes=84.141911,
         sha256="8726e21a993978c7ba086d3872e7608d7d5bfca646ca4aca459ffda844faa8b4",
         licence="for scientific purposes only, says its author (github.com/facebookresearch/demucs/issues/327)",
-        used_by="method=musicgen_melody method.separate=htdemucs",
+        used_by="arms.musicgen_melody.separate=htdemucs",
     ),
 )
 
@@ -276,6 +275,12 @@ MODELS: dict[str, Model] = {
     if model.name != "musicgen" or (package_folder("blendbench.assets") / model.source).is_dir()
 }
 """Every model by name."""
+
+
+def pinned(hub_id: str) -> str | None:
+    """The revision that a hub model is known by here; None where there is none, or the id is another's."""
+    found = [model.revision for model in _KNOWN if model.kind == "hub" and model.source == hub_id]
+    return found[0] if found and found[0] != "main" else None
 
 
 def find(name: str) -> Path:

@@ -116,17 +116,23 @@ class MusicGen:
         try:
             with _quiet():
                 return cls._load(source, device, dtype, options)
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BlendbenchError(f"{source}: no readable MusicGen melody checkpoint ({reason})") from error
 
     @classmethod
     def _load(cls, source: str | Path, device: str, dtype: torch.dtype, options: dict[str, Any]) -> "MusicGen":
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         features = MusicgenMelodyFeatureExtractor.from_pretrained(source, **options)
-        model = MusicgenMelodyForConditionalGeneration.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, **options
+        model, info = MusicgenMelodyForConditionalGeneration.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
+        # What a file lacks is drawn at random, with no more than a warning.
+        absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        if absent:
+            raise BlendbenchError(f"{source}: lacks {len(absent)} weights, such as {absent[0]}; fetch it again")
         return cls(model.to(device), tokenizer, features)
 
     @property

@@ -96,41 +96,58 @@ class _Heard:
         self.run_dir, self.settings, self.rows = run_dir, settings, rows
         self.evaluators = from_settings(settings)
         self.clips, self.clip_keys = _reference(settings)
-        self._reading = 0
-        # A clip that is no audio is found at its first reading; it is left out, and the rest is scored.
-        while True:
-            try:
-                each = {id(one): one for one in self.evaluators.values()}
-                self._scores = {key: self._score(one) for key, one in each.items()}
-                break
-            except ClipError as error:
-                print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
-                del self.clips[self._reading], self.clip_keys[self._reading]
+        each = {id(one): one for one in self.evaluators.values()}
+        # What is no audio is found out by the first evaluator that reads it, so the reference comes first.
+        for evaluator in each.values():
+            self._score_reference(evaluator)
+        self._scores = {key: (self._score_reference(one), self._score_mixes(one)) for key, one in each.items()}
 
     def scores(self, metric: str) -> tuple[KeptScores, KeptScores]:
         """Scores of the reference clips and of the mixes by the metric's evaluator."""
         return self._scores[id(self.evaluators[metric])]
 
-    def _score(self, evaluator: Evaluator) -> tuple[KeptScores, KeptScores]:
-        from blendbench.runner import SAMPLE_RATE, pick_device, read_mix
+    def _store(self, evaluator: Evaluator) -> Path:
+        from blendbench.runner import pick_device
 
-        rate, seconds = evaluator.sample_rate, self.settings["noise"]["seconds"]
         evaluator.prepare(pick_device(self.settings["device"]))
+        return Path(self.settings["store_dir"]) / "scores" / signature("score", 2, evaluator.signature())
 
-        def read_clip(index: int) -> torch.Tensor:
-            self._reading = index
+    def _score_reference(self, evaluator: Evaluator) -> KeptScores:
+        """Scores of the reference clips; one that cannot be read or scored is left out, for every evaluator."""
+        rate, seconds = evaluator.sample_rate, self.settings["noise"]["seconds"]
+        place, reading = self._store(evaluator), 0
+
+        def read(index: int) -> torch.Tensor:
+            nonlocal reading
+            reading = index
             wave = audio.read(self.clips[index].path, rate, max_seconds=seconds)
             return audio.extend_circular(wave, round(seconds * rate))
 
-        def read_row(index: int) -> torch.Tensor:
-            return audio.resample(read_mix(self.run_dir, self.rows[index]), SAMPLE_RATE, rate)
-
-        place = Path(self.settings["store_dir"]) / "scores" / signature("score", 2, evaluator.signature())
-        keys = [f"{row['sha256']}:{row['attenuation_db']}" for row in self.rows]
-        return (
-            score_files(evaluator, place, self.clip_keys, read_clip, f"{evaluator.name}: reference"),
-            score_files(evaluator, place, keys, read_row, f"{evaluator.name}: mixes"),
+        while self.clips:
+            try:
+                return score_files(evaluator, place, self.clip_keys, read, f"{evaluator.name}: reference")
+            except ClipError as error:
+                print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
+                del self.clips[reading], self.clip_keys[reading]
+        raise BlendbenchError(
+            f"music: {evaluator.name} can score no reference clip of {seconds:g} s (noise.seconds); see the lines above"
         )
+
+    def _score_mixes(self, evaluator: Evaluator) -> KeptScores:
+        from blendbench.runner import SAMPLE_RATE, read_mix
+
+        reading = 0
+
+        def read(index: int) -> torch.Tensor:
+            nonlocal reading
+            reading = index
+            return audio.resample(read_mix(self.run_dir, self.rows[index]), SAMPLE_RATE, evaluator.sample_rate)
+
+        keys = [f"{row['sha256']}:{row['attenuation_db']}" for row in self.rows]
+        try:
+            return score_files(evaluator, self._store(evaluator), keys, read, f"{evaluator.name}: mixes")
+        except ClipError as error:
+            raise BlendbenchError(f"{self.run_dir / self.rows[reading]['mix']}: {error}") from error
 
     def embeddings(self, metric: str, scores: Scores) -> torch.Tensor:
         """Embeddings [frames, D]; raises BlendbenchError where the metric's evaluator makes none."""
@@ -385,9 +402,10 @@ def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
 
 
 def _comparable(settings: dict[str, Any]) -> bool:
-    """Whether every evaluator's numbers may stand beside published ones."""
+    """Whether the numbers may stand beside published ones: no built-in model or data, and the paper's evaluators."""
     chosen = [entry for entry in (settings["evaluator"] or {}).values() if entry is not None]
-    return all(entry.get("comparable", False) for entry in chosen)
+    built_in = (settings["generator"] or {}).get("checkpoint") == "pocket" or "builtin" in settings["dataset"]
+    return not built_in and all(entry.get("comparable", False) for entry in chosen)
 
 
 def _latex(text: str) -> str:

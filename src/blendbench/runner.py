@@ -112,6 +112,11 @@ def prepare(settings: dict[str, Any]) -> Plan:
     # What is missing is found out now, before any music is made.
     if any(getattr(method, "uses_generator", False) for method in arms.values()):
         context.generator.signature()
+    for name, method in arms.items():
+        try:
+            method.signature()
+        except BlendbenchError as error:
+            raise BlendbenchError(f"{error}; or leave the arm out: arms.{name}=null") from error
     for evaluator in from_settings(settings).values():
         evaluator.signature()
     run_dir = Path(settings["run_dir"]) if settings["run_dir"] else default_run_dir(settings)
@@ -226,8 +231,9 @@ class BatchSize:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the GPU's or the machine's, ran out."""
+    said = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     )
 
 
@@ -341,18 +347,19 @@ class _Arm:
         except Exception as error:
             if len(items) > 1:
                 # One bad pair must not take its batch along; too many pairs are not bad.
-                part = 1
-                if out_of_memory(error):
+                too_many = out_of_memory(error)
+                error.__traceback__ = None  # it holds the failed batch's tensors
+                if too_many:
                     self.batch.halve(len(items))
-                    part = self.batch.size
                     print(
                         f"blendbench: arm {self.name}: {len(items)} pairs at once do not fit into memory; going on "
-                        f"with {part}",
+                        f"with {self.batch.size}",
                         file=sys.stderr,
                     )
-                error.__traceback__ = None  # it holds the failed batch's tensors
-                for first in range(0, len(items), part):
-                    self._generate(items[first : first + part], made)
+                while items:
+                    part = self.batch.size if too_many else 1
+                    self._generate(items[:part], made)
+                    items = items[part:]
             else:
                 known = isinstance(error, ClipError)
                 if not known:

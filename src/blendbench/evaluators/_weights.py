@@ -141,11 +141,15 @@ def locate(checkpoint: str | None, known: str) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not path.parent.is_dir():
         from huggingface_hub import snapshot_download
 
+        from blendbench import models
+
+        revision = models.pinned(checkpoint)
         try:
-            return Path(snapshot_download(checkpoint, local_files_only=True))
+            return Path(snapshot_download(checkpoint, revision=revision, local_files_only=True))
         except (OSError, ValueError) as error:
+            words = f"{checkpoint} --revision {revision}" if revision else checkpoint
             raise BlendbenchError(
-                f"checkpoint={checkpoint}: neither a path nor in the hub's cache; type `hf download {checkpoint}`"
+                f"evaluator: checkpoint={checkpoint}: neither a path nor in the hub's cache; type `hf download {words}`"
             ) from error
     raise BlendbenchError(f"checkpoint={checkpoint}: no such file or folder; give another, or null for the usual one")
 

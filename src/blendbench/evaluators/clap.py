@@ -30,7 +30,7 @@ class CLAP(Published, TextEvaluator):
     checkpoint : str, optional
         A folder in transformers' layout with safetensors, or a hub id in the local cache; None for `model`.
     model : str
-        What `blendbench.models` keeps: "clap", or "clap_music" for the one trained on music.
+        What `blendbench.models` keeps: "clap", or "clap_general" for the larger one.
     """
 
     sample_rate = 48_000

@@ -40,9 +40,9 @@ class MusicGenMelody:
         self, label: str, checkpoint: dict[str, Any], sampling: dict[str, Any], separate: str | None = None
     ) -> None:
         self.label = label
-        self.separation = None if separate is None else Separation(separate, "method.separate")
+        self.separation = None if separate is None else Separation(separate, f"arm {label!r}: separate")
         try:
-            self.checkpoint = MusicGenCheckpoint("method.checkpoint", **checkpoint)
+            self.checkpoint = MusicGenCheckpoint("generator.musicgen", **checkpoint)
             self.sampling = CodeSampling(**sampling)
         except TypeError as error:
             raise BlendbenchError(f"arm {label!r}: {error}; mend that entry") from error

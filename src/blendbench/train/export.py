@@ -240,6 +240,13 @@ def export_musicgen(work: Path, assets: Path) -> None:
     shutil.copytree(work / "musicgen" / "model", target)
     weights = load_file(target / "model.safetensors")
     refined = load_file(work / "decoder" / "model.safetensors")
+    for name, value in refined.items():
+        if name.endswith(".embed") and not torch.equal(
+            value.half(), weights.get(f"audio_encoder.{name}", value.half())
+        ):
+            raise BlendbenchError(
+                f"{work / 'decoder'}: of another codec than {work / 'musicgen'}; run the steps decoder and musicgen again"
+            )
     weights |= {f"audio_encoder.{name}": value.half() for name, value in refined.items() if name.startswith("decoder.")}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((target / "config.json").read_text())

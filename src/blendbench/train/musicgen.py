@@ -5,6 +5,8 @@ condition (the melody's chroma, then the text) stands before the codes, and code
 (Copet et al. 2023). For guidance the condition is left out at times, in the way in which `generate` leaves it out.
 """
 
+import io
+import math
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -29,6 +31,7 @@ from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 from blendbench import audio
 from blendbench.errors import BlendbenchError
 from blendbench.store import write_bytes
+from blendbench.tagger import checkpoint_hash
 from blendbench.train.cache import ClipCache
 from blendbench.train.codec import SAMPLE_RATE, codebooks_of, load
 from blendbench.train.loop import Loop
@@ -76,19 +79,22 @@ class Codes:
         rows = cache.rows(split=split, kind="music")
         self.rows = np.sort(np.random.default_rng(seed).choice(rows, min(most, len(rows)), replace=False))
         folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"{split}_{name}.npy" for name in ("rows", "codes", "chroma")]
-        if all(file.exists() for file in files):
-            kept, self.codes, self.chroma = (np.load(file) for file in files)
-            if np.array_equal(kept, self.rows):
-                return
+        if not len(self.rows):
+            raise BlendbenchError(f"{cache.folder}: no music for {split}; run `blendbench train data` first")
+        file = folder / f"{split}-{checkpoint_hash(codec_folder)}.npz"
+        if file.exists():
+            with np.load(file) as kept:
+                if np.array_equal(kept["rows"], self.rows):
+                    self.codes, self.chroma = kept["codes"], kept["chroma"]
+                    return
         parts = np.array_split(self.rows, max(1, len(self.rows) // 50))
         work = partial(_codes_of, cache.folder, codec_folder)
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             made = list(tqdm(pool.map(work, parts), desc=f"codes of {split}", total=len(parts), mininterval=5))
         self.codes, self.chroma = (np.concatenate(values) for values in zip(*made, strict=True))
-        for file, values in zip(files, (self.rows, self.codes, self.chroma), strict=True):
-            with file.open("wb") as opened:
-                np.save(opened, values)
+        packed = io.BytesIO()
+        np.savez(packed, rows=self.rows, codes=self.codes, chroma=self.chroma)
+        write_bytes(file, packed.getvalue())
 
 
 def _codes_of(cache_folder: Path, codec_folder: Path, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +139,7 @@ def new_model(codec: EncodecModel, vocabulary: int, chroma_length: int) -> Music
     for embedding in model.decoder.model.decoder.embed_tokens:
         torch.nn.init.normal_(embedding.weight, std=CODEBOOKS**-0.5)
     torch.nn.init.normal_(model.audio_enc_to_dec_proj.weight)
-    torch.nn.init.normal_(model.enc_to_dec_proj.weight, std=TEXT_ENCODER["d_model"] ** -0.5)
+    torch.nn.init.normal_(model.enc_to_dec_proj.weight, std=1 / math.sqrt(TEXT_ENCODER["d_model"]))
     kept = model.audio_encoder.state_dict()
     model.audio_encoder.load_state_dict({name: codec.state_dict()[name] for name in kept})
     model.audio_encoder.requires_grad_(False)
@@ -222,8 +228,6 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     extractor = MusicgenMelodyFeatureExtractor(**CHROMA)
     data = Codes(cache, codec_folder, out, "train", most_clips, seed)
-    if not len(data.rows):
-        raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
     model = new_model(codec, len(tokenizer), data.chroma.shape[1]).to(device)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     by_length: dict[int, list[tuple[int, list[int]]]] = {}
