@@ -90,6 +90,8 @@ class Bench:
         self.words, self.root = words, Path(words.data_root)
         settings = OmegaConf.load(builtin.package_folder("blendbench.conf") / "generator" / f"{words.generator}.yaml")
         settings.pop("_target_")
+        drawn = {"guidance_scale", "top_k", "temperature"}
+        self.codes = CodeSampling(**{k: v for k, v in settings.musicgen.items() if k in drawn})
         if words.checkpoint:
             settings["checkpoint"] = words.checkpoint
         self.generator = Generator(**OmegaConf.to_container(settings))
@@ -339,7 +341,7 @@ def melody(bench: Bench) -> list[Row]:
         music = []
         for number, (wave, prompt) in enumerate(zip(waves, prompts, strict=True)):
             start = time.perf_counter()
-            [made] = model.generate([prompt.text], wave[None], RATE, [stable_seed(kind, number)], CodeSampling())
+            [made] = model.generate([prompt.text], wave[None], RATE, [stable_seed(kind, number)], bench.codes)
             seconds.append(time.perf_counter() - start)
             music.append(audio.resample(made, model.sample_rate, RATE)[:SAMPLES])
             file = bench.words.out / f"melody-{kind}-{prompt.genre}-{number}.wav"

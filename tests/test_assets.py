@@ -9,6 +9,7 @@ from blendbench import audio, diffusion
 from blendbench.datasets import builtin
 from blendbench.evaluators.pocket import PocketTagger
 from blendbench.generators import Generator
+from blendbench.musicgen import CodeSampling, MusicGenCheckpoint
 from blendbench.tagger import checkpoint_hash
 
 ASSETS = builtin.package_folder("blendbench.assets")
@@ -19,11 +20,12 @@ def megabytes(*names):
 
 
 def test_weights_and_packs_stay_small():
-    assert megabytes("pocket", "tagger") < 52
+    assert megabytes("pocket", "tagger", "musicgen") < 52
+    assert (ASSETS / "musicgen" / "model.safetensors").stat().st_size <= 12e6
     assert megabytes("noise", "music") <= 8
 
 
-@pytest.mark.parametrize("name", ["pocket", "tagger"])
+@pytest.mark.parametrize("name", ["pocket", "tagger", "musicgen"])
 def test_a_models_card_names_its_hash_and_no_path_of_the_machine_that_made_it(name):
     assert checkpoint_hash(ASSETS / name) in (ASSETS / name / "README.md").read_text()
     for file in (ASSETS / name).rglob("*.json"):
@@ -66,3 +68,18 @@ def test_the_generator_paints_and_follows_the_prompt_and_the_seed():
     assert float(calm.std()) > 0.05
     assert float((calm - punk).abs().mean()) > 0.01
     assert float((calm - other).abs().mean()) > 0.01
+
+
+def test_the_musicgen_follows_the_melody_and_the_seed():
+    model = MusicGenCheckpoint("generator.musicgen", "pocket").get("cpu")
+    clips = [clip for clip in builtin.music() if clip.genre in ("Pop", "Classical", "Jazz")][:6]
+    melodies = torch.stack([audio.read(clip.path)[:220_500] for clip in clips])
+    codes = CodeSampling(guidance_scale=5.0, top_k=64, temperature=0.7)
+    music = model.generate(["Calm classical string quartet"] * 6, melodies, 44_100, range(6), codes)
+    assert music.shape == (6, 110_250)
+    given, made = model.chroma(melodies, 44_100).argmax(-1), model.chroma(music, model.sample_rate).argmax(-1)
+    own = (given == made).float().mean()
+    others = torch.stack([(given.roll(k, 0) == made).float().mean() for k in range(1, 6)]).mean()
+    assert own > others + 0.1
+    again = model.generate(["Calm classical string quartet"], melodies[:1], 44_100, [9], codes)
+    assert float((again - music[:1]).abs().mean()) > 0.005

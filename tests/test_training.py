@@ -231,6 +231,40 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line(pocket, tmp_path, s
     assert "\n" not in str(refused.value)
 
 
+def test_export_joins_the_musicgen_and_its_codecs_better_decoder(clips, trained_codec, words, tmp_path, small_musicgen):
+    work, assets = tmp_path / "work", tmp_path / "assets"
+    shutil.copytree(trained_codec, work / "codec")
+    musicgen.train(clips, work / "codec", words, work / "musicgen", steps=1, batch=2, log_every=1)
+    with pytest.raises(BlendbenchError, match=r"decoder.training\.json"):
+        export.export(work, assets)
+    codec.refine(clips, work / "codec", work / "decoder", steps=3, used=3, batch=2, samples=4410, log_every=1)
+    (work / "bench").mkdir()
+    row = {"section": "melody", "figure": "genre", "value": 0.9, "low": 0.8, "high": 1.0, "target": "", "met": None}
+    (work / "bench" / "figures.json").write_text(json.dumps([row | {"remark": "n=3"}]))
+    export.export(work, assets)
+    card = (assets / "musicgen" / "README.md").read_text()
+    assert checkpoint_hash(assets / "musicgen") in card and "| genre | 0.900 [0.800, 1.000] |  | n=3 |" in card
+    for file in (assets / "musicgen").rglob("*.json"):
+        assert "_name_or_path" not in file.read_text() or file.name == "tokenizer_config.json"
+    first, better, shipped = (
+        EncodecModel.from_pretrained(work / "codec"),
+        EncodecModel.from_pretrained(work / "decoder"),
+        MusicGenCheckpoint("generator.musicgen", str(assets / "musicgen")).get("cpu").model.audio_encoder,
+    )
+    for name, value in shipped.state_dict().items():
+        origin = better if name.startswith("decoder.") else first
+        torch.testing.assert_close(value, origin.state_dict()[name], atol=1e-3, rtol=1e-3)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.decoder.parameters(), better.decoder.parameters(), strict=True)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first.encoder.parameters(), better.encoder.parameters(), strict=True))
+    codec.train(clips, tmp_path / "other", steps=2, batch=2, samples=4410, codebooks=3, seed=5, **SMALL_CODEC)
+    shutil.rmtree(work / "decoder")
+    codec.refine(clips, tmp_path / "other", work / "decoder", steps=1, used=3, batch=2, samples=4410, log_every=1)
+    with pytest.raises(BlendbenchError, match="of another codec"):
+        export.export(work, assets)
+
+
 SMALL_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16}
 
 

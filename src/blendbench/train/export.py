@@ -104,8 +104,8 @@ Training curves (step, minutes, loss):
 
 ## How good
 Mel spectral convergence of the codec's round trip on held-out compositions, by codebooks used (0: not quantised): {convergence}.
-Nats a code on held-out compositions, codebook by codebook: {model[held_out_loss]} with the condition,
-{model[held_out_loss_unconditional]} without (a fair draw: {fair:.2f}).
+Nats a code on held-out compositions, codebook by codebook: {given} with the condition,
+{alone} without (a fair draw: {fair:.2f}).
 
 {figures}
 
@@ -260,6 +260,8 @@ def export_musicgen(work: Path, assets: Path) -> None:
             _curve(name, one["history"])
             for name, one in (("codec", codec), ("codec's decoder", decoder), ("decoder and text encoder", model))
         ),
+        given=", ".join(f"{value:.2f}" for value in model["held_out_loss"]),
+        alone=", ".join(f"{value:.2f}" for value in model["held_out_loss_unconditional"]),
         convergence=", ".join(f"{used}: {value}" for used, value in decoder["spectral_convergence"].items()),
         figures=_benchmark(work, ("melody",)),
     )  # fmt: skip

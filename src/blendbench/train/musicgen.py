@@ -6,6 +6,7 @@ condition (the melody's chroma, then the text) stands before the codes, and code
 """
 
 import io
+import json
 import math
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -30,7 +31,7 @@ from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 
 from blendbench import audio
 from blendbench.errors import BlendbenchError
-from blendbench.store import write_bytes
+from blendbench.store import write_bytes, write_text
 from blendbench.tagger import checkpoint_hash
 from blendbench.train.cache import ClipCache
 from blendbench.train.codec import SAMPLE_RATE, codebooks_of, load
@@ -296,8 +297,15 @@ def save(model: MusicgenMelodyForConditionalGeneration, tokenizer_folder: Path, 
     """Write a checkpoint in transformers' layout, in half precision."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    # T5's embedding stands under two names; one is enough.
+    state = {
+        name: value for name, value in model.state_dict().items() if not name.endswith("encoder.embed_tokens.weight")
+    }
+    state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     model.save_pretrained(folder, state_dict=state)
+    config = json.loads((folder / "config.json").read_text())
+    config["audio_encoder"].pop("_name_or_path", None)  # where the codec lay on this machine
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
     extractor.save_pretrained(folder)
     for file in sorted(tokenizer_folder.iterdir()):
         write_bytes(folder / file.name, file.read_bytes())
