@@ -90,8 +90,12 @@ class Codes:
                     return
         parts = np.array_split(self.rows, max(1, len(self.rows) // 50))
         work = partial(_codes_of, cache.folder, codec_folder)
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            made = list(tqdm(pool.map(work, parts), desc=f"codes of {split}", total=len(parts), mininterval=5))
+        if len(parts) > 2:
+            spawn = get_context("spawn")
+            with ProcessPoolExecutor(2, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                made = list(tqdm(pool.map(work, parts), desc=f"codes of {split}", total=len(parts), mininterval=5))
+        else:
+            made = [work(part) for part in parts]
         self.codes, self.chroma = (np.concatenate(values) for values in zip(*made, strict=True))
         packed = io.BytesIO()
         np.savez(packed, rows=self.rows, codes=self.codes, chroma=self.chroma)
@@ -99,8 +103,7 @@ class Codes:
 
 
 def _codes_of(cache_folder: Path, codec_folder: Path, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and chroma of some rows, in a process of its own."""
-    torch.set_num_threads(1)
+    """Codes and chroma of some rows."""
     cache, codec = ClipCache(cache_folder), load(codec_folder)
     waves = audio.resample(cache.waveforms(rows), 44_100, SAMPLE_RATE)
     # One by one: a batch's activations do not fit into a processor's cache.
