@@ -5,7 +5,6 @@ import json
 import math
 import os
 import sys
-import types
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,8 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as tokenizer_models
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     ClapAudioConfig,
@@ -31,8 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import blendbench
-from blendbench import audio, config
+from blendbench import audio, config, models
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.evaluators import Evaluator, TextEvaluator
 from blendbench.evaluators.clap import CLAP
@@ -395,7 +394,9 @@ def clap_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLAP's architecture, a few layers thin, with a tokenizer of six words."""
     folder = tmp_path_factory.mktemp("clap")
     words = ["<s>", "</s>", "<unk>", "<pad>", "loud", "calm", "jazz", "rain"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        tokenizer_models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -649,8 +650,7 @@ def test_without_a_checkpoint_the_usual_weights_are_found(
 ) -> None:
     file = tmp_path / known
     file.write_bytes(b"abc")
-    stub = types.SimpleNamespace(find={known: file}.__getitem__)
-    monkeypatch.setattr(blendbench, "models", stub, raising=False)
+    monkeypatch.setattr(models, "find", {known: file}.__getitem__)
     assert evaluator.weights == file
     if not evaluator.in_folder:
         skip_without_library(evaluator)

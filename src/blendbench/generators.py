@@ -4,7 +4,6 @@
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
 """
 
-import re
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import cached_property
@@ -93,7 +92,7 @@ class Checkpoint(ABC, Generic[Model]):
         return f"{self.checkpoint}@{self.revision}"
 
     def _commit(self) -> str:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.checkpoint):
+        if not models.is_hub_id(self.checkpoint):
             raise BlendbenchError(
                 f"{self.key}.checkpoint={self.checkpoint}: no such folder or file, and no hub id (owner/name)"
             )

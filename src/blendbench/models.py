@@ -277,6 +277,11 @@ MODELS: dict[str, Model] = {
 """Every model by name."""
 
 
+def is_hub_id(text: str) -> bool:
+    """Whether a text has the form of a hub id, owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
+
+
 def pinned(hub_id: str) -> str | None:
     """The revision that a hub model is known by here; None where there is none, or the id is another's."""
     found = [model.revision for model in _KNOWN if model.kind == "hub" and model.source == hub_id]

@@ -97,10 +97,13 @@ class _Heard:
         self.evaluators = from_settings(settings)
         self.clips, self.clip_keys = _reference(settings)
         each = {id(one): one for one in self.evaluators.values()}
-        # What is no audio is found out by the first evaluator that reads it, so the reference comes first.
-        for evaluator in each.values():
-            self._score_reference(evaluator)
-        self._scores = {key: (self._score_reference(one), self._score_mixes(one)) for key, one in each.items()}
+        references: dict[int, KeptScores] = {}
+        counted = None
+        # A clip that one evaluator leaves out is left out for those before it, too.
+        while counted != len(self.clips):
+            counted = len(self.clips)
+            references = {key: self._score_reference(one) for key, one in each.items()}
+        self._scores = {key: (references[key], self._score_mixes(one)) for key, one in each.items()}
 
     def scores(self, metric: str) -> tuple[KeptScores, KeptScores]:
         """Scores of the reference clips and of the mixes by the metric's evaluator."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blendbench import models
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.evaluators import Evaluator
 from blendbench.store import file_hash
@@ -132,16 +133,12 @@ def locate(checkpoint: str | None, known: str) -> Path:
         If nothing is there, with what to type.
     """
     if checkpoint is None:
-        from blendbench import models
-
         return models.find(known)
     path = Path(checkpoint).expanduser()
     if path.exists():
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not path.parent.is_dir():
+    if models.is_hub_id(checkpoint) and not path.parent.is_dir():
         from huggingface_hub import snapshot_download
-
-        from blendbench import models
 
         revision = models.pinned(checkpoint)
         try:

@@ -156,7 +156,7 @@ class ResidualQuantizer:
         sums = torch.zeros_like(book.embed).index_add_(0, nearest, vectors)
         book.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
         book.embed_avg.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        # A code that a thousandth of its fair share falls on is moved to where vectors are.
+        # A code that less than a fiftieth of its fair share falls on is moved to where vectors are.
         rare = book.cluster_size < 0.02 * len(vectors) / book.codebook_size
         if rare.any():
             fresh = vectors[torch.randint(len(vectors), (int(rare.sum()),))]
@@ -164,6 +164,17 @@ class ResidualQuantizer:
             book.cluster_size[rare] = share
             book.embed_avg[rare] = fresh * share
         book.embed.copy_(book.embed_avg / book.cluster_size.clamp(min=1e-5)[:, None])
+
+
+def training_clips(cache: ClipCache, most: int, draw: np.random.Generator) -> np.ndarray:
+    """Audio [N, samples] of at most so many clips of training music; raises BlendbenchError if there are none.
+
+    In memory, since reading stretches here and there from a disk takes longer than a step.
+    """
+    rows = cache.rows(split="train", kind="music")
+    if not len(rows):
+        raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
+    return np.array(cache.audio[np.sort(draw.choice(rows, min(most, len(rows)), replace=False))])
 
 
 def excerpts(clips: np.ndarray, samples: int, count: int, draw: np.random.Generator) -> torch.Tensor:
@@ -224,13 +235,9 @@ def train(
     BlendbenchError
         If the cache holds no training music, or the kept state is of another training.
     """
-    rows = cache.rows(split="train", kind="music")
-    if not len(rows):
-        raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
-    # In memory, since reading stretches here and there from a disk takes longer than the step.
-    clips = np.array(cache.audio[np.sort(draw.choice(rows, min(most_clips, len(rows)), replace=False))])
+    clips = training_clips(cache, most_clips, draw)
     model = new_model(**architecture).to(device)
     start_scaled(model, excerpts(clips, samples, batch, draw).to(device))
     quantizer = ResidualQuantizer(model)
@@ -319,8 +326,7 @@ def refine(
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     quantizer = ResidualQuantizer(model)
-    rows = cache.rows(split="train", kind="music")
-    clips = np.array(cache.audio[np.sort(np.random.default_rng(seed).permutation(rows)[:most_clips])])
+    clips = training_clips(cache, most_clips, np.random.default_rng(seed))
     loop = Loop(
         "decoder",
         list(model.decoder.parameters()),

@@ -34,7 +34,7 @@ from blendbench.errors import BlendbenchError
 from blendbench.store import write_bytes, write_text
 from blendbench.tagger import checkpoint_hash
 from blendbench.train.cache import ClipCache
-from blendbench.train.codec import SAMPLE_RATE, codebooks_of, load
+from blendbench.train.codec import SAMPLE_RATE, load
 from blendbench.train.loop import Loop
 
 MAX_TOKENS = 48
@@ -107,21 +107,12 @@ def _codes_of(cache_folder: Path, codec_folder: Path, rows: np.ndarray) -> tuple
     cache, codec = ClipCache(cache_folder), load(codec_folder)
     waves = audio.resample(cache.waveforms(rows), 44_100, SAMPLE_RATE)
     # One by one: a batch's activations do not fit into a processor's cache.
-    codes = np.concatenate([_encode(codec, wave[None]).short().numpy() for wave in waves])
+    with torch.no_grad():
+        codes = np.concatenate([codec.encode(wave[None, None]).audio_codes[0, :, :CODEBOOKS] for wave in waves])
     made = MusicgenMelodyFeatureExtractor(**CHROMA)(
         list(waves.numpy()), sampling_rate=SAMPLE_RATE, return_tensors="np", padding=False
     )
-    return codes, made["input_features"].argmax(-1).astype(np.uint8)
-
-
-@torch.no_grad()
-def _encode(codec: EncodecModel, waves: torch.Tensor) -> torch.Tensor:
-    left = codec.encoder(waves[:, None]).transpose(1, 2)
-    codes = []
-    for book in codebooks_of(codec)[:CODEBOOKS]:
-        codes.append(book.encode(left))
-        left = left - book.decode(codes[-1])
-    return torch.stack(codes, 1)
+    return codes.astype(np.int16), made["input_features"].argmax(-1).astype(np.uint8)
 
 
 def new_model(codec: EncodecModel, vocabulary: int, chroma_length: int) -> MusicgenMelodyForConditionalGeneration:
@@ -241,6 +232,8 @@ def train(
             by_length.setdefault(len(ids), []).append((position, ids))
     lengths = sorted(by_length)
     shares = np.array([len(by_length[length]) for length in lengths], float)
+    shares /= shares.sum()
+    none, no_melody, no_text = np.cumsum(dropped)
     loop = Loop(
         "musicgen",
         learned,
@@ -256,12 +249,11 @@ def train(
     )
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-        candidates = by_length[int(draw.choice(lengths, p=shares / shares.sum()))]
+        candidates = by_length[int(draw.choice(lengths, p=shares))]
         chosen = [candidates[i] for i in draw.integers(0, len(candidates), batch)]
         positions = np.array([position for position, _ in chosen])
         ids = torch.tensor([ids for _, ids in chosen])
         luck = torch.from_numpy(draw.random(batch))
-        none, no_melody, no_text = np.cumsum(dropped)
         chroma = torch.from_numpy(data.chroma[positions]).long()
         chroma[luck < no_melody] = 0  # pitch class 0 throughout is `generate`'s "no melody"
         with_text = (luck >= none) & ((luck < no_melody) | (luck >= no_text))
