@@ -6,15 +6,14 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from servers import LATER, Server, running_server
 from worlds import call
 
 from blendbench import models
@@ -23,90 +22,6 @@ from blendbench.errors import BlendbenchError
 PANN = "Cnn14_8k_mAP%3D0.416.pth"
 """The one plain file of which no size and no hash is known beforehand."""
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8))
-LATER = "b" * 40
-"""The commit that the branch main stands at on the small hub."""
-
-
-class Server(ThreadingHTTPServer):
-    """Plain files by path, and hub repositories by id; every request is noted."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.repositories: dict[str, dict[str, bytes]] = {}
-        self.requests: list[tuple[str, str, str | None]] = []
-        self.cut_after: int | None = None
-        self.ranges = True
-        self.content_type = "application/octet-stream"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the tests."""
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path, server = unquote(self.path.partition("?")[0]), self.server
-        server.requests.append((self.command, path, self.headers["Range"]))
-        if path.startswith("/api/models/"):
-            return self.describe(path.removeprefix("/api/models/"))
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            repository, revision, name = found.groups()
-            content = server.repositories.get(repository, {}).get(name)
-            if content is not None:
-                large = name.endswith((".safetensors", ".bin"))
-                etag = hashlib.sha256(content).hexdigest() if large else blob(content)
-                commit = LATER if revision == "main" else revision
-                headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{etag}"', "ETag": f'"{etag}"'}
-                return self.answer(content, headers | {"X-Linked-Size": str(len(content))})
-        return self.answer(server.files.get(path), {"Content-Type": server.content_type})
-
-    def describe(self, path: str) -> None:
-        """What the hub's API says of a repository: its commit and files, to old libraries and to new ones."""
-        repository, what, revision = re.fullmatch(r"([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path).groups()
-        files = self.server.repositories.get(repository)
-        if files is None:
-            return self.answer(None, {"X-Error-Code": "RepoNotFound"})
-        described: object = [
-            {"type": "file", "path": name, "size": len(content), "oid": blob(content)}
-            for name, content in files.items()
-        ]
-        if what != "tree":
-            commit = LATER if revision in (None, "main") else revision
-            described = {"id": repository, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
-        return self.answer(json.dumps(described).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, content: bytes | None, headers: dict[str, str]) -> None:
-        status, asked = 200, self.headers["Range"]
-        if content is None:
-            status, content = 404, b""
-        elif asked and self.server.ranges:
-            start, total = int(asked.removeprefix("bytes=").rstrip("-")), len(content)
-            status, content = (206, content[start:]) if start < total else (416, b"")
-            span = f"{start}-{total - 1}" if status == 206 else "*"
-            headers = headers | {"Content-Range": f"bytes {span}/{total}"}
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content[: self.server.cut_after])
-
-
-def blob(content: bytes) -> str:
-    """git's name of a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def weights(seed: int = 0) -> bytes:
@@ -125,12 +40,8 @@ def encodec() -> dict[str, bytes]:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with running_server() as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -6,31 +6,24 @@ the network. It honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and TORCH_HOME; BLE
 plain files from instead. Sizes are in MB of 10^6 bytes.
 """
 
-import fcntl
 import hashlib
-import http.client
 import json
-import os
 import re
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from safetensors import SafetensorError, safe_open
-from tqdm import tqdm
 
-from blendbench import __version__
 from blendbench.datasets.builtin import package_folder
 from blendbench.doctor import Check
 from blendbench.errors import BlendbenchError, one_line
-from blendbench.store import file_hash, make_folder, write_text
+from blendbench.fetching import addresses, download, offline_variable
+from blendbench.store import file_hash
 
 
 @dataclass(frozen=True)
@@ -359,13 +352,11 @@ def fetch(name: str) -> Path:
         return place
     if model.kind == "builtin":
         raise BlendbenchError(f"{name}: built in, but not whole; {model.fetching}")
-    # As the hub's library reads them.
-    variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
-    if os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}:
+    if variable := offline_variable():
         raise BlendbenchError(
             f"{name}: nothing is downloaded while {variable} is set; `unset {variable}` and type it again"
         )
-    address = _addresses(model)[0] if model.kind == "file" else model.origin
+    address = addresses(model.source, model.files[0])[0] if model.kind == "file" else model.origin
     print(f"{name}: licence {model.licence}, from {address}, {_size(model.megabytes)}", flush=True)
     if place is not None:
         print(f"{name}: what is here is broken ({_told(place, faults)}) and is replaced", flush=True)
@@ -585,108 +576,7 @@ def _refuse_incomplete(model: Model, names: Sequence[str]) -> None:
 
 
 def _fetch_file(model: Model) -> Path:
-    """Bring a plain file to its place by way of a `.part` file, which stays for going on when the connection breaks."""
     target = _target(model)
-    make_folder(target.parent)
-    part = target.with_name(target.name + ".part")
-    with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlendbenchError(f"{part}: another fetch is writing it; wait for it to end") from error
-        url = _transfer(model, file)
-        digest = file_hash(part)
-        for what, expected in _expected(model, None):
-            if not digest.startswith(expected):
-                part.unlink()
-                raise BlendbenchError(
-                    f"{model.name}: {url}: what came has sha256 {digest}, not {what} {expected}, and was removed; "
-                    "set BLENDBENCH_MIRROR to another place to take it from"
-                )
-        os.fsync(file.fileno())
-        write_text(_note(target), f"{digest}  {target.name}\n")
-        part.replace(target)
+    size = None if model.megabytes is None else round(model.megabytes * 1e6)
+    download(model.name, model.source, target, size=size, expected=_expected(model, None), note=_note(target))
     return target
-
-
-def _addresses(model: Model) -> list[str]:
-    """Where to ask for a plain file, in turn."""
-    mirror = os.environ.get("BLENDBENCH_MIRROR")
-    if not mirror:
-        return [model.source]
-    # A copy of torch hub's folder holds the names with their %3D as they are; a copy of the source has = there.
-    names = dict.fromkeys([model.files[0], urllib.parse.quote(model.files[0])])
-    return [f"{mirror.rstrip('/')}/{name}" for name in names]
-
-
-def _transfer(model: Model, file: IO[bytes]) -> str:
-    """Append what is left of a plain file to what came before; returns the URL that had it.
-
-    Raises
-    ------
-    BlendbenchError
-        Naming the URL and the reason; what came so far stays.
-    """
-    addresses = _addresses(model)
-    for url in addresses:
-        try:
-            _receive(model, url, file)
-            return url
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if isinstance(error, urllib.error.HTTPError) and error.code == 404 and url != addresses[-1]:
-                continue
-            status = f"HTTP {error.code} " if isinstance(error, urllib.error.HTTPError) else ""
-            reason = one_line(f"{status}{getattr(error, 'reason', error)}") or type(error).__name__
-            file.flush()
-            came = file.tell()
-            if not came:
-                Path(file.name).unlink()
-            kept = f"{came / 1e6:.1f} MB are kept, and the same command goes on from there" if came else "type it again"
-            raise BlendbenchError(
-                f"{model.name}: {url}: {reason}; {kept}, or set BLENDBENCH_MIRROR to another place"
-            ) from error
-    raise AssertionError("there is at least one address")
-
-
-def _receive(model: Model, url: str, file: IO[bytes]) -> None:
-    """One request; raises OSError, ValueError or HTTPException, also if less or more came than was announced."""
-    came = file.tell()
-    headers = {"User-Agent": f"blendbench/{__version__}", "Accept-Encoding": "identity"}
-    if came:
-        headers["Range"] = f"bytes={came}-"
-    try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not came:
-            raise
-        # Nothing is left to ask for: it is all here, or what is here is no part of this file.
-        if error.headers.get("Content-Range") != f"bytes */{came}":
-            _empty(file)
-            _receive(model, url, file)
-        return
-    with answer:
-        if answer.headers.get_content_type() == "text/html":
-            raise ValueError("a web page is there, not the file")
-        if came and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {came}-"):
-            _empty(file)
-            came = 0
-        length = answer.headers.get("Content-Length")
-        total = None if length is None else came + int(length)
-        known = None if model.megabytes is None else round(model.megabytes * 1e6)
-        if total is not None and known is not None and total != known:
-            raise ValueError(f"it has {total} bytes there, not {known}")
-        bar = tqdm(
-            total=total, initial=came, desc=model.name, unit="B", unit_scale=True, disable=not sys.stderr.isatty()
-        )
-        with bar:
-            while block := answer.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-    file.flush()
-    if total is not None and file.tell() != total:
-        raise ConnectionError(f"the connection broke after {file.tell()} of {total} bytes")
-
-
-def _empty(file: IO[bytes]) -> None:
-    file.seek(0)
-    file.truncate()
