@@ -52,7 +52,9 @@ def refusal(function, *arguments) -> str:
 def test_esc50_table_is_read_in_its_order(tmp_path: Path):
     audio = write_esc50(tmp_path, ["2-7-B-1.wav", "1-5-A-0.wav"])
     first, second = esc50.esc50(str(tmp_path))
-    assert first == NoiseClip("2-7-B-1", audio / "2-7-B-1.wav", "wind", "100000", 1)
+    assert first == NoiseClip(
+        "2-7-B-1", audio / "2-7-B-1.wav", "wind", "100000", 1, "CC BY-NC 3.0", root=tmp_path / "ESC-50"
+    )
     assert (second.id, second.label, second.fold) == ("1-5-A-0", "engine", 2)
 
 
@@ -126,16 +128,19 @@ def test_file_name_with_dots_inside_stays_allowed(tmp_path: Path):
 
 
 def test_folder_in_the_place_of_a_table_cannot_be_read(tmp_path: Path):
-    assert str(tmp_path) in refusal(read_csv, tmp_path, ("a",))
+    assert str(tmp_path) in refusal(lambda: list(read_csv(tmp_path, ("a",))))
 
 
 def test_musicbench_layout_gives_genre_caption_and_track(tmp_path: Path):
     write_musicbench(tmp_path)
-    found = musicbench.musicbench(str(tmp_path))
+    folder = tmp_path / "MusicBench"
+    found = musicbench.read_table(folder)
     assert len(found) == 14
-    assert found[0] == MusicClip(
-        "classical-0", tmp_path / "MusicBench" / "data" / "classical-0.ogg", "Classical", "A Classical piece.",
-        "Classical-0",
+    assert found[0] == musicbench.Row(
+        MusicClip(
+            "classical-0", folder / "data" / "classical-0.ogg", "Classical", "A Classical piece.", "Classical-0",
+            root=folder,
+        ), 0,
     )  # fmt: skip
 
 
@@ -168,10 +173,10 @@ def test_musicbench_with_mark_blank_lines_and_crlf_reads(tmp_path: Path):
     table = tmp_path / "MusicBench" / "MusicBench_train.json"
     table.parent.mkdir()
     table.write_bytes('\ufeff{"location": "data/-abc_aug1.wav"}\r\n\r\n{"location": "data/-abc.wav"}\r\n'.encode())
-    first, second = musicbench.musicbench(str(tmp_path))
-    assert (first.id, first.source, first.genre) == ("-abc_aug1", "-abc", "")
+    first, second = musicbench.read_table(tmp_path / "MusicBench")
+    assert (first.clip.id, first.clip.source, first.clip.genre, first.copy) == ("-abc_aug1", "-abc", "", 1)
     # An augmented copy belongs to its original's track.
-    assert first.source == second.source
+    assert (second.clip.source, second.copy) == (first.clip.source, 0)
 
 
 def test_real_esc50_has_its_clips_in_place(shared_data: Path):
@@ -183,7 +188,8 @@ def test_real_esc50_has_its_clips_in_place(shared_data: Path):
 
 def test_real_musicbench_has_its_clips_in_place(shared_data: Path):
     found = musicbench.musicbench(str(shared_data))
-    assert len(found) == 504
+    # Two five-second clips of each of the 504 excerpts.
+    assert len(found) == 1008
     assert len({clip.source for clip in found}) == 252
     assert {clip.genre for clip in found} == set(GENRES)
     assert all(clip.path.is_file() for clip in found)
@@ -203,7 +209,7 @@ def test_real_pairs_are_unique_and_even(shared_data: Path):
 
 def test_real_halves_share_no_song(shared_data: Path):
     reference, music = split_music(musicbench.musicbench(str(shared_data)), 0)
-    assert len(reference) + len(music) == 504
+    assert len(reference) + len(music) == 1008
     assert not {clip.source for clip in reference} & {clip.source for clip in music}
 
 

@@ -45,7 +45,7 @@ def scored(world, finished):
     for row in rows_of(finished):
         cell = cells.setdefault((row["arm"], row["presentation"]), [])
         cell.append((row["genre"], *score(finished / row["mix"], 10 ** (row["attenuation_db"] / 20))))
-    half, _ = split_music(musicbench(str(world.root)), 0)
+    half, _ = split_music(musicbench(str(world.root), excerpt_seconds=5.0), 0)
     return cells, {clip.genre: score(clip.path) for clip in half}
 
 
@@ -172,7 +172,7 @@ def test_fad_over_n_is_told_for_sizes_that_there_are(world, tmp_path):
 def test_reference_clip_that_cannot_be_read_is_left_out_and_told(world, tmp_path, capsys):
     root = tmp_path / "data"
     shutil.copytree(world.root, root)
-    half, _ = split_music(musicbench(str(root)), 0)
+    half, _ = split_music(musicbench(str(root), excerpt_seconds=5.0), 0)
     half[0].path.write_text("no sound")
     half[1].path.unlink()
     assert world.with_root(root).run(tmp_path / "run", *CHEAP, "limit=2") == 0
@@ -277,7 +277,7 @@ prompt: {{_target_: blendbench.evaluators.clap.CLAP, name: clap, checkpoint: {wr
 
     mixes = [row for row in rows_of(finished) if (row["arm"], row["presentation"]) == ("bnmusic", "direct")]
     own = torch.cat([frames(read_mix(finished, row)) for row in mixes])
-    half, _ = split_music(musicbench(str(world.root)), 0)
+    half, _ = split_music(musicbench(str(world.root), excerpt_seconds=5.0), 0)
     waves = [audio.extend_circular(audio.read(clip.path, 24_000, max_seconds=5), 120_000) for clip in half]
     reference = torch.cat([heard.score(wave).embeddings for wave in waves])
     assert len(own) == 2 * len(reference) / 7 > 700

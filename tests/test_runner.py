@@ -16,8 +16,10 @@ import torch
 from worlds import CHEAP, World, call, rows_of, untimed
 
 from blendbench import audio
+from blendbench.clips import Noises
+from blendbench.datasets.esc50 import esc50
 from blendbench.methods import bnmusic, musicgen_melody, noise_only, random_music, riffusion_a2a
-from blendbench.runner import BatchSize, Noises, file_name, read_mix
+from blendbench.runner import BatchSize, file_name, read_mix
 from blendbench.store import file_hash
 
 METHODS: dict[str, Any] = {
@@ -27,6 +29,7 @@ METHODS: dict[str, Any] = {
     "random_music": random_music.RandomMusic,
     "noise_only": noise_only.NoiseOnly,
 }
+HEARD = {"seconds": 5.0, "lufs": -18.0, "short_clip": "loop"}
 COLUMNS = {
     "pair_id", "arm", "dataset", "presentation", "status", "reason", "noise_lufs", "music_lufs", "gain_db", "mix",
     "sha256",
@@ -100,6 +103,10 @@ def test_run_folder_holds_config_rows_results_tables_and_report(finished):
         assert (finished / name).stat().st_size > 0
 
 
+def clips_of(world):
+    return {clip.id: clip for clip in esc50(str(world.root))}
+
+
 def test_report_refers_to_every_mix_by_a_path_that_exists(finished):
     page = (finished / "report" / "index.html").read_text(encoding="utf-8")
     for row in rows_of(finished):
@@ -109,10 +116,10 @@ def test_report_refers_to_every_mix_by_a_path_that_exists(finished):
 
 
 def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
-    noises = Noises(5.0, -18.0)
+    noises, noise_of = Noises(HEARD), clips_of(world)
     seen = set()
     for row in rows_of(finished):
-        noise = noises.read(world.root / "ESC-50" / "audio" / f"{row['clip']}.wav")
+        noise = noises.read(noise_of[row["clip"]])
         assert audio.integrated_loudness(noise, 44_100) == pytest.approx(-18, abs=0.02)
         assert row["noise_lufs"] == pytest.approx(-18, abs=0.02)
         music = read_mix(finished, row) - noise
@@ -134,10 +141,10 @@ def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
 
 
 def test_presentations_of_a_pair_differ_by_one_gain_alone(world, finished):
-    noises, found = Noises(5.0, -18.0), {}
+    noises, noise_of, found = Noises(HEARD), clips_of(world), {}
     for row in rows_of(finished):
         if row["arm"] == "bnmusic":
-            noise = noises.read(world.root / "ESC-50" / "audio" / f"{row['clip']}.wav")
+            noise = noises.read(noise_of[row["clip"]])
             found[row["pair_id"], row["presentation"]] = (read_mix(finished, row) - noise) / audio.from_db(
                 row["gain_db"]
             )

@@ -92,6 +92,7 @@ class World:
         return [
             "dataset=esc50",
             "music=musicbench",
+            "music.excerpt_seconds=5.0",
             f"data.root={self.root}",
             f"store_dir={self.store}",
             f"generator.checkpoint={self.generator}",
@@ -101,6 +102,7 @@ class World:
             "generator.sampling.image_to_image.steps=4",
             "statistics.resamples=20",
             "dataset.esc50.prompts_per_clip=2",
+            "dataset.esc50.per_class=null",
         ]
 
     def run_words(self, run_dir: Path, *words: str) -> list[str]:

@@ -12,9 +12,11 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pyloudnorm
@@ -32,6 +34,7 @@ GATE_LUFS = -70.0
 """Absolute gate of BS.1770-4: what lies below it does not count as sound."""
 MIN_FILE_RATE, MAX_FILE_RATE = 4_000, 384_000
 
+_Any = TypeVar("_Any")
 _FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24"), ".ogg": ("OGG", "VORBIS")}
 _UNBOUNDED_SUBTYPES = {"FLOAT", "DOUBLE"}
 _BLOCK_VALUES = 1 << 20
@@ -87,21 +90,40 @@ def read(
     if sample_rate <= 0:
         raise ValueError(f"sample_rate must be above 0, not {sample_rate}")
     path = Path(path)
-    name = printable(path)
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        raise _read_failure(name, error) from None
-    if not stat.S_ISREG(mode):
-        raise ClipError(f"{name}: not a regular file; give the path of an audio file")
-    try:
-        # Unbuffered, because libsndfile goes on from the descriptor's own position.
-        with path.open("rb", buffering=0) as file:
-            waveform = _read_open_file(file, name, sample_rate, max_seconds, start)
-    except OSError as error:
-        raise _read_failure(name, error) from None
-    check_waveform(waveform, name, sample_rate, min_seconds)
+    waveform = _opened(path, lambda sound, name: _read_segment(sound, name, sample_rate, max_seconds, start), start)
+    check_waveform(waveform, printable(path), sample_rate, min_seconds)
     return waveform
+
+
+def read_span(path: str | os.PathLike[str], start: float, stop: float) -> tuple[torch.Tensor, int]:
+    """Read a stretch of a file at the file's own rate, channels averaged.
+
+    Parameters
+    ----------
+    path : path
+        As for `read`.
+    start, stop : float
+        In seconds; what lies before the file's beginning or after its end is left out.
+
+    Returns
+    -------
+    waveform : Tensor [frames], float32, finite
+    sample_rate : int
+        In Hz.
+
+    Raises
+    ------
+    ClipError
+        As for `read`, except that length and silence are not looked at; or the file ends before `start`.
+    """
+
+    def frames(sound: soundfile.SoundFile, name: str) -> tuple[torch.Tensor, int]:
+        first, last = round(max(0.0, start) * sound.samplerate), round(stop * sound.samplerate)
+        mono = _read_mono(sound, name, first, min(last, sound.frames))
+        _check_finite(mono, name)
+        return mono, sound.samplerate
+
+    return _opened(Path(path), frames, max(0.0, start))
 
 
 def check_waveform(
@@ -406,9 +428,30 @@ def _read_failure(name: str, error: OSError | ValueError) -> ClipError:
     return ClipError(f"{name}: cannot be read ({one_line(reason)}); check the path and the disk")
 
 
-def _read_open_file(
-    file: BinaryIO, name: str, sample_rate: int, max_seconds: float | None, start: float
-) -> torch.Tensor:
+def _opened(path: Path, use: Callable[[soundfile.SoundFile, str], _Any], start: float) -> _Any:
+    """What `use` makes of an open file that holds sound after `start` seconds; raises ClipError for any other."""
+    name = printable(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise _read_failure(name, error) from None
+    if not stat.S_ISREG(mode):
+        raise ClipError(f"{name}: not a regular file; give the path of an audio file")
+    try:
+        # Unbuffered, because libsndfile goes on from the descriptor's own position.
+        with path.open("rb", buffering=0) as file, _sound(file, name) as sound:
+            if start * sound.samplerate >= sound.frames:
+                length = sound.frames / sound.samplerate
+                raise ClipError(
+                    f"{name}: ends at {length:.3f} s, before the start asked for, {start:.3f} s; mend the segment"
+                )
+            return use(sound, name)
+    except OSError as error:
+        raise _read_failure(name, error) from None
+
+
+@contextmanager
+def _sound(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise ClipError(f"{name}: the file is empty (0 bytes); fetch or record it again")
@@ -429,12 +472,7 @@ def _read_open_file(
         _check_has_samples(sound.frames, name)
         if sound.frames >= 2**62:
             raise ClipError(f"{name}: its header does not give its length (written to a pipe?); encode it again")
-        if start * sound.samplerate >= sound.frames:
-            length = sound.frames / sound.samplerate
-            raise ClipError(
-                f"{name}: ends at {length:.3f} s, before the start asked for, {start:.3f} s; mend the segment"
-            )
-        return _read_segment(sound, name, sample_rate, max_seconds, start)
+        yield sound
 
 
 def _read_segment(

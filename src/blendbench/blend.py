@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from blendbench import audio, config
-from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt
+from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Item
@@ -57,7 +57,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     method = config.build(settings["method"], "method", settings["allow_targets"])
     half: list[MusicClip] = []
     if getattr(method, "uses_music", False):
-        _, half = split_music(config.build(settings["music"], "music", settings["allow_targets"]), settings["seed"])
+        _, half = split_music(manifests.music_set(settings).clips, settings["seed"])
     context = make_context(settings, half)
     start = time.perf_counter()
     method.prepare(context)

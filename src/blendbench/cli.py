@@ -20,7 +20,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
-  blendbench data check         which data sets are there, and where to put those that are not
+  blendbench data check|fetch|manifest [NAME ...]  which data sets are there; download; write down what is there
   blendbench models list|check|fetch [NAME ...]   which models are there and whole; download those that are not
   blendbench doctor             what this machine has, and what to do about what is missing
   blendbench train ...          train the built-in models again
@@ -265,14 +265,45 @@ def _report(arguments: list[str]) -> int:
     return 0
 
 
-def _data(arguments: list[str]) -> int:
-    parser = _Parser(prog="blendbench data", description="Which data sets are there.")
-    parser.add_argument("action", choices=["check"])
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=DIR")
-    words = parser.parse_args(arguments)
-    from blendbench import doctor
+def _composer(overrides: list[str]) -> Callable[[list[str]], dict]:
+    """Composes the configuration of further overrides."""
+    return lambda words: compose([*words, *overrides])
 
-    return doctor.print_checks(doctor.check_data(compose(words.overrides)))
+
+def _data(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="blendbench data",
+        description="Which data sets are there and what they lack, class by class; downloads; manifests.",
+    )
+    parser.add_argument("action", choices=["check", "fetch", "manifest"])
+    parser.add_argument("words", nargs="*", metavar="NAME or key=value", help="such as esc50, or data.root=DIR")
+    parser.add_argument("--out", type=Path, help="file of the manifest; NAME.manifest.json if left out")
+    given = parser.parse_intermixed_args(arguments)
+    names = [word for word in given.words if "=" not in word]
+    overrides = [word for word in given.words if "=" in word]
+    from blendbench import doctor
+    from blendbench.datasets import fetch, inventory, manifests
+
+    sets = fetch.SOURCES if given.action == "fetch" else inventory.known()
+    unknown = [name for name in names if name not in sets]
+    if unknown or (given.action != "check" and not names):
+        problem = f"no data set {unknown[0]!r}" if unknown else f"{given.action}: give the name of a data set"
+        raise UsageError(f"{problem}; there are {', '.join(sets)}")
+    composer = _composer(overrides)
+    if given.action == "check":
+        return doctor.print_checks(doctor.check_data(composer, names))
+    if given.out and len(names) > 1:
+        raise UsageError("--out: takes one data set; write the manifests one by one")
+    for name in names:
+        if given.action == "fetch":
+            fetch.fetch(name, Path(composer([])["data"]["root"]))
+        else:
+            file = given.out or Path(f"{name.replace('/', '_')}.manifest.json")
+            manifest = inventory.manifest(composer, name, file.stem.removesuffix(".manifest"))
+            manifests.write(manifest, file)
+            known = sum("digest" in row for row in manifest.clips)
+            print(f"{file}: {len(manifest.clips)} clips, the content of {known} of them")
+    return 0
 
 
 def _models(arguments: list[str]) -> int:
@@ -304,7 +335,7 @@ def _doctor(arguments: list[str]) -> int:
     words = parser.parse_args(arguments)
     from blendbench import doctor
 
-    doctor.print_checks(doctor.check_all(compose(words.overrides)))
+    doctor.print_checks(doctor.check_all(_composer(words.overrides)))
     return 0
 
 

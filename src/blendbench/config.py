@@ -59,6 +59,11 @@ class StatisticsConfig:
 @dataclass
 class DataConfig:
     root: str = "data"
+    path: str | None = None
+    table: str | None = None
+    music_path: str | None = None
+    music_table: str | None = None
+    follow_links: bool = False
 
 
 @dataclass
@@ -112,7 +117,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),
         ("noise.seconds", 0.4 <= settings["noise"]["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
         ("noise.lufs", -70 < settings["noise"]["lufs"] <= 0, "above -70, at most 0"),
-        ("noise.short_clip", settings["noise"]["short_clip"] == "loop", "loop"),
+        ("noise.short_clip", settings["noise"]["short_clip"] in ("loop", "context"), "loop or context"),
         ("kl.pairing", settings["kl"]["pairing"] in ("genre", "random"), "genre or random"),
         ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
         ("kl.activation", settings["kl"]["activation"] in ("softmax", "sigmoid"), "softmax or sigmoid"),
@@ -153,6 +158,16 @@ def build(settings: dict[str, Any], key: str, allowed: list[str], **extra: Any) 
         return function(**entries, **extra)
     except TypeError as error:
         raise BlendbenchError(f"{key}: {_first_line(error)}; mend that entry") from error
+
+
+def rule_text(settings: dict[str, Any]) -> str:
+    """The paragraph "The rule: ..." of what `_target_` names, in one line; "" where it has none."""
+    try:
+        text = get_object(settings["_target_"]).__doc__ or ""
+    except Exception:
+        return ""
+    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    return next((part.removeprefix("The rule: ") for part in paragraphs if part.startswith("The rule: ")), "")
 
 
 def _first_line(error: BaseException) -> str:

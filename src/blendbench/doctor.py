@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from blendbench.errors import BlendbenchError
-
 
 @dataclass(frozen=True)
 class Check:
@@ -40,13 +38,13 @@ def print_checks(checks: Iterable[Check]) -> int:
     return int(status)
 
 
-def check_all(settings: dict[str, Any]) -> Iterable[Check]:
-    """Every check, cheap ones first."""
+def check_all(compose: Callable[[list[str]], dict[str, Any]]) -> Iterable[Check]:
+    """Every check, cheap ones first; `compose` makes the checked configuration of overrides."""
     yield from check_machine()
     yield from check_packages()
     yield from check_models()
-    yield from check_data(settings)
-    yield from check_places(settings)
+    yield from check_data(compose)
+    yield from check_places(compose([]))
     yield check_login()
 
 
@@ -105,28 +103,11 @@ def check_models() -> Iterable[Check]:
     yield from models.checks()
 
 
-def check_data(settings: dict[str, Any]) -> Iterable[Check]:
-    """The data sets below data.root and the built-in ones, read as a run reads them."""
-    from blendbench.datasets import builtin, esc50, musicbench
+def check_data(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] = ()) -> Iterable[Check]:
+    """The data sets below data.root and the built-in ones, read as a run reads them, class by class."""
+    from blendbench.datasets import inventory
 
-    root = settings["data"]["root"]
-    readers: list[tuple[str, Callable[[], Sequence[Any]], bool]] = [
-        ("noise built-in", builtin.noise, True),
-        ("music built-in", builtin.music, True),
-        ("prompts", builtin.prompts, True),
-        ("noise esc50", lambda: esc50.esc50(root), False),
-        ("music musicbench", lambda: musicbench.musicbench(root), False),
-    ]
-    for name, read, needed in readers:
-        try:
-            items = read()
-        except BlendbenchError as error:
-            yield Check(f"data {name}", False, str(error), needed=needed)
-            continue
-        paths = [item.path for item in items if hasattr(item, "path")]
-        missing = [path for path in paths if not path.is_file()]
-        found = f"{len(items)} entries" + (f", {len(missing)} files missing (first {missing[0]})" if missing else "")
-        yield Check(f"data {name}", not missing, found, "put the files there or take the rows out", needed)
+    yield from inventory.checks(compose, names)
 
 
 def check_places(settings: dict[str, Any]) -> Iterable[Check]:

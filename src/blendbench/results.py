@@ -16,10 +16,12 @@ import pandas as pd
 import torch
 
 from blendbench import audio, config
-from blendbench.datasets import MusicClip
+from blendbench.clips import read_music
+from blendbench.datasets import MusicClip, manifests
 from blendbench.datasets.builtin import package_folder
 from blendbench.datasets.pairing import split_music, stable_seed
-from blendbench.errors import BlendbenchError, ClipError
+from blendbench.datasets.tables import check_links
+from blendbench.errors import BlendbenchError, ClipError, printable
 from blendbench.evaluators import Evaluator, KeptScores, Scores, TextEvaluator, from_settings, score_files
 from blendbench.metrics import bootstrap, clap_score, divergence, frechet
 from blendbench.store import file_hash, signature, write_text
@@ -77,15 +79,18 @@ def paper_figures(experiment: dict[str, Any]) -> pd.DataFrame:
 
 def _reference(settings: dict[str, Any]) -> tuple[list[MusicClip], list[str]]:
     """Reference clips whose files are there, with what identifies their content."""
-    music = config.build(settings["music"], "music", settings["allow_targets"])
-    clips, _ = split_music(music, settings["seed"])
+    clips, _ = split_music(manifests.music_set(settings).clips, settings["seed"])
     sound, keys = [], []
     for clip in clips:
         try:
-            keys.append(f"{file_hash(clip.path)}:{settings['noise']['seconds']}s")
+            check_links(clip.path, clip.root)
+            start = f"{clip.start:g}s+" if clip.start else ""
+            keys.append(f"{file_hash(clip.path)}:{start}{settings['noise']['seconds']}s")
             sound.append(clip)
-        except OSError:
-            print(f"blendbench: reference clip left out: {clip.path} cannot be read", file=sys.stderr)
+        except (OSError, ValueError):
+            print(f"blendbench: reference clip left out: {printable(clip.path)} cannot be read", file=sys.stderr)
+        except ClipError as error:
+            print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
     return sound, keys
 
 
@@ -123,8 +128,7 @@ class _Heard:
         def read(index: int) -> torch.Tensor:
             nonlocal reading
             reading = index
-            wave = audio.read(self.clips[index].path, rate, max_seconds=seconds)
-            return audio.extend_circular(wave, round(seconds * rate))
+            return read_music(self.clips[index], rate, seconds)
 
         while self.clips:
             try:

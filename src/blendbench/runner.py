@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from blendbench import audio, config
-from blendbench.datasets import MusicClip, Pair
+from blendbench.clips import Noises
+from blendbench.datasets import MusicClip, Pair, manifests
 from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.evaluators import from_settings
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
-from blendbench.store import Ledger, file_hash, make_folder, signature, write_text
+from blendbench.store import Ledger, make_folder, signature, write_text
 
 SAMPLE_RATE = 44_100
 GENERATE_VERSION = 2
@@ -48,6 +50,7 @@ class Plan:
     presentations: dict[str, Presentation]
     context: Context
     amplification: Amplification
+    notes: list[str]
 
 
 def pick_device(name: str) -> str:
@@ -94,11 +97,14 @@ def prepare(settings: dict[str, Any]) -> Plan:
     allowed, seed = settings["allow_targets"], settings["seed"]
     prompts = config.build(settings["prompts"], "prompts", allowed)
     pairs: list[Pair] = []
-    for name, entry in settings["dataset"].items():
-        per_clip = entry["prompts_per_clip"]
-        clips = config.build({k: v for k, v in entry.items() if k != "prompts_per_clip"}, f"dataset.{name}", allowed)
-        pairs += make_pairs(name, clips, prompts, per_clip, seed)[: settings["limit"]]
-    reference, music = split_music(config.build(settings["music"], "music", allowed), seed)
+    notes = []
+    for name in settings["dataset"]:
+        noise = manifests.noise_set(settings, name)
+        notes.append(noise.note)
+        pairs += make_pairs(name, noise.clips, prompts, noise.prompts_per_clip, seed, settings["limit"])
+    real = manifests.music_set(settings)
+    notes.append(real.note)
+    reference, music = split_music(real.clips, seed)
     presentations = {
         name: config.build(
             {"_target_": "blendbench.presentation.Presentation", **entry}, f"presentations.{name}", [], name=name
@@ -124,40 +130,13 @@ def prepare(settings: dict[str, Any]) -> Plan:
     amplification = Amplification(**settings["amplification"])
     store = Path(settings["store_dir"])
     make_folder(store)
-    return Plan(settings, run_dir, store, pairs, reference, music, arms, presentations, context, amplification)
-
-
-class Noises:
-    """Noise clips as the run hears them: read, looped to length, at the presentation level; the last few are kept."""
-
-    def __init__(self, seconds: float, lufs: float) -> None:
-        self.samples, self.seconds, self.lufs = round(seconds * SAMPLE_RATE), seconds, lufs
-        self._hashes: dict[Path, str] = {}
-        self._waves: dict[Path, torch.Tensor] = {}
-
-    def file_hash(self, path: Path) -> str:
-        """SHA-256 of a clip's file, or "" where it cannot be read."""
-        if path not in self._hashes:
-            try:
-                self._hashes[path] = file_hash(path)
-            except OSError:
-                self._hashes[path] = ""
-        return self._hashes[path]
-
-    def read(self, path: Path) -> torch.Tensor:
-        """Waveform [samples]; raises ClipError with the reason if the clip cannot take part."""
-        if path not in self._waves:
-            wave = audio.extend_circular(audio.read(path, SAMPLE_RATE, max_seconds=self.seconds), self.samples)
-            wave, _ = audio.normalize_loudness(wave, SAMPLE_RATE, self.lufs)
-            if len(self._waves) >= 64:
-                self._waves.pop(next(iter(self._waves)))
-            self._waves[path] = wave
-        return self._waves[path]
+    said = [note for note in notes if note]
+    return Plan(settings, run_dir, store, pairs, reference, music, arms, presentations, context, amplification, said)
 
 
 def execute(plan: Plan) -> None:
     """Bring every arm's pairs to mixes and rows; what is already there is left alone."""
-    noises = Noises(plan.settings["noise"]["seconds"], plan.settings["noise"]["lufs"])
+    noises = Noises(plan.settings["noise"], plan.store)
     ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
     wanted = set()
     try:
@@ -165,6 +144,7 @@ def execute(plan: Plan) -> None:
             wanted |= _Arm(plan, name, method, noises, ledger).run()
     finally:
         ledger.close()
+        noises.close()
     # The finished table of rows: this run's pairs only, in a fixed order, each once.
     rows = [ledger.rows[key] for key in sorted(wanted) if key in ledger.rows]
     text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
@@ -253,7 +233,9 @@ class _Arm:
         if getattr(method, "uses_generator", False):
             self.generate_settings["generator"] = plan.context.generator.signature()
         if getattr(method, "uses_music", False):
-            self.generate_settings["music"] = [[clip.id, clip.source, _size(clip.path)] for clip in plan.music]
+            self.generate_settings["music"] = [
+                [clip.id, clip.source, _size(clip.path), *([clip.start] if clip.start else [])] for clip in plan.music
+            ]
         self.signature = signature("generate", GENERATE_VERSION, self.generate_settings)
         self.folder = plan.store / "music" / self.signature
         self.mix_signatures = {
@@ -278,7 +260,7 @@ class _Arm:
         }
 
     def _inputs(self, pair: Pair) -> str:
-        return f"{self.noises.file_hash(pair.clip.path)[:16]}-{stable_seed(pair.prompt.text):x}"
+        return f"{self.noises.content(pair.clip)[:16]}-{stable_seed(pair.prompt.text):x}"
 
     def _missing(self, pair: Pair) -> list[str]:
         """Presentations of the pair that have no sound row."""
@@ -305,15 +287,14 @@ class _Arm:
             return
         bar = tqdm(total=len(todo), desc=self.name, unit="pair", disable=not sys.stderr.isatty(), leave=True)
         batch: list[Item] = []
-        for pair in todo:
-            try:
-                noise = self.noises.read(pair.clip.path)
-                music = self._kept(made, pair)
-            except ClipError as error:
-                self._fail(pair, str(error))
+        for pair, noise in zip(todo, self.noises.ahead(pair.clip for pair in todo), strict=True):
+            if isinstance(noise, ClipError):
+                self._fail(pair, str(noise))
                 bar.update()
                 continue
-            item = Item(pair, noise, stable_seed(self.plan.settings["seed"], pair.pair_id))
+            music = self._kept(made, pair)
+            seed = stable_seed(self.plan.settings["seed"], pair.pair_id)
+            item = Item(pair, noise, seed, partial(self.noises.mel, pair.clip))
             if music is not None:
                 self._present(item, music)
                 bar.update()
@@ -465,6 +446,8 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path:
     from blendbench import report, results
 
     plan = prepare(settings)
+    for note in plan.notes:
+        say(note)
     say(f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations in {plan.run_dir}")
     execute(plan)
     results.tabulate(plan.run_dir, settings)

@@ -8,29 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
-class NoiseClip:
-    """A noise recording: `id` is unique in its data set, `source` names the recording it was cut from."""
-
-    id: str
-    path: Path
-    label: str
-    source: str
-    fold: int | None = None
-
-
-@dataclass(frozen=True)
-class MusicClip:
-    """A music recording: `source` names the track; halves of a music set never share one."""
-
-    id: str
-    path: Path
-    genre: str
-    caption: str
-    source: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A text prompt and its genre."""
 
@@ -39,7 +17,76 @@ class Prompt:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class NoiseClip:
+    """A noise recording, or a segment of a longer one.
+
+    Attributes
+    ----------
+    id : str
+        Unique in its data set.
+    path : Path
+        The audio file, or an HDF5 file.
+    label : str
+        Class of the sound.
+    source : str
+        The recording it was cut from.
+    fold : int or None
+        Fold of the data set's own cross-validation.
+    licence : str
+        Under which the clip is published; empty where the data set does not say.
+    span : (float, float) or None
+        Where the segment begins and ends in the recording, in seconds; None for the whole file.
+    member : str
+        Name of the recording in an HDF5 file; empty for audio files.
+    root : Path or None
+        Folder that the file must not leave by way of links; None if links may lead anywhere.
+    prompts : tuple of Prompt
+        The clip's own prompts, which take the place of drawn ones.
+    """
+
+    id: str
+    path: Path
+    label: str
+    source: str
+    fold: int | None = None
+    licence: str = ""
+    span: tuple[float, float] | None = None
+    member: str = ""
+    root: Path | None = None
+    prompts: tuple[Prompt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MusicClip:
+    """A music recording, or a part of one.
+
+    Attributes
+    ----------
+    id : str
+        Unique in its set.
+    path : Path
+        The audio file.
+    genre, caption : str
+        Empty where the set does not say.
+    source : str
+        The track; halves of a music set never share one.
+    start : float
+        Where the clip begins in the file, in seconds.
+    root : Path or None
+        As for a noise clip.
+    """
+
+    id: str
+    path: Path
+    genre: str
+    caption: str
+    source: str
+    start: float = 0.0
+    root: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """The unit of work: a noise clip and a prompt; `pair_id` is stable across runs, machines and limits."""
 

@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from blendbench.datasets import MusicClip, NoiseClip, Prompt
-from blendbench.datasets.tables import inside, read_csv
+from blendbench.datasets.tables import inside, once, read_csv
+from blendbench.errors import BlendbenchError
 
 
 def package_folder(name: str) -> Path:
@@ -36,9 +37,36 @@ def music() -> list[MusicClip]:
 
 
 def prompts(file: str | None = None) -> list[Prompt]:
-    """The 100 prompts over seven genres, or those of a CSV file with the columns prompt_id, genre, prompt."""
+    """The 100 prompts over seven genres, or those of a file.
+
+    Parameters
+    ----------
+    file : str, optional
+        A text file (`.txt`) with a prompt a line, or a CSV file with the column `prompt` and optionally `prompt_id` and
+        `genre`.
+
+    Raises
+    ------
+    BlendbenchError
+        If the file is missing, malformed, or holds an empty prompt.
+    """
     table = Path(file) if file else package_folder("blendbench.data_manifests") / "prompts.csv"
-    return [
-        Prompt(row["prompt_id"], row["genre"], row["prompt"])
-        for row in read_csv(table, ("prompt_id", "genre", "prompt"))
-    ]
+    rows = _lines(table) if table.suffix.lower() == ".txt" else read_csv(table, ("prompt",))
+    found = []
+    for place, row in enumerate(rows, start=1):
+        if not row["prompt"]:
+            raise BlendbenchError(f"{table}, row {place + 1}: its prompt is empty; write one or take the row out")
+        found.append(Prompt(row.get("prompt_id") or f"own-{place:03d}", row.get("genre", ""), row["prompt"]))
+    return once(found, table)
+
+
+def _lines(file: Path) -> list[dict[str, str]]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise BlendbenchError(f"{file}: not found; set prompts.file to a CSV or text file") from None
+    except (OSError, ValueError) as error:
+        raise BlendbenchError(f"{file}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
+    if not any(lines):
+        raise BlendbenchError(f"{file}: holds no prompt; write one a line")
+    return [{"prompt": line} for line in lines if line]

@@ -6,8 +6,9 @@ depend on the machine, on the limit, or on how the work is cut.
 
 import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt
 from blendbench.errors import BlendbenchError
@@ -25,26 +26,38 @@ def shuffled(items: Iterable, seed: int, key) -> list:
 
 
 def make_pairs(
-    dataset: str, clips: Sequence[NoiseClip], prompts: Sequence[Prompt], per_clip: int, seed: int
+    dataset: str,
+    clips: Sequence[NoiseClip],
+    prompts: Sequence[Prompt],
+    per_clip: int,
+    seed: int,
+    limit: int | None = None,
 ) -> list[Pair]:
-    """Pair every clip with `per_clip` prompts of different genres, in rounds.
+    """Pair every clip with `per_clip` prompts of different genres, in rounds; the first `limit` pairs.
 
     The clips stand in a drawn order, labels interleaved, and each takes the next genre, round after round. So any first
-    N pairs spread evenly over clips, labels and genres; within a genre the prompts take turns.
+    N pairs spread evenly over clips, labels and genres; within a genre the prompts take turns. A clip with prompts of
+    its own takes those, one a round, and no others.
 
     Raises
     ------
     BlendbenchError
         If there are no clips or prompts, or `per_clip` is not positive, or ids repeat.
     """
-    if not clips or not prompts:
+    if not clips or not (prompts or all(clip.prompts for clip in clips)):
         raise BlendbenchError(f"dataset {dataset}: no noise clips or no prompts to pair; check dataset and prompts")
     if per_clip < 1:
         raise BlendbenchError(f"dataset {dataset}: prompts_per_clip={per_clip}; use 1 or more")
     for name, ids in (("clip", [clip.id for clip in clips]), ("prompt", [prompt.id for prompt in prompts])):
-        if len(set(ids)) != len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
+        twice = next((one for one, times in Counter(ids).items() if times > 1), None)
+        if twice is not None:
             raise BlendbenchError(f"dataset {dataset}: {name} id {twice!r} stands twice; make ids unique")
+    return list(islice(_pairs(dataset, clips, prompts, per_clip, seed), limit))
+
+
+def _pairs(
+    dataset: str, clips: Sequence[NoiseClip], prompts: Sequence[Prompt], per_clip: int, seed: int
+) -> Iterator[Pair]:
     by_genre: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in shuffled(prompts, seed, lambda prompt: prompt.id):
         by_genre[prompt.genre].append(prompt)
@@ -54,16 +67,21 @@ def make_pairs(
         by_label[clip.label].append(clip)
     queues = [by_label[label] for label in sorted(by_label)]
     order = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
-    pairs = []
     # A round goes on with the genre after the last one's, and one further whenever that would repeat a clip's genre.
-    cycle = len(genres) // math.gcd(len(order), len(genres))
-    for turn in range(per_clip):
+    cycle = len(genres) // math.gcd(len(order), len(genres)) if genres else 1
+    known = set()
+    for turn in range(max(per_clip, max(len(clip.prompts) for clip in order))):
         offset = turn * len(order) + turn // cycle
         for index, clip in enumerate(order):
-            choices = by_genre[genres[(index + offset) % len(genres)]]
-            pairs.append(Pair(dataset, clip, choices[((index // len(genres)) + turn) % len(choices)]))
-    unique = list(dict.fromkeys(pairs))
-    return unique
+            if clip.prompts:
+                if turn < len(clip.prompts):
+                    yield Pair(dataset, clip, clip.prompts[turn])
+            elif turn < per_clip:
+                choices = by_genre[genres[(index + offset) % len(genres)]]
+                prompt = choices[((index // len(genres)) + turn) % len(choices)]
+                if (clip.id, prompt.id) not in known:
+                    known.add((clip.id, prompt.id))
+                    yield Pair(dataset, clip, prompt)
 
 
 def split_music(clips: Sequence[MusicClip], seed: int) -> tuple[list[MusicClip], list[MusicClip]]:

@@ -11,21 +11,30 @@ A method is a class named by `_target_` in `conf/method`. It has
 Waveforms are mono float tensors at `context.sample_rate`, noise at its presentation level.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from blendbench import spectrogram
 from blendbench.datasets import MusicClip, Pair
 
 
 @dataclass(frozen=True)
 class Item:
-    """A pair ready for a method: its noise waveform [samples] and its seed."""
+    """A pair ready for a method: its noise waveform [samples], its seed, and its noise's mel image, if kept."""
 
     pair: Pair
     noise: torch.Tensor
     seed: int
+    kept_mel: Callable[[], torch.Tensor] | None = None
+
+    def mel(self) -> torch.Tensor:
+        """Mel amplitudes [512, 512] of the noise, extended circularly to one image."""
+        if self.kept_mel is not None:
+            return self.kept_mel()
+        return spectrogram.mel_amplitudes(spectrogram.extend_to_frames(self.noise))
 
 
 @dataclass

@@ -42,9 +42,9 @@ def noise_images(items: list[Item], quantize: bool) -> tuple[torch.Tensor, torch
 
     With `quantize` they are Riffusion's own bytes of the noise as a 16-bit file.
     """
-    waves = torch.stack([spectrogram.extend_to_frames(item.noise) for item in items])
     if not quantize:
-        return spectrogram.encode_image(spectrogram.mel_amplitudes(waves))
+        return spectrogram.encode_image(torch.stack([item.mel() for item in items]))
+    waves = torch.stack([spectrogram.extend_to_frames(item.noise) for item in items])
     pixels, peaks = spectrogram.encode_image(spectrogram.riffusion_mel(waves), quantize=True)
     return pixels, peaks / 32767
 

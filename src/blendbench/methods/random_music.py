@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from blendbench import audio
+from blendbench.clips import read_music
 from blendbench.errors import BlendbenchError
 from blendbench.methods import Context, Item, Music
 
@@ -40,7 +40,6 @@ class RandomMusic:
         for item in items:
             clip = self._context.music[item.seed % len(self._context.music)]
             seconds = len(item.noise) / self._context.sample_rate
-            waveform = audio.read(clip.path, self._context.sample_rate, max_seconds=max(seconds, 0.4))
-            facts = {"music_clip": clip.id, "music_source": clip.source}
-            made.append(Music(audio.extend_circular(waveform, len(item.noise)), facts))
+            waveform = read_music(clip, self._context.sample_rate, seconds)
+            made.append(Music(waveform, {"music_clip": clip.id, "music_source": clip.source}))
         return made

@@ -1,0 +1,153 @@
+"""What of the data sets is there, and what is missing, class by class: the lines of `blendbench data check`."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from blendbench import config
+from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5, manifests
+from blendbench.datasets.builtin import package_folder
+from blendbench.doctor import Check
+from blendbench.errors import BlendbenchError, ClipError, printable
+
+_NAMED = 3
+"""How many files a line names."""
+
+
+def known() -> dict[str, tuple[str, str]]:
+    """Every data set: from its name on the command line to its group ("dataset" or "music") and option.
+
+    A name that both groups have stands for the noise; the music is then called `music/NAME`.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for group in ("dataset", "music"):
+        for file in sorted((package_folder("blendbench.conf") / group).glob("*.yaml")):
+            name = file.stem if file.stem not in found else f"{group}/{file.stem}"
+            found[name] = (group, file.stem)
+    return found
+
+
+def checks(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] = ()) -> Iterator[Check]:
+    """A line for each data set, and one for each class that lacks something.
+
+    Parameters
+    ----------
+    compose : callable
+        From overrides to the checked configuration.
+    names : sequence of str
+        Which; all if empty (a folder of your own only if `data.path` or `data.music_path` names it). Those named are
+        needed, as the built-in ones always are.
+
+    Raises
+    ------
+    BlendbenchError
+        If a name is unknown.
+    """
+    sets = known()
+    for name in names or sets:
+        group, option = _lookup(name)
+        settings = compose([f"{group}={option}"])
+        where = settings["data"]["path" if group == "dataset" else "music_path"]
+        if not names and (option == "bnmusic" or (option == "folder" and not where)):
+            continue
+        needed = bool(names) or option == "builtin"
+        title = "noise" if group == "dataset" else "music"
+        for key in settings["dataset"] if group == "dataset" else [""]:
+            label = f"{title} {key or option}"
+            try:
+                found = manifests.noise_set(settings, key) if key else manifests.music_set(settings)
+            except BlendbenchError as error:
+                yield Check(f"data {label}", False, str(error), needed=needed)
+                continue
+            yield from _lines(label, found, needed)
+    if not names:
+        yield from _prompts(compose([]))
+
+
+def manifest(compose: Callable[[list[str]], dict[str, Any]], name: str, title: str = "") -> manifests.Manifest:
+    """The manifest, called `title`, of the data set of a name, from the data at hand.
+
+    Raises
+    ------
+    BlendbenchError
+        If the name is unknown or the data set cannot be read.
+    """
+    group, option = _lookup(name)
+    settings = compose([f"{group}={option}"])
+    entries = settings["dataset"] if group == "dataset" else {option: settings["music"]}
+    if len(entries) != 1:
+        raise BlendbenchError(f"{name}: is several data sets, {', '.join(entries)}; write a manifest of each")
+    ((key, entry),) = entries.items()
+    if group == "dataset":
+        clips = manifests.noise_set({**settings, "dataset": {key: {**entry, "manifest": None}}}, key).clips
+    else:
+        clips = manifests.music_set({**settings, "music": {**entry, "manifest": None}}).clips
+    return manifests.of(title or name.replace("/", "_"), entry, clips, config.rule_text(entry))
+
+
+def _lookup(name: str) -> tuple[str, str]:
+    sets = known()
+    if name not in sets:
+        raise BlendbenchError(f"no data set {name!r}; there are {', '.join(sets)}")
+    return sets[name]
+
+
+def _lines(label: str, found: manifests.DataSet, needed: bool) -> Iterator[Check]:
+    by_class: dict[str, list[Any]] = defaultdict(list)
+    missing: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    lengths: dict[Path, dict[str, float] | str] = {}
+    for clip in found.clips:
+        name = manifests.class_of(clip) or "no class"
+        by_class[name].append(clip)
+        if lack := _lack(clip, lengths):
+            missing[name].append((clip.id, lack))
+    lacking = sum(map(len, missing.values()))
+    facts = [f"{len(found.clips)} clips of {len(by_class)} classes"]
+    if found.prompts_per_clip:
+        facts[0] += f", {len(found.clips) * found.prompts_per_clip} pairs"
+    if lacking:
+        facts.append(f"{lacking} cannot be heard")
+    facts += [found.note] if found.note else []
+    yield Check(f"data {label}", not lacking, "; ".join(facts), "put the files there or take the rows out", needed)
+    for name in sorted(missing):
+        reasons = defaultdict(list)
+        for clip_id, lack in missing[name]:
+            reasons[lack].append(clip_id)
+        told = "; ".join(
+            f"{lack}: {', '.join(ids[:_NAMED])}{f' and {len(ids) - _NAMED} more' if len(ids) > _NAMED else ''}"
+            for lack, ids in list(reasons.items())[:_NAMED]
+        )
+        some = f"; and {len(reasons) - _NAMED} more reasons" if len(reasons) > _NAMED else ""
+        count = len(by_class[name])
+        yield Check(f"  {name}", False, f"{count - len(missing[name])} of {count} there; {told}{some}", needed=needed)
+
+
+def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | str]) -> str:
+    """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
+    if not isinstance(clip, NoiseClip) or not clip.member:
+        return "" if clip.path.is_file() else f"no file in {printable(clip.path.parent)}"
+    if clip.path not in lengths:
+        try:
+            lengths[clip.path] = hdf5.durations(clip.path, epic_sounds.SAMPLE_RATE)
+        except ClipError as error:
+            lengths[clip.path] = str(error)
+    recordings = lengths[clip.path]
+    if isinstance(recordings, str):
+        return recordings
+    assert clip.span is not None
+    if clip.member not in recordings:
+        return f"no recording {clip.member} in {clip.path.name}"
+    if recordings[clip.member] < clip.span[1] - 0.05:
+        return f"recording {clip.member} ends at {recordings[clip.member]:.1f} s"
+    return ""
+
+
+def _prompts(settings: dict[str, Any]) -> Iterator[Check]:
+    try:
+        prompts = config.build(settings["prompts"], "prompts", settings["allow_targets"])
+    except BlendbenchError as error:
+        yield Check("data prompts", False, str(error), needed=True)
+        return
+    genres = {prompt.genre for prompt in prompts}
+    yield Check("data prompts", True, f"{len(prompts)} prompts of {len(genres)} genres", needed=True)
