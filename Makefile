@@ -37,6 +37,7 @@ requirements: setup
 
 benchmarks: setup
 	$(BIN)/python benchmarks/mel_inversion.py
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/builtin_models.py
 
 clean:
