@@ -113,7 +113,7 @@ class Bench:
     @cache  # noqa: B019
     def music_clips(self) -> list[MusicClip]:
         if (self.root / "MusicBench").is_dir():
-            clips = musicbench.read_table(self.root / "MusicBench")
+            clips = [row.clip for row in musicbench.read_table(self.root / "MusicBench")]
             return sorted({clip.source: clip for clip in clips}.values(), key=lambda clip: clip.id)
         print("MusicBench is not there: the built-in music stands in")
         return builtin.music()

@@ -250,6 +250,23 @@ def test_folder_of_wavs_gives_the_same_sound_as_hdf5(data: Path, tmp_path: Path)
     assert first[1] == second[1]
 
 
+def test_segments_that_were_cut_out_already_are_found_by_their_ids(data: Path, tmp_path: Path):
+    import soundfile
+
+    folder = tmp_path / "EPIC-SOUNDS"
+    (folder / "audio" / "P01").mkdir(parents=True)
+    shutil.copy(data / "EPIC-SOUNDS" / "EPIC_Sounds_validation.csv", folder)
+    chosen = epic_sounds.epic_sounds(str(data))
+    clip = next(clip for clip in chosen if clip.label == "zip")
+    heard, _ = clips.read_clip(clip, 5.0)
+    soundfile.write(folder / "audio" / "P01" / f"{clip.id}.wav", heard.numpy(), 44_100, subtype="FLOAT")
+    again = epic_sounds.epic_sounds(str(tmp_path))
+    assert [c.id for c in again] == [c.id for c in chosen]
+    mine = next(c for c in again if c.id == clip.id)
+    assert mine.span is None
+    assert torch.equal(clips.read_clip(mine, 5.0)[0], heard)
+
+
 def test_a_run_over_epic_sounds_mixes_a_segment_of_every_class(data: Path, world, tmp_path: Path):
     words = ["dataset=epic_sounds", "limit=44", "arms.bnmusic=null", "arms.riffusion_a2a=null"]
     words += ["arms.musicgen_melody=null", "arms.random_music=null", "~presentations.loudness_normalized"]

@@ -194,3 +194,15 @@ def test_an_array_file_that_was_cut_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "values.f32").write_bytes(b"12345")
     with pytest.raises(BlendbenchError, match=r"values\.f32: cut short"):
         arrays.read(place)
+
+
+def test_arrays_that_changed_on_disk_are_refused(tmp_path: Path):
+    arrays = Arrays(tmp_path / "values.f32")
+    places = [arrays.append(np.arange(6, dtype=np.float32).reshape(2, 3)), arrays.append(np.ones(4, np.float32))]
+    arrays.close()
+    data = bytearray((tmp_path / "values.f32").read_bytes())
+    data[5] ^= 1
+    (tmp_path / "values.f32").write_bytes(data)
+    with pytest.raises(BlendbenchError, match=r"values\.f32: damaged"):
+        arrays.read(places[0])
+    assert np.array_equal(arrays.read(places[1]), np.ones(4))

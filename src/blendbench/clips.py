@@ -218,7 +218,7 @@ class Noises:
         try:
             return torch.from_numpy(self._arrays.read(row))
         except BlendbenchError:
-            return None  # cut short or gone: it is made again
+            return None  # damaged, cut short or gone: it is made again
 
     def _keep(self, key: str, values: torch.Tensor) -> None:
         """Put values into the store; a store that cannot be written makes a run slower, not fail."""

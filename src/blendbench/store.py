@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -178,10 +179,10 @@ class Arrays:
             raise BlendbenchError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another folder"
             ) from error
-        return {"offset": offset, "shape": list(values.shape)}
+        return {"offset": offset, "shape": list(values.shape), "crc32": zlib.crc32(data)}
 
     def read(self, place: Mapping[str, Any]) -> np.ndarray:
-        """The array of a place; raises BlendbenchError if the file is shorter than that."""
+        """The array of a place; raises BlendbenchError if the file is shorter than that, or its bytes have changed."""
         count = math.prod(place["shape"])
         try:
             # By its place, as several threads may read.
@@ -189,7 +190,9 @@ class Arrays:
         except OSError as error:
             raise BlendbenchError(f"{self.path}: cannot be read ({error.strerror}); delete its folder") from error
         if len(data) < 4 * count:
-            raise BlendbenchError(f"{self.path}: cut short; delete its folder, and the scores are computed again")
+            raise BlendbenchError(f"{self.path}: cut short; delete its folder, and what it holds is computed again")
+        if "crc32" in place and place["crc32"] != zlib.crc32(data):
+            raise BlendbenchError(f"{self.path}: damaged; delete its folder, and what it holds is computed again")
         return np.frombuffer(bytearray(data), "<f4").reshape(place["shape"])
 
     def _opened(self) -> Any:

@@ -2,7 +2,8 @@
 
 Below the data root, `EPIC-SOUNDS/` holds the annotation tables (`EPIC_Sounds_validation.csv`, ...) and the untrimmed
 audio of the videos at 24 kHz, which is given on request: either an HDF5 file with one dataset a `video_id`, as the
-recipe of Auditory SlowFast writes it (`*.hdf5` or `*.h5`), or `audio/{video_id}.wav` (also `.flac`).
+recipe of Auditory SlowFast writes it (`*.hdf5` or `*.h5`), or a folder `audio/` with `{video_id}.wav` (or `.flac`),
+at any depth. A folder may also hold segments that were cut out already, as `{annotation_id}.wav`.
 """
 
 from pathlib import Path
@@ -68,10 +69,8 @@ def epic_sounds(
     place = find_audio(folder, audio)
     segments = [
         clip
-        for clip in read_table(file, place, None if follow_links else (place if place.is_dir() else None))
-        if clip.span is not None
-        and clip.span[1] - clip.span[0] >= min_seconds - 1e-9
-        and (classes is None or clip.label in classes)
+        for clip in read_table(file, place, min_seconds, None if follow_links or place.is_file() else place)
+        if classes is None or clip.label in classes
     ]
     if not segments:
         raise BlendbenchError(
@@ -91,15 +90,18 @@ def epic_sounds(
     ]
 
 
-def read_table(table: Path, audio: Path, root: Path | None = None) -> list[NoiseClip]:
-    """All segments of an annotation table, in its order; `audio` is an HDF5 file or a folder, and is not opened.
+def read_table(table: Path, audio: Path, min_seconds: float = 0.0, root: Path | None = None) -> list[NoiseClip]:
+    """The segments of an annotation table that last `min_seconds`, in its order.
+
+    `audio` is an HDF5 file, which is not opened, or a folder; what it holds does not change which segments there are.
 
     Raises
     ------
     BlendbenchError
         If the table is missing or malformed, naming file, row and column.
     """
-    segments = []
+    segments, lengths = [], []
+    files = {file.stem: file for ending in ("flac", "wav") for file in sorted(audio.rglob(f"*.{ending}"))}
     for row in read_csv(table, COLUMNS):
         start, stop = (number(row, column, table) / SAMPLE_RATE for column in ("start_sample", "stop_sample"))
         if not 0 <= start < stop:
@@ -107,16 +109,19 @@ def read_table(table: Path, audio: Path, root: Path | None = None) -> list[Noise
                 f"{table}, row {row['annotation_id']!r}: start_sample {row['start_sample']} and stop_sample "
                 f"{row['stop_sample']} are no segment; mend that row"
             )
-        video = row["video_id"]
-        stem = inside(audio, video, table)
-        path, member = (_file_of(stem), "") if audio.is_dir() else (audio, video)
+        video, name = row["video_id"], row["annotation_id"]
+        path, member = audio, video
+        span: tuple[float, float] | None = (start, stop)
+        if not audio.is_file():
+            path, member = files.get(video, inside(audio, f"{video}.wav", table)), ""
+            if video not in files and name in files:
+                path, span = files[name], None
         segments.append(
-            NoiseClip(
-                row["annotation_id"], path, row["class"], video,
-                licence=LICENCE, span=(start, stop), member=member, root=root,
-            )
-        )  # fmt: skip
-    return once(segments, table)
+            NoiseClip(name, path, row["class"], video, licence=LICENCE, span=span, member=member, root=root)
+        )
+        lengths.append(stop - start)
+    kept = zip(once(segments, table), lengths, strict=True)
+    return [clip for clip, seconds in kept if seconds >= min_seconds - 1e-9]
 
 
 def find_audio(folder: Path, audio: str | None = None) -> Path:
@@ -148,12 +153,3 @@ def find_audio(folder: Path, audio: str | None = None) -> Path:
         f"github.com/ekazakos/auditory-slow-fast) and put it there as EPIC_audio.hdf5, or put {folder / 'audio'}/"
         "VIDEO_ID.wav there"
     )
-
-
-def _file_of(stem: Path) -> Path:
-    """`{video_id}.wav`, or another ending where that is what lies there."""
-    for ending in (".wav", ".flac"):
-        path = stem.with_name(stem.name + ending)
-        if path.exists():
-            return path
-    return stem.with_name(stem.name + ".wav")
