@@ -1,10 +1,13 @@
 """The prompts file: 100 prompts over seven genres, clean text."""
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from blendbench.datasets.builtin import package_folder
 
 PROMPTS = Path(__file__).resolve().parents[1] / "data_manifests" / "prompts.csv"
 GENRE_COUNTS = {"Pop": 15, "EDM": 15, "Rock": 14, "Hip-hop": 14, "Punk": 14, "Jazz": 14, "Classical": 14}
@@ -43,9 +46,26 @@ def test_each_prompt_names_its_genre(rows):
         assert row["genre"].lower() in row["prompt"].lower(), row["prompt_id"]
 
 
-def test_prompts_have_8_to_25_words(rows):
+def test_prompts_have_12_to_25_words(rows):
     for row in rows:
-        assert 8 <= len(row["prompt"].split()) <= 25, row["prompt_id"]
+        assert 12 <= len(row["prompt"].split()) <= 25, row["prompt_id"]
+
+
+def test_each_prompt_names_a_tempo(rows):
+    tempo = re.compile(
+        r"\d+ BPM|\bslow\b|\bpace\b|\btempo\b|\badagio\b|\bandante\b|\ballegro\b|\bpresto\b", re.IGNORECASE
+    )
+    for row in rows:
+        assert tempo.search(row["prompt"]), row["prompt_id"]
+
+
+def test_built_in_text_encoder_reads_every_prompt_to_its_end(rows):
+    from transformers import AutoTokenizer
+
+    folder = package_folder("blendbench.assets") / "pocket" / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for row in rows:
+        assert len(tokenizer(row["prompt"]).input_ids) <= tokenizer.model_max_length, row["prompt_id"]
 
 
 def test_text_is_ascii_in_lf_lines_without_stray_whitespace(rows):
