@@ -5,7 +5,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 DEMO_PAIRS ?= 21
 
-.PHONY: setup demo test check format requirements benchmarks clean
+.PHONY: setup demo test check fuzz format requirements benchmarks clean
 
 setup: .venv/.installed
 
@@ -26,6 +26,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Five minutes of mutated sound files, tables and manifests; findings go to the folder that it names.
+FUZZ_SECONDS ?= 300
+fuzz: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
 
 format: setup
 	$(BIN)/ruff check --fix .

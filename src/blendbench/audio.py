@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -43,6 +44,12 @@ _AUDIBLE_CHUNK_SECONDS = 2.0
 # Programs that write a WAV into a pipe cannot go back to fill in the length; they leave 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF
 # or a little less (sox, arecord) there. Such a length is unknown, not a promise that was broken.
 _UNKNOWN_LENGTH = 0x7FFFF000
+_MOST_CHUNKS = 10_000
+"""Chunks of a RIFF header that are looked at."""
+_MOST_OGG_BYTES = 1 << 27
+"""How much of a compressed file is looked through for damage."""
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Every byte with its bits in the other order."""
 
 
 def read(
@@ -118,8 +125,8 @@ def read_span(path: str | os.PathLike[str], start: float, stop: float) -> tuple[
     """
 
     def frames(sound: soundfile.SoundFile, name: str) -> tuple[torch.Tensor, int]:
-        first, last = round(max(0.0, start) * sound.samplerate), round(stop * sound.samplerate)
-        mono = _read_mono(sound, name, first, min(last, sound.frames))
+        first = round(max(0.0, start) * sound.samplerate)
+        mono = _read_mono(sound, name, first, round(min(stop * sound.samplerate, sound.frames)))
         _check_finite(mono, name)
         return mono, sound.samplerate
 
@@ -157,7 +164,7 @@ def check_waveform(
     seconds = waveform.shape[0] / sample_rate
     if waveform.shape[0] < round(min_seconds * sample_rate):
         raise ClipError(
-            f"{name}: lasts {seconds:.3g} s, shorter than the {min_seconds:g} s needed "
+            f"{name}: lasts {seconds:.6g} s, shorter than the {min_seconds:g} s needed "
             f"(BS.1770 loudness takes blocks of 400 ms); use a longer clip"
         )
     if not _is_audible(waveform, sample_rate):
@@ -468,7 +475,7 @@ def _sound(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
                 f"{name}: sample rate {sound.samplerate} Hz lies outside {MIN_FILE_RATE}..{MAX_FILE_RATE} Hz; "
                 f"resample the file or mend its header"
             )
-        _check_complete(sound, header, name)
+        _check_complete(sound, file, header, name)
         _check_has_samples(sound.frames, name)
         if sound.frames >= 2**62:
             raise ClipError(f"{name}: its header does not give its length (written to a pipe?); encode it again")
@@ -509,7 +516,9 @@ def _read_mono(sound: soundfile.SoundFile, name: str, first_frame: int, last_fra
             block = sound.read(min(block_frames, last_frame - position), dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
-            blocks.append(block[:, 0].copy() if sound.channels == 1 else block.mean(axis=1))
+            blocks.append(
+                block[:, 0].copy() if sound.channels == 1 else block.mean(axis=1, dtype=np.float64).astype(np.float32)
+            )
             position += len(block)
     except soundfile.SoundFileError as error:
         reason = one_line(str(error).removeprefix("Error : "))
@@ -530,6 +539,8 @@ class _WavHeader(NamedTuple):
     """Bytes of samples that the header announces."""
     present: int
     """Bytes from the start of the samples to the end of the file."""
+    flaw: str = ""
+    """Why the samples cannot be trusted though the library reads them."""
 
 
 def _wav_header(file: BinaryIO, size: int) -> _WavHeader | None:
@@ -538,44 +549,142 @@ def _wav_header(file: BinaryIO, size: int) -> _WavHeader | None:
     if len(riff) < 12 or riff[:4] not in {b"RIFF", b"RIFX", b"RF64"} or riff[8:] != b"WAVE":
         return None
     order = ">" if riff[:4] == b"RIFX" else "<"
-    frame_bytes, unit, long_length = 1, "bytes", None
-    while len(head := file.read(8)) == 8:
+    frame_bytes, unit, long_length, flaw = 1, "bytes", None, ""
+    found: _WavHeader | None = None
+    for _ in range(_MOST_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8 or head[:4] == bytes(4):
+            break
         kind, length = struct.unpack(f"{order}4sI", head)
         body = file.tell()
         if kind == b"data":
+            if found is not None:
+                return found._replace(flaw="holds two chunks of samples")
             promised = length
             if riff[:4] == b"RF64" and length == 0xFFFFFFFF and long_length is not None:
                 promised = long_length
-            elif length >= _UNKNOWN_LENGTH:
-                promised = 0
-            return _WavHeader(frame_bytes, unit, promised, size - body)
+            elif _is_unknown(length):
+                return _WavHeader(frame_bytes, unit, 0, size - body, flaw)
+            found = _WavHeader(frame_bytes, unit, promised, size - body, flaw)
+            length = promised
         if kind == b"ds64" and len(fields := file.read(16)) == 16:
             long_length = struct.unpack(f"{order}QQ", fields)[1]
-        elif kind == b"fmt " and len(fields := file.read(14)) == 14:
-            tag, _, _, _, block_align = struct.unpack(f"{order}HHIIH", fields)
+        elif kind == b"fmt " and found is None and len(fields := file.read(16)) == 16:
+            tag, channels, _, _, block_align, bits = struct.unpack(f"{order}HHIIHH", fields)
             # PCM, float, A-law, mu-law and WAVE_FORMAT_EXTENSIBLE hold whole frames.
             if tag in {1, 3, 6, 7, 0xFFFE} and block_align > 0:
                 frame_bytes, unit = block_align, "frames"
+            if tag == 1 and bits % 8 and block_align != channels * -(-bits // 8):
+                flaw = f"its {bits} bits a sample contradict its block align of {block_align} bytes"
+        if body + length >= size:
+            break
         file.seek(body + length + length % 2)
-    return None
+    return found
 
 
-def _check_complete(sound: soundfile.SoundFile, header: _WavHeader | None, name: str) -> None:
+def _is_unknown(length: int) -> bool:
+    """Whether a program that could not go back left this as the length of what it wrote."""
+    return _UNKNOWN_LENGTH <= length <= 0x80000000 or length >= 0xFFFFF000
+
+
+def _check_complete(sound: soundfile.SoundFile, file: BinaryIO, header: _WavHeader | None, name: str) -> None:
     """libsndfile shortens a cut-off file in silence, so compare what its header promises with what is there."""
+    promised, present, unit = 0, 0, "bytes"
     if header is not None:
+        if header.flaw:
+            raise ClipError(f"{name}: {header.flaw}; export it again")
         promised, present = header.promised // header.frame_bytes, header.present // header.frame_bytes
         unit = header.unit
-    elif sound.format in {"AIFF", "AU", "W64"}:
+    elif sound.format in {"AIFF", "AU", "W64", "CAF"}:
         # For these the library's log is the only witness: "SSND : 176408 (should be 88181)".
         pairs = re.findall(r"(\d+) \(should be (\d+)\)", sound.extra_info)
+        if sound.format == "W64" and (data := re.search(r"data : (\d+)\n", sound.extra_info)):
+            pairs.append((data.group(1), str(os.fstat(file.fileno()).st_size)))
         promised, present = max(((int(a), int(b)) for a, b in pairs if int(a) > int(b)), default=(0, 0))
-        unit = "bytes"
-        if promised >= _UNKNOWN_LENGTH:
+        if promised >= 2**63 or (sound.format not in {"W64", "CAF"} and _is_unknown(promised)):
             return
-    else:
-        return
+    elif sound.format == "VOC" and "truncated" in sound.extra_info:
+        raise ClipError(f"{name}: truncated; fetch or record it again")
+    elif sound.format == "NIST" and sound.frames:
+        found = re.search(rb"sample_count -i (\d+)", _bytes_at(file, 0, 1024))
+        promised, present, unit = int(found.group(1)) if found else 0, sound.frames, "frames"
+    elif sound.format == "OGG":
+        _check_ogg_pages(file, name)
+    elif sound.format == "MP3":
+        _check_mp3_length(file, sound, name)
     if promised > present:
         raise ClipError(f"{name}: truncated: {present} of {promised} {unit}; fetch or record it again")
+
+
+def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    """Bytes of an open file, whose position stays where it is: libsndfile shares it."""
+    return os.pread(file.fileno(), count, offset)
+
+
+def _check_ogg_pages(file: BinaryIO, name: str) -> None:
+    """Refuse an Ogg stream (RFC 3533) that lacks a page, or has a damaged one: the rest would sound too early."""
+    data = _bytes_at(file, 0, _MOST_OGG_BYTES)
+    following: dict[bytes, int] = {}
+    at = data.find(b"OggS")
+    while at >= 0 and at + 27 <= len(data):
+        segments = data[at + 26]
+        lacing = data[at + 27 : at + 27 + segments]
+        end = at + 27 + segments + sum(lacing)
+        if len(lacing) < segments or end > len(data):
+            break  # cut off: it is read as far as it goes
+        page = data[at:end]
+        serial, number, checksum = page[14:18], *struct.unpack("<II", page[18:26])
+        if _ogg_checksum(page) != checksum:
+            raise ClipError(f"{name}: truncated or damaged in page {number} of its stream; fetch or record it again")
+        begins = bool(page[5] & 2)
+        if serial in following and not begins and number != following[serial]:
+            raise ClipError(
+                f"{name}: truncated or damaged: page {following[serial]} of its stream is missing; fetch or record it "
+                "again"
+            )
+        following[serial] = number + 1
+        at = data.find(b"OggS", end)
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """CRC-32 with zlib's polynomial over bits in the other order, the checksum's own bytes counting as zeros."""
+    mirrored = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+def _check_mp3_length(file: BinaryIO, sound: soundfile.SoundFile, name: str) -> None:
+    """Refuse an MP3 whose length the library guesses too short: of variable rate, without a header that tells it."""
+    data = _bytes_at(file, 0, _MOST_OGG_BYTES)
+    at = 0
+    while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
+        size = sum(byte << (7 * (3 - place)) for place, byte in enumerate(data[at + 6 : at + 10]))
+        at += 10 + size
+    if any(tag in data[at : at + 200] for tag in (b"Xing", b"Info", b"VBRI")):
+        return
+    samples = 0
+    while frame := _mp3_frame(data[at : at + 4]):
+        samples += frame[1]
+        at += frame[0]
+    if samples > sound.frames + 4 * 1152:
+        raise ClipError(
+            f"{name}: its header does not give its length ({sound.frames} samples guessed, {samples} there); encode it "
+            "again"
+        )
+
+
+def _mp3_frame(head: bytes) -> tuple[int, int] | None:
+    """Bytes and samples of the MPEG layer III frame with this header (ISO 11172-3, 2.4.1.3), or None."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return None
+    version, rate, row = head[1] >> 3 & 3, head[2] >> 2 & 3, head[2] >> 4
+    if version == 1 or rate == 3 or row in (0, 15):
+        return None
+    first = version == 3
+    table = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320) if first else (
+        8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160
+    )  # fmt: skip
+    sample_rate = (44_100, 48_000, 32_000)[rate] >> (0, 0, 1, 0)[version] >> (2 if version == 0 else 0)
+    return (144 if first else 72) * table[row - 1] * 1000 // sample_rate + (head[2] >> 1 & 1), 1152 if first else 576
 
 
 def _check_has_samples(samples: int, name: str) -> None:

@@ -15,8 +15,8 @@ class ClipError(BlendbenchError):
     """One clip cannot take part; a run writes the text as that row's reason."""
 
 
-def printable(path: Path) -> str:
-    """The path as one line that any terminal and log takes: characters that do not print are escaped."""
+def printable(path: Path | str) -> str:
+    """A path or text as one line that any terminal and log takes: characters that do not print are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 

@@ -13,6 +13,8 @@ import json
 import math
 import os
 import secrets
+import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -34,10 +36,12 @@ def signature(stage: str, version: int, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({"stage": stage, "version": version, **settings}).encode()).hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex; raises OSError if it cannot be read."""
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """Hash of a file, in hex; raises OSError if it cannot be read, or is a pipe or device, which may have no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,6 +65,30 @@ def write_bytes(path: Path, data: bytes) -> None:
         if not isinstance(error, OSError | ValueError):
             raise
         raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Put a file at a second place, as a hard link where the disk allows it, else as a copy; whole or not at all.
+
+    Raises
+    ------
+    BlendbenchError
+        If the target cannot be written.
+    """
+    temporary = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+        # A rename onto another link of the same file does nothing and leaves both.
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise BlendbenchError(f"{printable(target)}: cannot be written ({_write_failure(error)})") from None
 
 
 def _write_failure(error: OSError | ValueError) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blendbench.datasets import MusicClip, NoiseClip, Prompt
 from blendbench.datasets.tables import inside, once, read_csv
-from blendbench.errors import BlendbenchError
+from blendbench.errors import BlendbenchError, printable
 
 
 def package_folder(name: str) -> Path:
@@ -55,7 +55,9 @@ def prompts(file: str | None = None) -> list[Prompt]:
     found = []
     for place, row in enumerate(rows, start=1):
         if not row["prompt"]:
-            raise BlendbenchError(f"{table}, row {place + 1}: its prompt is empty; write one or take the row out")
+            raise BlendbenchError(
+                f"{printable(table)}, row {place + 1}: its prompt is empty; write one or take the row out"
+            )
         found.append(Prompt(row.get("prompt_id") or f"own-{place:03d}", row.get("genre", ""), row["prompt"]))
     return once(found, table)
 
@@ -64,9 +66,9 @@ def _lines(file: Path) -> list[dict[str, str]]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
-        raise BlendbenchError(f"{file}: not found; set prompts.file to a CSV or text file") from None
+        raise BlendbenchError(f"{printable(file)}: not found; set prompts.file to a CSV or text file") from None
     except (OSError, ValueError) as error:
-        raise BlendbenchError(f"{file}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
+        raise BlendbenchError(f"{printable(file)}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
     if not any(lines):
-        raise BlendbenchError(f"{file}: holds no prompt; write one a line")
+        raise BlendbenchError(f"{printable(file)}: holds no prompt; write one a line")
     return [{"prompt": line} for line in lines if line]

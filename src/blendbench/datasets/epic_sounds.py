@@ -11,7 +11,7 @@ from pathlib import Path
 from blendbench.datasets import NoiseClip
 from blendbench.datasets.choosing import by_class, quotas, spread
 from blendbench.datasets.tables import inside, number, once, read_csv
-from blendbench.errors import BlendbenchError
+from blendbench.errors import BlendbenchError, printable
 
 SAMPLE_RATE = 24_000
 """Rate of the audio, and of the tables' sample columns, in Hz."""
@@ -106,10 +106,14 @@ def read_table(table: Path, audio: Path, min_seconds: float = 0.0, root: Path | 
         start, stop = (number(row, column, table) / SAMPLE_RATE for column in ("start_sample", "stop_sample"))
         if not 0 <= start < stop:
             raise BlendbenchError(
-                f"{table}, row {row['annotation_id']!r}: start_sample {row['start_sample']} and stop_sample "
+                f"{printable(table)}, row {row['annotation_id']!r}: start_sample {row['start_sample']} and stop_sample "
                 f"{row['stop_sample']} are no segment; mend that row"
             )
         video, name = row["video_id"], row["annotation_id"]
+        if not (video and name):
+            raise BlendbenchError(
+                f"{printable(table)}, row {name!r}: an empty annotation_id or video_id is no file name; mend that row"
+            )
         path, member = audio, video
         span: tuple[float, float] | None = (start, stop)
         if not audio.is_file():

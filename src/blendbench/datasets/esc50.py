@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blendbench.datasets import NoiseClip
 from blendbench.datasets.choosing import by_class, spread
-from blendbench.datasets.tables import inside, number, once, read_csv
+from blendbench.datasets.tables import inside, once, read_csv, whole_number
 from blendbench.errors import BlendbenchError
 
 ESC10 = frozenset(
@@ -48,7 +48,7 @@ def read_table(folder: Path, follow_links: bool = False) -> list[NoiseClip]:
         path = inside(audio, row["filename"], table)
         licence = "CC BY 3.0" if row["category"] in ESC10 else "CC BY-NC 3.0"
         root = None if follow_links else folder
-        fold = int(number(row, "fold", table))
+        fold = whole_number(row, "fold", table)
         clips.append(NoiseClip(path.stem, path, row["category"], row["src_file"], fold, licence, root=root))
     return once(clips, table)
 

@@ -55,10 +55,11 @@ def noise(path: str | None, table: str | None = None, follow_links: bool = False
         label, source = row.get("label") or _parent(name, folder), row.get("source") or name
         known = rows.get(name) or NoiseClip(name, file, label, source, root=root)
         prompts = known.prompts
-        if text := row.get("prompt"):
-            prompts = (*prompts, Prompt(f"own-{len(prompts) + 1}", row.get("genre", ""), text))
-        elif name in rows:
+        text = row.get("prompt")
+        if name in rows and not (text and prompts):
             raise BlendbenchError(f"{printable(place)}: {name!r} stands twice without a prompt; take one row out")
+        if text:
+            prompts = (*prompts, Prompt(f"own-{len(prompts) + 1}", row.get("genre", ""), text))
         rows[name] = NoiseClip(name, file, known.label, known.source, root=root, prompts=prompts)
     return list(rows.values())
 

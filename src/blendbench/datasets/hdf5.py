@@ -4,6 +4,7 @@ A dataset is `[samples]`, or `[channels, samples]` as librosa has it, of floats 
 The files hold no sample rate; the data set that reads them knows it.
 """
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 import torch
 
 from blendbench.errors import ClipError, one_line, printable
+
+_MOST_CHUNK_BYTES = 1 << 26
+"""A chunk is unpacked whole, however little of it is asked for."""
 
 
 def read_span(path: Path, member: str, start: float, stop: float, sample_rate: int) -> torch.Tensor:
@@ -42,7 +46,7 @@ def read_span(path: Path, member: str, start: float, stop: float, sample_rate: i
     with _open(path) as file:
         data = _dataset(file, member, where)
         samples = data.shape[-1]
-        first, last = round(max(0.0, start) * sample_rate), min(round(stop * sample_rate), samples)
+        first, last = round(max(0.0, start) * sample_rate), round(min(stop * sample_rate, samples))
         if first >= samples:
             raise ClipError(
                 f"{where} lasts {samples / sample_rate:.3f} s and ends before the segment's start, {start:.3f} s; "
@@ -55,7 +59,8 @@ def read_span(path: Path, member: str, start: float, stop: float, sample_rate: i
     if values.dtype.kind in "iu":
         info = np.iinfo(values.dtype)
         values = values.astype(np.float64) / -float(info.min)
-    waveform = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    with np.errstate(over="ignore"):
+        waveform = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     waveform = waveform.mean(0) if waveform.ndim == 2 else waveform
     if not bool(torch.isfinite(waveform).all()):
         bad = int((~torch.isfinite(waveform)).sum())
@@ -89,17 +94,25 @@ def _dataset(file: Any, member: str, where: str) -> Any:
 
     try:
         # Only what lies in this very file: links may lead to any file of the machine.
-        link = file.get(member, getlink=True)
+        link = None if "/" in member else file.get(member, getlink=True)
         found = file[member] if isinstance(link, h5py.HardLink) else None
     except Exception as error:
         raise ClipError(f"{where} is damaged ({_reason(error)}); get the file again") from None
     if found is None:
         raise ClipError(f"{where} is not in the file; add it, or take its segments out")
-    if not isinstance(found, h5py.Dataset) or found.ndim not in (1, 2) or found.dtype.kind not in "fi":
-        shape = f"{list(found.shape)} of {found.dtype}" if isinstance(found, h5py.Dataset) else "a group"
+    if (
+        not isinstance(found, h5py.Dataset)
+        or found.shape is None
+        or found.ndim not in (1, 2)
+        or found.dtype.kind not in "fi"
+    ):
+        sizes = None if not isinstance(found, h5py.Dataset) or found.shape is None else list(found.shape)
+        shape = f"{sizes} of {found.dtype}" if isinstance(found, h5py.Dataset) else "a group"
         raise ClipError(f"{where} is {shape}, not samples; write it as the recipe of auditory-slow-fast does")
     if found.shape[-1] == 0 or (found.ndim == 2 and not 1 <= found.shape[0] <= 32):
         raise ClipError(f"{where} has shape {list(found.shape)}, not [samples] or [channels, samples]; write it again")
+    if found.chunks is not None and math.prod(found.chunks) * found.dtype.itemsize > _MOST_CHUNK_BYTES:
+        raise ClipError(f"{where} is stored in chunks of {list(found.chunks)}; write it in smaller ones")
     if found.external or found.is_virtual:
         raise ClipError(f"{where} keeps its samples in another file; write it into this one")
     return found

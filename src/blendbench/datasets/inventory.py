@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +115,25 @@ def _lines(label: str, found: manifests.DataSet, needed: bool) -> Iterator[Check
         reasons = defaultdict(list)
         for clip_id, lack in missing[name]:
             reasons[lack].append(clip_id)
-        told = "; ".join(
-            f"{lack}: {', '.join(ids[:_NAMED])}{f' and {len(ids) - _NAMED} more' if len(ids) > _NAMED else ''}"
-            for lack, ids in list(reasons.items())[:_NAMED]
-        )
+        told = "; ".join(f"{lack}: {_few(ids)}" for lack, ids in list(reasons.items())[:_NAMED])
         some = f"; and {len(reasons) - _NAMED} more reasons" if len(reasons) > _NAMED else ""
         count = len(by_class[name])
-        yield Check(f"  {name}", False, f"{count - len(missing[name])} of {count} there; {told}{some}", needed=needed)
+        yield Check(
+            f"  {printable(name)}", False, f"{count - len(missing[name])} of {count} there; {told}{some}", needed=needed
+        )
+
+
+def _few(ids: list[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(map(printable, ids[:_NAMED])) + more
 
 
 def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | str]) -> str:
     """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
     if not isinstance(clip, NoiseClip) or not clip.member:
-        return "" if clip.path.is_file() else f"no file in {printable(clip.path.parent)}"
+        with suppress(OSError, ValueError):
+            return "" if clip.path.is_file() else f"no file in {printable(clip.path.parent)}"
+        return f"no such name in {printable(clip.path.parent)}"
     if clip.path not in lengths:
         try:
             lengths[clip.path] = hdf5.durations(clip.path, epic_sounds.SAMPLE_RATE)
@@ -137,9 +144,9 @@ def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | st
         return recordings
     assert clip.span is not None
     if clip.member not in recordings:
-        return f"no recording {clip.member} in {clip.path.name}"
+        return f"no recording {printable(clip.member)} in {clip.path.name}"
     if recordings[clip.member] < clip.span[1] - 0.05:
-        return f"recording {clip.member} ends at {recordings[clip.member]:.1f} s"
+        return f"recording {printable(clip.member)} ends at {recordings[clip.member]:.1f} s"
     return ""
 
 

@@ -7,7 +7,6 @@ belong to the experiments lie in `data_manifests/`; `blendbench data manifest NA
 `manifest` is a key of every data set in the configuration: the name of one of ours, the path of one of yours, or null.
 """
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -108,6 +107,11 @@ def _verify(entry: dict[str, Any], key: str, clips: Sequence[NoiseClip | MusicCl
             f"{key}: {len(clips)} of the {expected} clips of manifest {chosen} are in the table at hand, "
             "so it is not held against them"
         )
+    if own and not manifest.clips and len(clips) != expected:
+        raise BlendbenchError(
+            f"{key}: {len(clips)} clips, not the {expected} of manifest {chosen}; mend the data, or set "
+            f"{key}.manifest=null"
+        )
     if manifest.clips and (found := list(differences(manifest, clips))):
         named = "; ".join(f"{name} {what}" for name, what in found[:_NAMED])
         more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
@@ -141,7 +145,7 @@ def differences(manifest: Manifest, clips: Sequence[NoiseClip | MusicClip]) -> l
         elif row.get("digest"):
             algorithm, _, digest = row["digest"].partition(":")
             actual = digest_of(clip, algorithm)
-            if actual and actual != digest:
+            if actual and actual != digest.lower():
                 found.append((name, f"({printable(clip.path)}) has other content"))
     return found
 
@@ -157,10 +161,7 @@ def digest_of(clip: NoiseClip | MusicClip, algorithm: str = "sha256") -> str:
         return content_of(clip, math.inf)
     try:
         check_links(clip.path, clip.root)
-        if algorithm == "sha256":
-            return file_hash(clip.path)
-        with clip.path.open("rb") as file:
-            return hashlib.file_digest(file, algorithm).hexdigest()
+        return file_hash(clip.path, algorithm)
     except (OSError, ValueError, BlendbenchError):
         return ""
 
@@ -176,6 +177,7 @@ def read(file: Path) -> Manifest:
     name = printable(file)
     try:
         data = json.loads(file.read_text(encoding="utf-8-sig"))
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
         manifest = Manifest(**{key: data[key] for key in Manifest.__dataclass_fields__ if key in data})
     except FileNotFoundError:
         raise BlendbenchError(

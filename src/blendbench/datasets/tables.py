@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 
 _Any = TypeVar("_Any")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""What may be half a surrogate pair, which no file can hold."""
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
@@ -61,7 +64,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 
 def read_json_lines(path: Path, columns: tuple[str, ...], what: str) -> Iterator[dict[str, Any]]:
-    """Objects of a file of JSON lines, one at a time; `what` names the data set in a message.
+    """Objects of a file of JSON lines, whose `columns` are texts, one at a time; `what` names the data set.
 
     Raises
     ------
@@ -76,9 +79,11 @@ def read_json_lines(path: Path, columns: tuple[str, ...], what: str) -> Iterator
                     continue
                 try:
                     row = json.loads(line)
+                    if _HALF.search(line):
+                        json.dumps(row, ensure_ascii=False).encode()
                 except (ValueError, RecursionError):
                     row = None
-                missing = [column for column in columns if not isinstance(row, dict) or row.get(column) is None]
+                missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
                 if missing:
                     raise BlendbenchError(
                         f"{name}, line {number}: not a JSON object with {missing[0]!r}; mend it or fetch it again"
@@ -105,6 +110,17 @@ def number(row: dict[str, str], column: str, table: Path) -> float:
         first = next(iter(row.values()))[:60]
         raise BlendbenchError(f"{printable(table)}, row {first!r}: {column} is {cell!r}, not a number; mend that row")
     return value
+
+
+def whole_number(row: dict[str, str], column: str, table: Path) -> int:
+    """A whole number from a table; raises BlendbenchError as `number`."""
+    value = number(row, column, table)
+    if value != int(value):
+        first = next(iter(row.values()))[:60]
+        raise BlendbenchError(
+            f"{printable(table)}, row {first!r}: {column} is {row[column][:40]!r}, not a whole number; mend that row"
+        )
+    return int(value)
 
 
 def once(items: Iterable[_Any], table: Path, key: str = "id") -> list[_Any]:
