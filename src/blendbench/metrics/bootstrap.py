@@ -86,9 +86,23 @@ def bootstrap_interval(
     validate(n, groups, resamples, confidence)
     if method not in ("percentile", "centred"):
         raise BlendbenchError(f"bootstrap method is {method!r}: choose 'percentile' or 'centred'")
+    drawn = resample(statistic, n, groups, resamples, seed)
+    if drawn is None:
+        return math.nan, math.nan
+    return interval(drawn, float(statistic(torch.arange(n))) if method == "centred" else 0.0, confidence, method)
+
+
+def resample(
+    statistic: Callable[[Tensor], float], n: int, groups: Sequence[Hashable] | None, resamples: int, seed: int
+) -> np.ndarray | None:
+    """The statistic of every resample [resamples]; None where there is only one sample or one group.
+
+    Equal n, groups and seed draw equal resamples, so that two statistics can be compared resample by resample.
+    Parameters and errors as for `bootstrap_interval`.
+    """
     members = _members(n, groups)
     if len(members) == 1:
-        return math.nan, math.nan
+        return None
     random = np.random.default_rng(seed)
     values = np.empty(resamples)
     for i in range(resamples):
@@ -97,12 +111,17 @@ def bootstrap_interval(
         values[i] = statistic(torch.from_numpy(indices))
     if not np.isfinite(values).all():
         raise BlendbenchError("bootstrap met a statistic that is not finite: check the embeddings or scores")
+    return values
+
+
+def interval(
+    drawn: np.ndarray, value: float, confidence: float, method: Literal["percentile", "centred"] = "percentile"
+) -> tuple[float, float]:
+    """Low and high end of resampled statistics; `centred` moves them so that their mean falls on `value`."""
     tail = (1 - confidence) / 2
-    low, high = (float(q) for q in np.quantile(values, [tail, 1 - tail]))
-    if method == "centred":
-        shift = float(statistic(torch.arange(n))) - float(values.mean())
-        return low + shift, high + shift
-    return low, high
+    low, high = (float(q) for q in np.quantile(drawn, [tail, 1 - tail]))
+    shift = value - float(drawn.mean()) if method == "centred" else 0.0
+    return low + shift, high + shift
 
 
 def _members(n: int, groups: Sequence[Hashable] | None) -> list[np.ndarray]:
