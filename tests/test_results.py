@@ -13,7 +13,7 @@ import transformers
 from tiny_models import tiny_tokenizer
 from worlds import CHEAP, GENRES, call, rows_of
 
-from blendbench import audio, report, results
+from blendbench import audio, report, results, tables
 from blendbench.datasets.musicbench import musicbench
 from blendbench.datasets.pairing import split_music
 from blendbench.errors import BlendbenchError
@@ -183,7 +183,7 @@ def test_reference_clip_that_cannot_be_read_is_left_out_and_told(world, tmp_path
 
 
 def test_markdown_table_is_aligned():
-    text = results.to_markdown(pd.DataFrame({"a": ["x", "long"], "bb": ["1", "2"]}))
+    text = tables.to_markdown(pd.DataFrame({"a": ["x", "long"], "bb": ["1", "2"]}))
     assert text == "| a    | bb |\n| ---- | -- |\n| x    | 1  |\n| long | 2  |"
 
 
@@ -220,7 +220,7 @@ def test_report_escapes_what_comes_from_data(finished, tmp_path):
 
 
 def test_latex_specials_in_the_caption_are_escaped():
-    assert results._latex("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+    assert tables.latex("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
 
 
 def write_clap(folder: Path) -> Path:

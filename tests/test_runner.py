@@ -112,7 +112,8 @@ def test_report_refers_to_every_mix_by_a_path_that_exists(finished):
     for row in rows_of(finished):
         assert f'src="../{row["mix"]}"' in page
         assert (finished / "report" / ".." / row["mix"]).is_file()
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
 
 
 def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
@@ -198,8 +199,35 @@ def test_lost_music_is_generated_again_for_its_pair_alone(copied, finished, gene
     victim = rows_of(finished)[0]
     (music / f"{file_name(victim['pair_id'])}.wav").unlink()
     shutil.rmtree(run_dir / "mixes" / "bnmusic")
+    shutil.rmtree(there.store / "mixes")
     assert there.run(run_dir, "limit=2", "batch=1") == 0
     assert generated == {"bnmusic": 1}
+    same_outcome(run_dir, finished)
+
+
+def test_another_run_takes_the_mixes_of_the_store_and_reads_no_sound(copied, finished, generated, monkeypatch):
+    there, run_dir = copied
+    monkeypatch.setattr("blendbench.runner.present", lambda *_: pytest.fail("mixed again"))
+    monkeypatch.setattr("blendbench.clips.read_clip", lambda *_: pytest.fail("read again"))
+    again = run_dir.with_name("again")
+    assert there.run(again, "limit=2", "batch=1") == 0
+    assert not generated
+    assert untimed(rows_of(again)) == untimed(rows_of(finished))
+    for row in rows_of(again):
+        assert (again / row["mix"]).read_bytes() == (finished / row["mix"]).read_bytes()
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut"])
+def test_mix_that_the_store_lost_is_mixed_again(copied, finished, generated, harm):
+    there, run_dir = copied
+    shutil.rmtree(run_dir)
+    for file in (there.store / "mixes").rglob("*.flac"):
+        data = file.read_bytes()
+        file.unlink()
+        if harm == "cut":
+            file.write_bytes(data[:100])
+    assert there.run(run_dir, "limit=2", "batch=1") == 0
+    assert not generated
     same_outcome(run_dir, finished)
 
 

@@ -5,14 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from blendbench import audio, config
 from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.images import write_image
 from blendbench.methods import Item
 from blendbench.presentation import Amplification, Presentation, present
 from blendbench.runner import SAMPLE_RATE, make_context
@@ -96,9 +93,3 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     facts |= {"seconds": {name: round(value, 3) for name, value in stages.items()}, "recipe": recipe}
     write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
     return facts
-
-
-def write_image(path: Path, image: torch.Tensor) -> None:
-    """Write a grey image [H, W] (0..255, or a boolean mask, whose core turns black) as PNG."""
-    pixels = (~image).float() * 255 if image.dtype == torch.bool else image
-    Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).numpy().astype(np.uint8)).save(path)

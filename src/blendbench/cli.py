@@ -20,6 +20,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
+  blendbench push RUN_DIR       mirror a run to Weights & Biases
   blendbench data check|fetch|manifest [NAME ...]  which data sets are there; download; write down what is there
   blendbench models list|check|fetch [NAME ...]   which models are there and whole; download those that are not
   blendbench doctor             what this machine has, and what to do about what is missing
@@ -72,6 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
         "blend": _blend,
         "table": _table,
         "report": _report,
+        "push": _push,
         "data": _data,
         "models": _models,
         "doctor": _doctor,
@@ -152,7 +154,39 @@ _HYDRA_FLAGS = {
 def _run(arguments: list[str]) -> int:
     if any(word.split("=")[0] in _HYDRA_FLAGS for word in arguments):
         return _hydra(arguments)
-    return _run_settings(compose(arguments))
+    settings = compose(arguments)
+    if settings["experiment"] and settings["experiment"].get("sweep"):
+        return _sweep(arguments, settings)
+    return _run_settings(settings)
+
+
+def _sweep(arguments: list[str], settings: dict) -> int:
+    """An experiment that sweeps by itself: a run a combination, then one table and plot."""
+    from blendbench import sweeps
+
+    statuses: list[int] = []
+
+    def job(own: dict) -> None:
+        _group(own, arguments)
+        statuses.append(_run_settings(own))
+
+    folder = sweeps.run(arguments, settings, compose, job)
+    _print_sweep(folder)
+    return max(statuses)
+
+
+def _group(settings: dict, words: list[str]) -> None:
+    """Put the runs of a sweep into one group on W&B."""
+    from blendbench import tracking
+
+    tracker = settings["tracker"]
+    group = tracker["group"] or tracking.sweep_group(settings["experiment"]["name"], words)
+    settings["tracker"] = {**tracker, "group": group}
+
+
+def _print_sweep(folder: Path) -> None:
+    print("\n" + (folder / "table.md").read_text(encoding="utf-8"))
+    print(f"sweep  {folder / 'sweep.csv'}\nplot   {folder / 'figures' / 'sweep.png'}")
 
 
 def _quiet() -> None:
@@ -171,7 +205,8 @@ def _run_settings(settings: dict) -> int:
 
     run_dir = runner.run(settings)
     print("\n" + (run_dir / "table.md").read_text(encoding="utf-8"))
-    print(f"audio  {run_dir / 'mixes'}\nreport {run_dir / 'report' / 'index.html'}\ntable  {run_dir / 'table.md'}")
+    page = f"report {run_dir / 'report' / 'index.html'}\n" if settings["report"] else ""
+    print(f"audio  {run_dir / 'mixes'}\n{page}table  {run_dir / 'table.md'}")
     rows = results.read_rows(run_dir)
     failed = sum(row["status"] != "ok" for row in rows)
     if failed:
@@ -189,6 +224,7 @@ def _hydra(arguments: list[str]) -> int:
     from blendbench import config
 
     statuses: list[int] = []
+    jobs: list[tuple[list[str], dict]] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://blendbench.conf", config_name="config")
     def task(composed: DictConfig) -> int:
@@ -197,9 +233,17 @@ def _hydra(arguments: list[str]) -> int:
 
         def job() -> int:
             settings = _checked(composed)
-            if settings["run_dir"] and HydraConfig.get().mode == RunMode.MULTIRUN:
-                # Every job of a sweep has its own folder below the one asked for.
-                settings["run_dir"] = str(Path(settings["run_dir"]) / config.digest(settings))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if settings["experiment"] and settings["experiment"].get("sweep"):
+                    name = settings["experiment"]["name"]
+                    raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
+                if settings["experiment"]:
+                    _group(settings, arguments)
+                settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
+                jobs.append((list(HydraConfig.get().overrides.task), dict(settings)))
+                if settings["run_dir"]:
+                    # Every job of a sweep has its own folder below the one asked for.
+                    settings["run_dir"] = str(Path(settings["run_dir"]) / config.digest(settings))
             return _run_settings(settings)
 
         # Caught here, or Hydra would print its own account of it first.
@@ -212,7 +256,30 @@ def _hydra(arguments: list[str]) -> int:
         task()
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error)) from error
+    if len(jobs) > 1:
+        _summarise(jobs)
     return max(statuses, default=0)
+
+
+def _summarise(jobs: list[tuple[list[str], dict]]) -> None:
+    """One table and plot over the keys that a Hydra sweep varied."""
+    from blendbench import config, runner, sweeps
+
+    values = sweeps.swept_values([words for words, _ in jobs])
+    if not values[0]:
+        return
+    found = []
+    for one, (_, settings) in zip(values, jobs, strict=True):
+        own = Path(settings["run_dir"]) / config.digest(settings) if settings["run_dir"] else None
+        found.append(sweeps.Job(one, own or runner.default_run_dir(settings)))
+    if not any((job.run_dir / "results.csv").is_file() for job in found):
+        return  # every job has said why
+    first = jobs[0][1]
+    hashed = sweeps.digest(first, list(values[0]))
+    name = first["experiment"]["name"].replace("/", "-")
+    folder = Path(first["run_dir"]) if first["run_dir"] else Path("runs") / "sweeps" / f"{name}-{hashed}"
+    sweeps.summarise(folder, found, first)
+    _print_sweep(folder)
 
 
 def _blend(arguments: list[str]) -> int:
@@ -268,6 +335,21 @@ def _report(arguments: list[str]) -> int:
 def _composer(overrides: list[str]) -> Callable[[list[str]], dict]:
     """Composes the configuration of further overrides."""
     return lambda words: compose([*words, *overrides])
+
+
+def _push(arguments: list[str]) -> int:
+    parser = _Parser(prog="blendbench push", description="Mirror a finished run to Weights & Biases, again if need be.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--project", help="W&B project; the run's own if left out")
+    parser.add_argument("--entity", help="W&B user or team")
+    parser.add_argument("--mode", choices=["auto", "offline", "online"], help="auto: online if you are logged in")
+    words = parser.parse_args(arguments)
+    from blendbench import results, tracking
+
+    settings = results.read_settings(words.run_dir)
+    given = {name: value for name in ("project", "entity", "mode") if (value := getattr(words, name))}
+    print(tracking.push(words.run_dir, settings | {"tracker": settings["tracker"] | given}))
+    return 0
 
 
 def _data(arguments: list[str]) -> int:

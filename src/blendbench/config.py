@@ -11,6 +11,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blendbench import tracking
 from blendbench.errors import BlendbenchError
 from blendbench.store import canonical
 
@@ -85,11 +86,14 @@ class Config:
     amplification: AmplificationConfig = field(default_factory=AmplificationConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    tracker: tracking.TrackerConfig = field(default_factory=tracking.TrackerConfig)
     allow_targets: list[str] = field(default_factory=list)
     run_dir: str | None = None
     store_dir: str = "runs/store"
     limit: int | None = None
     seed: int = 0
+    keep_images: bool = False
+    report: bool = True
     batch: Any = "auto"
     device: str = "auto"
 
@@ -122,6 +126,10 @@ def check(config: DictConfig) -> dict[str, Any]:
         ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
         ("kl.activation", settings["kl"]["activation"] in ("softmax", "sigmoid"), "softmax or sigmoid"),
         ("statistics.resamples", settings["statistics"]["resamples"] >= 1, "1 or more"),
+        ("tracker.mode", settings["tracker"]["mode"] in tracking.MODES, f"one of {', '.join(tracking.MODES)}"),
+        ("tracker.media_pairs", settings["tracker"]["media_pairs"] >= 0, "0 or more"),
+        ("tracker.timeout_s", settings["tracker"]["timeout_s"] > 0, "above 0"),
+        ("tracker.limit_s", settings["tracker"]["limit_s"] > 0, "above 0"),
     ]
     for key, sound, allowed in ranges:
         if not sound:
@@ -135,7 +143,7 @@ def _value(settings: dict[str, Any], key: str) -> Any:
     return settings
 
 
-def build(settings: dict[str, Any], key: str, allowed: list[str], **extra: Any) -> Any:
+def build(settings: dict[str, Any], key: str, allowed: list[str], /, **extra: Any) -> Any:
     """Call what `_target_` names with the other entries, if it lies in blendbench or in what the user allows.
 
     Raises
@@ -176,5 +184,6 @@ def _first_line(error: BaseException) -> str:
 
 def digest(settings: dict[str, Any]) -> str:
     """Eight hex digits of the settings, for the default run folder; places and speed settings do not count."""
-    counted = {k: v for k, v in settings.items() if k not in {"run_dir", "store_dir", "batch", "device", "data"}}
+    places = {"run_dir", "store_dir", "batch", "device", "data", "keep_images", "report", "tracker"}
+    counted = {name: value for name, value in settings.items() if name not in places}
     return hashlib.sha256(canonical(counted).encode()).hexdigest()[:8]

@@ -98,8 +98,8 @@ def present(
     -------
     Mix
         `facts`: noise_lufs, music_lufs (after the gain, None for silence), gain_db (applied to the method's output),
-        and for stage 2 the gain relative to equal loudness: stage2_gain_db, gain_db_unbounded (None for "music off"),
-        bound, core_ratio, alpha.
+        and for stage 2 the gain relative to equal loudness: stage2_gain_db, gain_db_unbounded, bound, core_ratio,
+        alpha. A gain is None for "music off".
 
     Raises
     ------
@@ -121,10 +121,9 @@ def present(
         result = _stage2(noise, leveled, amplification, mask)
         leveled = leveled * audio.from_db(result.gain_db)
         gain_db += result.gain_db
-        unbounded = result.gain_db_unbounded
         facts |= {
-            "stage2_gain_db": round(result.gain_db, 4),
-            "gain_db_unbounded": round(unbounded, 4) if math.isfinite(unbounded) else None,
+            "stage2_gain_db": _finite(result.gain_db),
+            "gain_db_unbounded": _finite(result.gain_db_unbounded),
             "bound": result.bound,
             "core_ratio": round(result.core_ratio, 5),
             "alpha": amplification.alpha,
@@ -132,8 +131,13 @@ def present(
         own_lufs = noise_lufs + result.gain_db
     elif presentation.kind != "direct":
         own_lufs = presentation.lufs if presentation.lufs is not None else noise_lufs
-    facts |= {"music_lufs": round(own_lufs, 3) if math.isfinite(own_lufs) else None, "gain_db": round(gain_db, 4)}
+    facts |= {"music_lufs": round(own_lufs, 3) if math.isfinite(own_lufs) else None, "gain_db": _finite(gain_db)}
     return Mix(audio.mix(noise, leveled), leveled, facts)
+
+
+def _finite(level: float) -> float | None:
+    """A level in dB for a row: None for music that is off."""
+    return round(level, 4) if math.isfinite(level) else None
 
 
 def _stage2(

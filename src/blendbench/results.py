@@ -1,35 +1,54 @@
-"""Results: metrics over a run's rows, as a tidy `results.csv`, and the paper's table in Markdown, LaTeX and CSV.
+"""Results of a run: metrics over its rows, tidy; scores pair by pair; tests between arms; and the tables of both.
 
-Every value carries its recipe (embedding and checkpoint, N, reference set, interval), and the paper's figure stands
-beside it only as another model's number unless the evaluator is the paper's.
+`results.csv` holds a row a metric and cell (data set, arm, presentation), `scores.csv` a row a mix with a column a
+metric, `comparisons.csv` a row a pair of arms. Every value carries its recipe (embedding and checkpoint, N, reference
+set, interval), and the paper's figure stands beside it only as another model's number unless the evaluator is the
+paper's.
 """
 
+import hashlib
+import itertools
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
-from blendbench import audio, config
+from blendbench import audio, config, tables
 from blendbench.clips import read_music
 from blendbench.datasets import MusicClip, manifests
-from blendbench.datasets.builtin import package_folder
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError, printable
 from blendbench.evaluators import Evaluator, KeptScores, Scores, TextEvaluator, from_settings, score_files
-from blendbench.metrics import bootstrap, clap_score, divergence, frechet
-from blendbench.store import file_hash, signature, write_text
+from blendbench.metrics import (
+    audibility,
+    bootstrap,
+    clap_score,
+    comparison,
+    divergence,
+    frechet,
+    masking_model,
+)
+from blendbench.store import Arrays, Ledger, canonical, file_hash, signature, write_text
 
+AUDIBILITY_VERSION = 1
 COLUMNS = [
     "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
     "paper_value", "recipe",
 ]  # fmt: skip
+COMPARISON_COLUMNS = [
+    "experiment", "dataset", "presentation", "metric", "arm", "other", "difference", "ci_low", "ci_high", "p", "p_holm",
+    "n", "test",
+]  # fmt: skip
+_FACTS = ["status", "reason", "clip", "label", "genre", "noise_lufs", "music_lufs", "gain_db"]
+"""What `scores.csv` takes over from a row."""
 
 
 def read_rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -68,13 +87,6 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     if not isinstance(loaded, DictConfig):
         raise BlendbenchError(f"{file}: not a run's settings; run the same command again")
     return config.check(loaded)
-
-
-def paper_figures(experiment: dict[str, Any]) -> pd.DataFrame:
-    """The paper's figures of an experiment: columns dataset, arm, presentation, metric, value; empty if it has none."""
-    if not experiment.get("paper_csv"):
-        return pd.DataFrame(columns=["dataset", "arm", "presentation", "metric", "value"])
-    return pd.read_csv(package_folder("blendbench.conf") / "experiment" / experiment["paper_csv"])
 
 
 def _reference(settings: dict[str, Any]) -> tuple[list[MusicClip], list[str]]:
@@ -150,11 +162,16 @@ class _Heard:
             reading = index
             return audio.resample(read_mix(self.run_dir, self.rows[index]), SAMPLE_RATE, evaluator.sample_rate)
 
-        keys = [f"{row['sha256']}:{row['attenuation_db']}" for row in self.rows]
+        keys = [self.mix_key(index) for index in range(len(self.rows))]
         try:
             return score_files(evaluator, self._store(evaluator), keys, read, f"{evaluator.name}: mixes")
         except ClipError as error:
             raise BlendbenchError(f"{self.run_dir / self.rows[reading]['mix']}: {error}") from error
+
+    def mix_key(self, index: int) -> str:
+        """What identifies the sound of a row's mix."""
+        row = self.rows[index]
+        return f"{row['sha256']}:{row['attenuation_db']}"
 
     def embeddings(self, metric: str, scores: Scores) -> torch.Tensor:
         """Embeddings [frames, D]; raises BlendbenchError where the metric's evaluator makes none."""
@@ -180,10 +197,19 @@ class _Heard:
         return text + f"; reference={len(self.clips)} clips of {genres}; seed={self.settings['seed']}"
 
 
+class Results(NamedTuple):
+    """What `compute` returns: three tidy tables."""
+
+    values: pd.DataFrame
+    scores: pd.DataFrame
+    comparisons: pd.DataFrame
+
+
 class _Cell(NamedTuple):
-    """The rows of one data set, arm and presentation that took part."""
+    """The rows of one data set, arm and presentation that took part, as indices into the heard rows."""
 
     chosen: list[int]
+    pairs: list[str]
     groups: list[str]
 
 
@@ -196,38 +222,165 @@ class _Value(NamedTuple):
     recipe: str
 
 
-def compute(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
-    """Score a run's mixes and reference and return the tidy results, one row a metric and cell.
+def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
+    """Score a run's mixes and reference.
 
     FAD is taken between all mixes of a cell and the reference set; KL between each mix and one reference clip, drawn by
     the pair's id from the clips of the prompt's genre (or from all); the CLAP score between each mix and its prompt.
-    Intervals are bootstraps over noise clips.
+    Intervals are bootstraps over noise clips. Arms are compared over the pairs that both have, metric by metric, and
+    the p-values of all pairs of arms within a data set and presentation corrected together (Holm).
+
+    Raises
+    ------
+    BlendbenchError
+        If the folder is no run's, or a metric's model is missing or makes no such scores.
     """
     rows = read_rows(run_dir)
     heard = _Heard(run_dir, settings, [row for row in rows if row["status"] == "ok"])
-    paper = paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])["value"]
-    metrics = {"fad": _fad, "kl": _kl, "prompt": _clap}
-    values_of = {metric: metrics[metric](heard) for metric in heard.evaluators}
-    name = settings["experiment"]["name"]
+    measures = [_MEASURES[name](heard) for name in heard.evaluators]
+    if audible := [name for name in settings["experiment"]["metrics"] if name in audibility.METRICS]:
+        measures += _audible(heard, audible)
+    cells: dict[tuple[str, str, str], list[int]] = {}
+    counts: dict[tuple[str, str, str], int] = {}
+    for row in rows:
+        key = (row["dataset"], row["arm"], row["presentation"])
+        counts[key] = counts.get(key, 0) + 1
+    for index, row in enumerate(heard.rows):
+        cells.setdefault((row["dataset"], row["arm"], row["presentation"]), []).append(index)
+    taken = {
+        key: _Cell(
+            found := cells.get(key, []),
+            [heard.rows[i]["pair_id"] for i in found],
+            [heard.rows[i]["clip"] for i in found],
+        )
+        for key in counts
+    }
+    paper = tables.paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])[
+        "value"
+    ]
+    name, out = settings["experiment"]["name"], []
+    for key, cell in taken.items():
+        for measure in measures:
+            for one in measure.values(cell):
+                recipe = f"{heard.recipe(measure.evaluator)}; {one.recipe}" if measure.evaluator else one.recipe
+                expected = paper.get((*key, one.metric), math.nan)
+                out.append([name, *key, *one[:4], one.n, counts[key] - len(cell.chosen), expected, recipe])
+    return Results(
+        pd.DataFrame(out, columns=COLUMNS), _scores(rows, heard, measures), _comparisons(taken, measures, settings)
+    )
+
+
+def _scores(rows: list[dict[str, Any]], heard: "_Heard", measures: Sequence["_Measure"]) -> pd.DataFrame:
+    """A row a mix: what its row says of levels, and its value by every metric that has one a pair."""
+    place = {id(row): index for index, row in enumerate(heard.rows)}
+    by_pair = {measure.metric: measure.per_pair for measure in measures if measure.per_pair is not None}
     out = []
-    cells = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
-    for cell, count in cells.items():
-        chosen = [i for i, row in enumerate(heard.rows) if (row["dataset"], row["arm"], row["presentation"]) == cell]
-        taken = _Cell(chosen, [heard.rows[i]["clip"] for i in chosen])
-        for metric, values in values_of.items():
-            for one in values(taken):
-                recipe = f"{heard.recipe(metric)}; {one.recipe}"
-                expected = paper.get((*cell, one.metric), math.nan)
-                out.append([name, *cell, *one[:4], one.n, count - len(chosen), expected, recipe])
-    return pd.DataFrame(out, columns=COLUMNS)
+    for row in sorted(rows, key=lambda row: (row["dataset"], row["arm"], row["presentation"], row["pair_id"])):
+        index = place.get(id(row))
+        line = {key: row[key] for key in ("dataset", "arm", "presentation", "pair_id")}
+        line |= {key: row.get(key) for key in _FACTS}
+        line |= {metric: float(values[index]) if index is not None else math.nan for metric, values in by_pair.items()}
+        out.append(line)
+    return pd.DataFrame(out)
 
 
-def _interval(settings: dict[str, Any], statistic: Any, cell: _Cell, method: Any = "percentile") -> tuple[float, float]:
-    statistics = settings["statistics"]
-    return bootstrap.bootstrap_interval(
-        statistic, len(cell.chosen), cell.groups, statistics["resamples"], statistics["confidence"],
-        settings["seed"], method,
-    )  # fmt: skip
+def _comparisons(
+    cells: dict[tuple[str, str, str], _Cell], measures: Sequence["_Measure"], settings: dict[str, Any]
+) -> pd.DataFrame:
+    """Every two arms of a data set and presentation, by every metric."""
+    out: list[list[Any]] = []
+    name = settings["experiment"]["name"]
+    for dataset, presentation in dict.fromkeys((key[0], key[2]) for key in cells):
+        arms = [key[1] for key in cells if (key[0], key[2]) == (dataset, presentation)]
+        for measure in measures:
+            family: list[list[Any]] = []
+            for arm, other in itertools.combinations(arms, 2):
+                found = measure.compare(cells[dataset, arm, presentation], cells[dataset, other, presentation])
+                if found is not None:
+                    difference, n = found
+                    family.append([name, dataset, presentation, measure.metric, arm, other, *difference, math.nan, n])
+            corrected = comparison.holm([line[9] for line in family])
+            for line, p in zip(family, corrected, strict=True):
+                line[10] = p
+                out.append([*line, measure.test])
+    return pd.DataFrame(out, columns=COMPARISON_COLUMNS)
+
+
+class _Measure:
+    """A metric over a run: its value for a cell, and the comparison of two cells.
+
+    Attributes
+    ----------
+    metric : str
+        Name in the results.
+    evaluator : str
+        Key of the evaluator that it asks, for the recipe.
+    per_pair : array [heard rows] or None
+        A value a mix, nan where it has none; None for a distance of sets.
+    test : str
+        What test compares two arms.
+    """
+
+    metric: str
+    evaluator: str
+    per_pair: np.ndarray | None = None
+    test: str
+
+    def __init__(self, heard: _Heard) -> None:
+        self.heard, self.settings = heard, heard.settings
+
+    def values(self, cell: _Cell) -> Iterator[_Value]:
+        """The cell's value, and what else is to be told of it."""
+        raise NotImplementedError
+
+    def compare(self, first: _Cell, second: _Cell) -> tuple[comparison.Difference, int] | None:
+        """Difference of two cells over the pairs that both have, and their number; None where there are none."""
+        raise NotImplementedError
+
+    def _statistics(self) -> tuple[int, float, int]:
+        statistics = self.settings["statistics"]
+        return statistics["resamples"], statistics["confidence"], self.settings["seed"]
+
+
+class _PairMeasure(_Measure):
+    """A metric with a value a mix; a cell's is the mean."""
+
+    recipe: str
+    test = "signs flipped noise by noise"
+
+    def values(self, cell: _Cell) -> Iterator[_Value]:
+        assert self.per_pair is not None
+        values = self.per_pair[cell.chosen]
+        sound = np.isfinite(values)
+        if not sound.any():
+            yield _Value(self.metric, math.nan, math.nan, math.nan, 0, _TOO_FEW[0])
+            return
+        groups = [group for group, good in zip(cell.groups, sound, strict=True) if good]
+        kept, (resamples, confidence, seed) = values[sound], self._statistics()
+        low, high = bootstrap.bootstrap_interval(
+            lambda indices: float(kept[indices.numpy()].mean()), len(kept), groups, resamples, confidence, seed
+        )
+        recipe = f"{self.recipe}; {_interval_text(self.settings)}"
+        yield _Value(self.metric, float(kept.mean()), low, high, len(kept), recipe)
+
+    def compare(self, first: _Cell, second: _Cell) -> tuple[comparison.Difference, int] | None:
+        assert self.per_pair is not None
+        a, b, groups = _shared(first, second)
+        one, two = self.per_pair[a], self.per_pair[b]
+        sound = np.isfinite(one) & np.isfinite(two)
+        if not sound.any():
+            return None
+        labels = [group for group, good in zip(groups, sound, strict=True) if good]
+        _, confidence, seed = self._statistics()
+        return comparison.paired_means(one[sound], two[sound], labels, 9999, confidence, seed), int(sound.sum())
+
+
+def _shared(first: _Cell, second: _Cell) -> tuple[list[int], list[int], list[str]]:
+    """Indices of the pairs that two cells share, in the first one's order, and their noise clips."""
+    there = dict(zip(second.pairs, second.chosen, strict=True))
+    rows = zip(first.chosen, first.pairs, first.groups, strict=True)
+    shared = [(index, there[pair], group) for index, pair, group in rows if pair in there]
+    return [row[0] for row in shared], [row[1] for row in shared], [row[2] for row in shared]
 
 
 def _interval_text(settings: dict[str, Any]) -> str:
@@ -235,86 +388,187 @@ def _interval_text(settings: dict[str, Any]) -> str:
     return f"{statistics['confidence']:.0%} bootstrap over noise clips, {statistics['resamples']} resamples"
 
 
-def _fad(heard: _Heard) -> Callable[[_Cell], Iterator[_Value]]:
-    settings, statistics = heard.settings, heard.settings["statistics"]
-    references, mixes = heard.scores("fad")
-    reference = frechet.GaussianStatistics()
-    for scores in references:
-        reference.update(heard.embeddings("fad", scores))
+class _Fad(_Measure):
+    """Fréchet distance of a cell's mixes to the reference; cells are kept by content, as sweeps meet them again."""
 
-    def values(cell: _Cell) -> Iterator[_Value]:
+    metric = evaluator = "fad"
+    test = "bootstrap of both arms over noise clips"
+
+    def __init__(self, heard: _Heard) -> None:
+        super().__init__(heard)
+        references, self.mixes = heard.scores("fad")
+        self.reference = frechet.GaussianStatistics()
+        for scores in references:
+            self.reference.update(heard.embeddings("fad", scores))
+        fixed = {
+            "evaluator": heard.evaluators["fad"].signature(),
+            "reference": hashlib.sha256("\n".join(heard.clip_keys).encode()).hexdigest(),
+            "statistics": heard.settings["statistics"],
+            "seed": heard.settings["seed"],
+        }
+        folder = Path(heard.settings["store_dir"]) / "cells" / signature("cell", 1, fixed)
+        self.kept, self.arrays = Ledger(folder / "cells.jsonl", ("key",)), Arrays(folder / "cells.f32")
+        self._draws: dict[str, np.ndarray] = {}
+
+    def values(self, cell: _Cell) -> Iterator[_Value]:
         n = len(cell.chosen)
         if n < 2:
             yield _Value("fad", math.nan, math.nan, math.nan, n, _TOO_FEW[n])
             return
-        clips = [heard.embeddings("fad", mixes[i]) for i in cell.chosen]
-        own = torch.cat(clips) if all(len(frames) == 1 for frames in clips) else clips
-        statistic = frechet.frechet_of_indices(own, reference)
-        low, high = _interval(settings, statistic, cell, "centred")
-        recipe = f"FAD; {_interval_text(settings)}, centred"
-        yield _Value("fad", statistic(torch.arange(n)), low, high, n, recipe)
+        key = self._key(cell)
+        row = self.kept.get(key)
+        if row is None:
+            found, draws = self._compute(cell)
+            row = {"key": key, "values": [list(one) for one in found]}
+            if draws is not None:
+                row["draws"] = self.arrays.append(draws)
+            self.kept.append(json.loads(json.dumps(row)))
+            self.kept.close()
+        yield from (_Value(*one) for one in row["values"])
+
+    def _key(self, cell: _Cell) -> str:
+        rows = [self.heard.mix_key(i) for i in cell.chosen]
+        return hashlib.sha256(canonical([rows, cell.groups]).encode()).hexdigest()
+
+    def _clips(self, chosen: Sequence[int]) -> Any:
+        clips = [self.heard.embeddings("fad", self.mixes[i]) for i in chosen]
+        return torch.cat(clips) if all(len(frames) == 1 for frames in clips) else clips
+
+    def _compute(self, cell: _Cell) -> tuple[list[_Value], np.ndarray | None]:
+        settings, n = self.settings, len(cell.chosen)
+        statistics, (resamples, confidence, seed) = settings["statistics"], self._statistics()
+        own = self._clips(cell.chosen)
+        statistic = frechet.frechet_of_indices(own, self.reference)
+        value = statistic(torch.arange(n))
+        draws = bootstrap.resample(statistic, n, cell.groups, resamples, seed)
+        low, high = (math.nan, math.nan) if draws is None else bootstrap.interval(draws, value, confidence, "centred")
+        out = [_Value("fad", value, low, high, n, f"FAD; {_interval_text(settings)}, centred")]
         sizes = [size for size in statistics["over_n"] if 2 <= size <= n]
-        for size, value in zip(sizes, frechet.frechet_over_n(own, reference, sizes, settings["seed"]), strict=True):
-            yield _Value(f"fad@{size}", value, math.nan, math.nan, size, f"mean FAD of 10 random subsets of {size}")
+        for size, mean in zip(sizes, frechet.frechet_over_n(own, self.reference, sizes, seed), strict=True):
+            out.append(
+                _Value(f"fad@{size}", mean, math.nan, math.nan, size, f"mean FAD of 10 random subsets of {size}")
+            )
         if statistics["fad_infinity"]:
             smallest = max(2, min(500, n // 5))
             if n - smallest < 2:
-                yield _Value("fad_inf", math.nan, math.nan, math.nan, n, "too few mixes to extrapolate")
-                return
-            line = frechet.frechet_infinity(own, reference, smallest, seed=settings["seed"])
+                out.append(_Value("fad_inf", math.nan, math.nan, math.nan, n, "too few mixes to extrapolate"))
+                return out, draws
+            line = frechet.frechet_infinity(own, self.reference, smallest, seed=seed)
             recipe = f"FAD extrapolated to unlimited N by a line over 1/N, N {smallest} to {n}, r2 {line.r2:.3f}"
-            yield _Value("fad_inf", line.value, math.nan, math.nan, n, recipe)
+            out.append(_Value("fad_inf", line.value, math.nan, math.nan, n, recipe))
+        return out, draws
 
-    return values
+    def compare(self, first: _Cell, second: _Cell) -> tuple[comparison.Difference, int] | None:
+        a, b, groups = _shared(first, second)
+        if len(a) < 2:
+            return None
+        resamples, confidence, seed = self._statistics()
+        if (a, b) == (first.chosen, second.chosen) and first.groups == second.groups:
+            # The same draws of the same noises, made for the intervals.
+            rows = [self.kept.get(self._key(cell)) for cell in (first, second)]
+            if all(row is not None and "draws" in row for row in rows):
+                drawn = np.subtract(*(self.arrays.read(row["draws"]).astype(float) for row in rows if row))
+                value = rows[0]["values"][0][1] - rows[1]["values"][0][1]  # type: ignore[index]
+                low, high = bootstrap.interval(drawn, value, confidence, "centred")
+                return comparison.Difference(value, low, high, comparison.shift_test(drawn, value)), len(a)
+        one, two = (frechet.frechet_of_indices(self._clips(chosen), self.reference) for chosen in (a, b))
+        return comparison.paired_statistics(one, two, len(a), groups, resamples, confidence, seed), len(a)
 
 
 _TOO_FEW = ["no pair took part", "one pair took part, and FAD wants two"]
 
 
-def _kl(heard: _Heard) -> Callable[[_Cell], Iterator[_Value]]:
-    settings, kl, clips = heard.settings, heard.settings["kl"], heard.clips
-    references, mixes = heard.scores("kl")
-    by_genre: dict[str, list[int]] = {}
-    for index, clip in enumerate(clips):
-        by_genre.setdefault(clip.genre, []).append(index)
-    pairing = kl["pairing"]
-    if pairing == "genre" and not any(row["genre"] in by_genre for row in heard.rows):
-        pairing = "random (the reference has none of the prompts' genres)"
-    divergences = {"softmax": divergence.softmax_kl, "sigmoid": divergence.sigmoid_kl}[kl["activation"]]
-    recipe = f"{kl['activation']} KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={pairing}"
+class _Kl(_PairMeasure):
+    """Divergence of each mix from a reference clip."""
 
-    def values(cell: _Cell) -> Iterator[_Value]:
-        if not cell.chosen:
-            yield _Value("kl", math.nan, math.nan, math.nan, 0, _TOO_FEW[0])
-            return
-        partners = [_partner(heard.rows[i], clips, by_genre, kl["pairing"], settings["seed"]) for i in cell.chosen]
-        ours, theirs = heard.logits("kl", mixes, cell.chosen), heard.logits("kl", references, partners)
-        per_pair = divergences(theirs, ours, kl["direction"], kl["epsilon"])
-        low, high = _interval(settings, lambda indices: divergence.mean_kl(per_pair[indices]), cell)
-        yield _Value(
-            "kl", divergence.mean_kl(per_pair), low, high, len(cell.chosen), f"{recipe}; {_interval_text(settings)}"
+    metric = evaluator = "kl"
+
+    def __init__(self, heard: _Heard) -> None:
+        super().__init__(heard)
+        kl, clips = heard.settings["kl"], heard.clips
+        references, mixes = heard.scores("kl")
+        by_genre: dict[str, list[int]] = {}
+        for index, clip in enumerate(clips):
+            by_genre.setdefault(clip.genre, []).append(index)
+        pairing = kl["pairing"]
+        if pairing == "genre" and not any(row["genre"] in by_genre for row in heard.rows):
+            pairing = "random (the reference has none of the prompts' genres)"
+        divergences = {"softmax": divergence.softmax_kl, "sigmoid": divergence.sigmoid_kl}[kl["activation"]]
+        self.recipe = (
+            f"{kl['activation']} KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={pairing}"
         )
+        partners = [_partner(row, clips, by_genre, kl["pairing"], heard.settings["seed"]) for row in heard.rows]
+        values = np.empty(len(heard.rows))
+        for start in range(0, len(values), 1024):
+            some = range(start, min(start + 1024, len(values)))
+            theirs = heard.logits("kl", references, [partners[i] for i in some])
+            values[some] = divergences(theirs, heard.logits("kl", mixes, some), kl["direction"], kl["epsilon"]).numpy()
+        self.per_pair = values
 
-    return values
+
+class _Clap(_PairMeasure):
+    """Cosine of each mix and its prompt."""
+
+    metric, evaluator = "clap", "prompt"
+    recipe = "cosine of mix and prompt"
+
+    def __init__(self, heard: _Heard) -> None:
+        super().__init__(heard)
+        evaluator = heard.evaluators["prompt"]
+        assert isinstance(evaluator, TextEvaluator)
+        _, mixes = heard.scores("prompt")
+        texts = {text: evaluator.score_text(text) for text in sorted({row["prompt"] for row in heard.rows})}
+        cosines = [
+            clap_score.clap_score(heard.embeddings("prompt", mixes[i]).mean(0)[None], texts[row["prompt"]][None])
+            for i, row in enumerate(heard.rows)
+        ]
+        self.per_pair = np.array([float(one) for one in cosines])
 
 
-def _clap(heard: _Heard) -> Callable[[_Cell], Iterator[_Value]]:
-    evaluator = heard.evaluators["prompt"]
-    assert isinstance(evaluator, TextEvaluator)
-    _, mixes = heard.scores("prompt")
-    texts = {text: evaluator.score_text(text) for text in sorted({row["prompt"] for row in heard.rows})}
+class _Audible(_PairMeasure):
+    """One of the measures of how audible the noise is; all of them are taken at once and kept by the mix's content."""
 
-    def values(cell: _Cell) -> Iterator[_Value]:
-        if not cell.chosen:
-            yield _Value("clap", math.nan, math.nan, math.nan, 0, _TOO_FEW[0])
-            return
-        sounds = torch.stack([heard.embeddings("prompt", mixes[i]).mean(0) for i in cell.chosen])
-        cosines = clap_score.clap_score(sounds, torch.stack([texts[heard.rows[i]["prompt"]] for i in cell.chosen]))
-        low, high = _interval(heard.settings, lambda indices: float(cosines[indices].mean()), cell)
-        recipe = f"cosine of mix and prompt; {_interval_text(heard.settings)}"
-        yield _Value("clap", float(cosines.mean()), low, high, len(cell.chosen), recipe)
+    evaluator = ""
 
-    return values
+    def __init__(self, heard: _Heard, name: str, values: Sequence[dict[str, float]]) -> None:
+        super().__init__(heard)
+        self.metric = name
+        found = audibility.METRICS[name]
+        self.recipe = f"{found.unit}, {found.source}; -18 LUFS played at {masking_model.PLAYBACK_DB_SPL:g} dB SPL"
+        self.per_pair = np.array([one.get(name, math.nan) for one in values], dtype=float)
+
+
+def _audible(heard: _Heard, names: Sequence[str]) -> list[_Measure]:
+    """The audibility measures of these names, over all mixes."""
+    from blendbench.sounds import Sounds
+
+    settings = heard.settings
+    mask = {name: settings["mask"][name] for name in ("core_fraction", "pixel_threshold")}
+    smr_db = settings["amplification"]["smr_db"]
+    kept = {"mask": mask, "smr_db": smr_db, "noise": settings["noise"], "measures": sorted(audibility.METRICS)}
+    place = Path(settings["store_dir"]) / "audibility" / signature("audibility", AUDIBILITY_VERSION, kept)
+    ledger, sounds, values = Ledger(place / "measures.jsonl", ("key",)), Sounds(heard.run_dir, settings), []
+    try:
+        for index, row in enumerate(
+            tqdm(heard.rows, desc="audibility", unit="mix", disable=not sys.stderr.isatty() or not names)
+        ):
+            key = f"{heard.mix_key(index)}:{row['inputs'].partition('-')[0]}"
+            found = ledger.get(key)
+            if found is None:
+                try:
+                    measured = audibility.measure(sounds.noise(row), sounds.music(row), smr_db=smr_db, **mask)
+                except ClipError as error:
+                    print(f"blendbench: {row['pair_id']}: audibility not measured: {error}", file=sys.stderr)
+                    measured = {}
+                found = {"key": key} | {k: None if math.isnan(v) else v for k, v in measured.items()}
+                ledger.append(found)
+            values.append({k: math.nan if v is None else v for k, v in found.items() if k != "key"})
+    finally:
+        ledger.close()
+    return [_Audible(heard, name, values) for name in names]
+
+
+_MEASURES: dict[str, Callable[[_Heard], _Measure]] = {"fad": _Fad, "kl": _Kl, "prompt": _Clap}
 
 
 def _partner(row: dict, clips: list[MusicClip], by_genre: dict[str, list[int]], pairing: str, seed: int) -> int:
@@ -325,108 +579,16 @@ def _partner(row: dict, clips: list[MusicClip], by_genre: dict[str, list[int]], 
 
 
 def tabulate(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
-    """Compute the results and write `results.csv`, `table.csv`, `table.md` and `table.tex`."""
-    results = compute(run_dir, settings)
-    write_text(run_dir / "results.csv", results.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    table = layout(results, settings)
+    """Compute the results, write `results.csv`, `scores.csv`, `comparisons.csv` and the tables; returns the results."""
+    found = compute(run_dir, settings)
+    for name, frame in (("results", found.values), ("scores", found.scores), ("comparisons", found.comparisons)):
+        write_text(run_dir / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    table = tables.layout(found.values, settings)
     write_text(run_dir / "table.csv", table.to_csv(index=False, lineterminator="\n"))
-    title, notes = settings["experiment"]["title"], table_notes(results, settings)
-    write_text(run_dir / "table.md", f"# {title}\n\n{to_markdown(table)}\n" + "".join(f"\n{note}\n" for note in notes))
-    latex = table.to_latex(index=False, escape=True, caption=_latex(f"{title}. " + " ".join(notes)))
-    write_text(run_dir / "table.tex", latex)
-    return results
-
-
-def layout(results: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """The paper's table: a row an arm; by presentation, data set and metric ours [interval], and the paper's."""
-    experiment = settings["experiment"]
-    metrics = experiment["metrics"]
-    paper = paper_figures(experiment)
-    ours = {
-        tuple(row[:4]): row
-        for row in results[["dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high"]].itertuples(
-            index=False
-        )
-    }
-    lines = []
-    for arm, label in experiment["rows"].items():
-        line = {"Method": label}
-        for presentation in settings["presentations"]:
-            for dataset in settings["dataset"]:
-                heading = settings["presentations"][presentation]["label"]
-                heading += f", {dataset}" if len(settings["dataset"]) > 1 else ""
-                for metric in metrics:
-                    found = ours.get((dataset, arm, presentation, metric))
-                    line[f"{heading}: {metric.upper()}"] = _cell(found) if found is not None else "not run"
-                shown = experiment["paper_dataset"].get(dataset)
-                if shown is not None:
-                    values = [_paper_cell(paper, shown, arm, presentation, metric) for metric in metrics]
-                    line[f"{heading}: paper's {'/'.join(metrics).upper()} ({shown})"] = " / ".join(values)
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def _cell(row: Any) -> str:
-    if math.isnan(row.value):
-        return "failed"
-    text = f"{row.value:.3g}"
-    return text if math.isnan(row.ci_low) else f"{text} [{row.ci_low:.3g}, {row.ci_high:.3g}]"
-
-
-def _paper_cell(paper: pd.DataFrame, dataset: str, arm: str, presentation: str, metric: str) -> str:
-    match = paper.query("dataset == @dataset and arm == @arm and presentation == @presentation and metric == @metric")
-    return f"{match['value'].iloc[0]:.2f}" if len(match) and not math.isnan(match["value"].iloc[0]) else "–"
-
-
-def table_notes(results: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
-    """What a reader must know to read the table: whose numbers, how many took part, the recipe, what was not run."""
-    experiment = settings["experiment"]
-    notes = [
-        "Lower is better for FAD and KL. Ours: value [95 % interval].".replace(
-            "95", f"{100 * settings['statistics']['confidence']:g}"
-        )
-    ]
-    if experiment.get("paper_csv") and not _comparable(settings):
-        notes.append(
-            "The columns named “paper's” hold the published figures of other models (published checkpoints, other "
-            "evaluators and data); compare orderings with them, never values."
-        )
-    ran = results[results["metric"] == experiment["metrics"][0]]
-    per_cell = "; ".join(
-        f"{dataset}, {arm}: {int(group['n'].min())} of {int((group['n'] + group['n_failed']).max())}"
-        for (dataset, arm), group in ran.groupby(["dataset", "arm"], sort=False)
-    )
-    notes.append(f"Pairs that took part: {per_cell}.")
-    for arm, label in experiment["rows"].items():
-        if arm not in set(results["arm"]):
-            alone = " (its figures are the paper's alone)" if experiment.get("paper_csv") else ""
-            notes.append(f"{label}: not run; this experiment has no arm {arm!r}{alone}.")
-    for metric in experiment["metrics"]:
-        recipes = results[results["metric"] == metric]["recipe"]
-        if len(recipes):
-            notes.append(f"{metric.upper()}: {recipes.iloc[0]}.")
-    return notes
-
-
-def _comparable(settings: dict[str, Any]) -> bool:
-    """Whether the numbers may stand beside published ones: no built-in model or data, and the paper's evaluators."""
-    chosen = [entry for entry in (settings["evaluator"] or {}).values() if entry is not None]
-    built_in = (settings["generator"] or {}).get("checkpoint") == "pocket" or "builtin" in settings["dataset"]
-    return not built_in and all(entry.get("comparable", False) for entry in chosen)
-
-
-def _latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "“": "``", "”": "''"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """A data frame of texts as an aligned Markdown table."""
-    cells = [list(table.columns), *table.astype(str).values.tolist()]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
+    title, notes = settings["experiment"]["title"], tables.notes(found.values, settings)
+    bold = tables.best(found.values, settings)
+    text = f"# {title}\n\n{tables.to_markdown(table, bold)}\n" + "".join(f"\n{note}\n" for note in notes)
+    write_text(run_dir / "table.md", text)
+    label = "tab:" + settings["experiment"]["name"].replace("/", "-")
+    write_text(run_dir / "table.tex", tables.to_latex(table, f"{title}. " + " ".join(notes), label, bold))
+    return found.values

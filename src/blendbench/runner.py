@@ -20,15 +20,16 @@ import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from blendbench import audio, config
+from blendbench import audio, config, tracking
 from blendbench.clips import Noises
 from blendbench.datasets import MusicClip, Pair, manifests
 from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.evaluators import from_settings
+from blendbench.images import write_image
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
-from blendbench.store import Ledger, make_folder, signature, write_text
+from blendbench.store import Ledger, link_file, make_folder, signature, write_text
 
 SAMPLE_RATE = 44_100
 GENERATE_VERSION = 2
@@ -252,12 +253,37 @@ class _Arm:
 
     def run(self) -> set[tuple]:
         """Do what is missing; returns the keys of all rows that belong to this arm."""
-        todo = [pair for pair in self.plan.pairs if self._missing(pair)]
-        if todo:
-            self._work(todo)
+        self.made = Ledger(self.folder / "ledger.jsonl", ("pair_id",))
+        todo = [pair for pair in self.plan.pairs if self._missing(pair) or self._lacks_images(pair)]
+        try:
+            if todo:
+                self._work(todo)
+            self._link_images()
+        finally:
+            self.made.close()
         return {
             (pair.dataset, self.name, shown, pair.pair_id) for pair in self.plan.pairs for shown in self.mix_signatures
         }
+
+    def _lacks_images(self, pair: Pair) -> bool:
+        """Whether images are to be kept, and the store has none of a pair whose music could be made."""
+        if not self.plan.settings["keep_images"]:
+            return False
+        row = self.made.get(pair.pair_id)
+        if row is not None and row["inputs"] == self._inputs(pair):
+            return "images" not in row
+        found = [self.rows.get(pair.dataset, self.name, shown, pair.pair_id) for shown in self.mix_signatures]
+        return not all(one is not None and one["status"] == "failed" for one in found)
+
+    def _link_images(self) -> None:
+        """Put the images that are kept into the run's folder."""
+        if not self.plan.settings["keep_images"]:
+            return
+        for pair in self.plan.pairs:
+            for image in (self.made.get(pair.pair_id) or {}).get("images", []):
+                target = self.plan.run_dir / "images" / self.name / image
+                if not target.exists():
+                    link_file(self.folder / image, target)
 
     def _inputs(self, pair: Pair) -> str:
         return f"{self.noises.content(pair.clip)[:16]}-{stable_seed(pair.prompt.text):x}"
@@ -276,9 +302,46 @@ class _Arm:
         return missing
 
     def _work(self, todo: list[Pair]) -> None:
+        folder = self.plan.store / "mixes"
+        self.mixes = {
+            key: Ledger(folder / name / "ledger.jsonl", ("pair_id",)) for key, name in self.mix_signatures.items()
+        }
+        try:
+            # Another run may have mixed the same music in the same way.
+            todo = [pair for pair in todo if self._take_mixes(pair) or self._lacks_images(pair)]
+            if todo:
+                self._make(todo)
+        finally:
+            for ledger in self.mixes.values():
+                ledger.close()
+
+    def _take_mixes(self, pair: Pair) -> list[str]:
+        """Take over the mixes that the store holds; returns the presentations that are still missing."""
+        missing = self._missing(pair)
+        inputs = self._inputs(pair) if missing else ""
+        for key in list(missing):
+            kept = self.mixes[key].get(pair.pair_id)
+            if kept is None or kept["inputs"] != inputs:
+                continue
+            file = self._stored(key, pair)
+            if file.is_file() and file.stat().st_size == kept["bytes"]:
+                self._enter(pair, key, kept)
+                missing.remove(key)
+        return missing
+
+    def _stored(self, key: str, pair: Pair) -> Path:
+        return self.mixes[key].path.parent / f"{file_name(pair.pair_id)}.flac"
+
+    def _enter(self, pair: Pair, key: str, kept: dict[str, Any]) -> None:
+        """Put a mix of the store into the run's folder, and append its row."""
+        mix = Path("mixes") / self.name / key / f"{file_name(pair.pair_id)}.flac"
+        link_file(self._stored(key, pair), self.plan.run_dir / mix)
+        found = {"status": "ok", "reason": "", **kept["facts"], "mix": mix.as_posix()}
+        self.rows.append(self._row(pair, key) | found | {name: kept[name] for name in ("sha256", "bytes")})
+
+    def _make(self, todo: list[Pair]) -> None:
         try:
             write_text(self.folder / "signature.json", json.dumps(self.generate_settings, indent=1, default=str) + "\n")
-            made = Ledger(self.folder / "ledger.jsonl", ("pair_id",))
             self.method.prepare(self.plan.context)
         except BlendbenchError as error:
             for pair in todo:
@@ -292,7 +355,7 @@ class _Arm:
                 self._fail(pair, str(noise))
                 bar.update()
                 continue
-            music = self._kept(made, pair)
+            music = self._kept(pair)
             seed = stable_seed(self.plan.settings["seed"], pair.pair_id)
             item = Item(pair, noise, seed, partial(self.noises.mel, pair.clip))
             if music is not None:
@@ -301,26 +364,25 @@ class _Arm:
                 continue
             batch.append(item)
             if len(batch) >= self.batch.size:
-                self._generate(batch, made)
+                self._generate(batch)
                 bar.update(len(batch))
                 batch = []
         if batch:
-            self._generate(batch, made)
+            self._generate(batch)
             bar.update(len(batch))
         bar.close()
-        made.close()
 
-    def _kept(self, made: Ledger, pair: Pair) -> Music | None:
+    def _kept(self, pair: Pair) -> Music | None:
         """Music that the store already holds for a pair."""
-        row = made.get(pair.pair_id)
-        if row is None or row["inputs"] != self._inputs(pair):
+        row = self.made.get(pair.pair_id)
+        if row is None or row["inputs"] != self._inputs(pair) or self._lacks_images(pair):
             return None
         file = self.folder / row["file"]
         if not file.is_file() or file.stat().st_size != row["bytes"]:
             return None
         return Music(_load(file), row["facts"])
 
-    def _generate(self, items: list[Item], made: Ledger) -> None:
+    def _generate(self, items: list[Item]) -> None:
         try:
             self.batch.begin()
             music = self.method.generate(items)
@@ -339,7 +401,7 @@ class _Arm:
                     )
                 while items:
                     part = self.batch.size if too_many else 1
-                    self._generate(items[:part], made)
+                    self._generate(items[:part])
                     items = items[part:]
             else:
                 known = isinstance(error, ClipError)
@@ -353,16 +415,19 @@ class _Arm:
                 continue
             file = self.folder / f"{file_name(item.pair.pair_id)}.wav"
             digest = audio.write(file, piece.waveform, SAMPLE_RATE, subtype="FLOAT")
-            made.append(
-                {
-                    "pair_id": item.pair.pair_id,
-                    "inputs": self._inputs(item.pair),
-                    "file": file.name,
-                    "bytes": file.stat().st_size,
-                    "sha256": digest,
-                    "facts": piece.facts,
-                }
-            )
+            row: dict[str, Any] = {
+                "pair_id": item.pair.pair_id,
+                "inputs": self._inputs(item.pair),
+                "file": file.name,
+                "bytes": file.stat().st_size,
+                "sha256": digest,
+                "facts": piece.facts,
+            }
+            if self.plan.settings["keep_images"]:
+                row["images"] = [f"{file.stem}-{name}.png" for name in piece.images]
+                for name, image in piece.images.items():
+                    write_image(self.folder / f"{file.stem}-{name}.png", image)
+            self.made.append(row)
             self._present(item, piece)
 
     def _present(self, item: Item, music: Music) -> None:
@@ -378,21 +443,17 @@ class _Arm:
                 self._fail(item.pair, f"{self.name}: {error}", only=key)
                 continue
             leveled, attenuation = audio.limit_peak(result.mix)
-            mix = Path("mixes") / self.name / key / f"{file_name(item.pair.pair_id)}.flac"
-            digest = audio.write(plan.run_dir / mix, leveled, SAMPLE_RATE, subtype="PCM_24")
-            self.rows.append(
-                self._row(item.pair, key)
-                | {"status": "ok", "reason": ""}
-                | result.facts
-                | {
-                    "attenuation_db": round(attenuation, 6),
-                    "mix": mix.as_posix(),
-                    "sha256": digest,
-                    "bytes": (plan.run_dir / mix).stat().st_size,
-                    "seed": item.seed,
-                }
-                | music.facts
-            )
+            file = self._stored(key, item.pair)
+            digest = audio.write(file, leveled, SAMPLE_RATE, subtype="PCM_24")
+            kept = {
+                "pair_id": item.pair.pair_id,
+                "inputs": self._inputs(item.pair),
+                "sha256": digest,
+                "bytes": file.stat().st_size,
+                "facts": result.facts | {"attenuation_db": round(attenuation, 6), "seed": item.seed} | music.facts,
+            }
+            self.mixes[key].append(kept)
+            self._enter(item.pair, key, kept)
 
     def _row(self, pair: Pair, presentation: str) -> dict[str, Any]:
         return {
@@ -451,5 +512,21 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path:
     say(f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations in {plan.run_dir}")
     execute(plan)
     results.tabulate(plan.run_dir, settings)
-    report.write(plan.run_dir, settings)
+    draw_figures(plan.run_dir, settings)
+    if settings["report"]:
+        report.write(plan.run_dir, settings)
+    if mirrored := tracking.mirror(plan.run_dir, settings):
+        say(f"W&B    {mirrored}")
     return plan.run_dir
+
+
+def draw_figures(run_dir: Path, settings: dict[str, Any]) -> None:
+    """Draw the experiment's figures; one that cannot be drawn is told, and the rest of the run stands."""
+    if not settings["experiment"].get("figures"):
+        return
+    from blendbench import figures
+
+    try:
+        figures.draw(run_dir, settings)
+    except BlendbenchError as error:
+        print(f"blendbench: no figure: {error}", file=sys.stderr)

@@ -1,0 +1,309 @@
+"""Figures of experiments, from a run's files: the paper's, and the plot of a sweep.
+
+A figure is a function of a run's folder and settings, named by `_target_` in `experiment.figures`; it writes
+`RUN_DIR/figures/NAME.png` (and `.pdf` where lines make it worth while) and returns the paths.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from blendbench import masking, spectrogram, tables
+from blendbench.clips import SAMPLE_RATE
+from blendbench.errors import BlendbenchError
+from blendbench.results import read_rows
+from blendbench.runner import file_name
+from blendbench.sounds import Sounds
+
+_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+
+
+def draw(run_dir: Path, settings: dict[str, Any]) -> list[Path]:
+    """Draw every figure of the run's experiment; returns the files.
+
+    Raises
+    ------
+    BlendbenchError
+        If a figure is unknown, or the run has not what it shows.
+    """
+    from blendbench import config
+
+    files: list[Path] = []
+    for number, entry in enumerate(settings["experiment"].get("figures") or []):
+        files += config.build(
+            entry, f"experiment.figures[{number}]", settings["allow_targets"], run_dir=run_dir, settings=settings
+        )
+    return files
+
+
+class _Sounds(Sounds):
+    """The sounds of a run's rows, and which of them to show."""
+
+    def __init__(self, run_dir: Path, settings: dict[str, Any]) -> None:
+        super().__init__(run_dir, settings)
+        self.rows = [row for row in read_rows(run_dir) if row["status"] == "ok"]
+
+    def pairs(self, presentation: str, count: int, arms: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
+        """Rows by arm of the first pairs, of different classes as far as there are, that every arm has."""
+        found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        for row in self.rows:
+            if row["presentation"] == presentation:
+                found.setdefault((row["dataset"], row["pair_id"]), {})[row["arm"]] = row
+        whole = [rows for rows in found.values() if set(arms) <= set(rows)]
+        if not whole:
+            raise BlendbenchError(f"{self.run_dir}: no pair has presentation {presentation} by {', '.join(arms)}")
+        seen: dict[str, int] = {}
+        ranks = []
+        for rows in whole:
+            label = rows[arms[0]]["label"]
+            ranks.append(seen.get(label, 0))
+            seen[label] = ranks[-1] + 1
+        ordered = sorted(range(len(whole)), key=lambda place: (ranks[place], place))
+        return [whole[place] for place in ordered[:count]]
+
+
+def _arms(settings: dict[str, Any], arms: Sequence[str] | None) -> list[str]:
+    """The arms of a figure: those named, or all that make music."""
+    rows = settings["experiment"]["rows"]
+    return list(arms) if arms else [name for name in rows if name != "noise_only" and name in settings["arms"]]
+
+
+def _save(figure: Figure, run_dir: Path, name: str, vector: bool = False) -> list[Path]:
+    folder = run_dir / "figures"
+    files = [folder / f"{name}{ending}" for ending in (".png", ".pdf")[: 1 + vector]]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            # No date in the file: the same run, the same bytes.
+            metadata = {"Software": None} if file.suffix == ".png" else {"CreationDate": None, "Producer": None}
+            figure.savefig(file, dpi=130, bbox_inches="tight", metadata=metadata)
+    except OSError as error:
+        raise BlendbenchError(f"{folder}: cannot be written ({error.strerror}); choose another run_dir") from error
+    return files
+
+
+def difference_heatmaps(
+    run_dir: Path,
+    settings: dict[str, Any],
+    presentation: str = "loudness_normalized",
+    pairs: int = 3,
+    arms: Sequence[str] | None = None,
+    name: str = "fig3",
+) -> list[Path]:
+    """Fig. 3 of BNMusic: mel images of noises, and music minus noise as heat maps (red more, blue less).
+
+    Both are in the image's own scale, (S / S_max)^0.25 with the noise's S_max, at equal loudness.
+    """
+    chosen, sounds = _arms(settings, arms), _Sounds(run_dir, settings)
+    rows = sounds.pairs(presentation, pairs, chosen)
+    figure = Figure(figsize=(2.1 * (1 + len(chosen)), 2.2 * len(rows)))
+    axes = figure.subplots(len(rows), 1 + len(chosen), squeeze=False)
+    image = None
+    for line, of_arm in zip(axes, rows, strict=True):
+        first = of_arm[chosen[0]]
+        noise = spectrogram.mel_amplitudes(sounds.noise(first))
+        peak = float(noise.max())
+        power = spectrogram.RIFFUSION.power
+        compressed = (noise / peak) ** power
+        line[0].imshow(compressed, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1)
+        line[0].set_ylabel(f"{first['label']}\n{first['genre']}", fontsize=8)
+        for axis, arm in zip(line[1:], chosen, strict=True):
+            music = (spectrogram.mel_amplitudes(sounds.music(of_arm[arm])) / peak) ** power
+            image = axis.imshow(music - compressed, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
+    for axis, title in zip(axes[0], ["noise", *(settings["experiment"]["rows"][arm] for arm in chosen)], strict=True):
+        axis.set_title(title, fontsize=9)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    if image is not None:
+        figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.6, label="music - noise")
+    return _save(figure, run_dir, name)
+
+
+def metric_against_loudness(
+    run_dir: Path,
+    settings: dict[str, Any],
+    metric: str = "fad",
+    arms: Sequence[str] | None = None,
+    name: str = "fig4",
+) -> list[Path]:
+    """Fig. 4 of BNMusic: a metric against the music's loudness, every arm's best level marked; and `NAME.csv`."""
+    results = pd.read_csv(run_dir / "results.csv")
+    levels = {key: entry["lufs"] for key, entry in settings["presentations"].items() if entry.get("lufs") is not None}
+    picked = results[(results["metric"] == metric) & results["presentation"].isin(list(levels))].copy()
+    picked["lufs"] = picked["presentation"].map(levels)
+    if picked.empty:
+        raise BlendbenchError(f"{run_dir}: no {metric} at presentations of kind loudness; add some")
+    shown = tables.metric(metric)
+    figure = Figure(figsize=(5.2, 3.4))
+    axis = figure.subplots()
+    best: list[dict[str, Any]] = []
+    for (dataset, arm), group in picked.sort_values("lufs").groupby(["dataset", "arm"], sort=False):
+        if arm not in _arms(settings, arms) or group["value"].isna().all():
+            continue
+        label = settings["experiment"]["rows"].get(arm, arm)
+        label += f", {dataset}" if picked["dataset"].nunique() > 1 else ""
+        colour = _COLOURS[len(best) % len(_COLOURS)]
+        axis.plot(group["lufs"], group["value"], marker="o", ms=3, label=label, color=colour)
+        axis.fill_between(group["lufs"], group["ci_low"], group["ci_high"], alpha=0.12, color=colour)
+        values = group["value"].to_numpy(float)
+        top = int(np.nanargmax(values) if shown.higher_is_better else np.nanargmin(values))
+        level = float(group["lufs"].to_numpy(float)[top])
+        axis.plot(level, values[top], marker="*", ms=12, color=colour)
+        best.append({"dataset": dataset, "arm": arm, "lufs": level, "value": values[top]})
+    axis.set_xlabel("loudness of the music (LUFS)")
+    axis.set_ylabel(shown.label)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+    files = _save(figure, run_dir, name, vector=True)
+    pd.DataFrame(best).to_csv(run_dir / "figures" / f"{name}.csv", index=False, lineterminator="\n")
+    return [*files, run_dir / "figures" / f"{name}.csv"]
+
+
+def stage1_images(
+    run_dir: Path, settings: dict[str, Any], arm: str = "bnmusic", pairs: int = 3, name: str = "fig6"
+) -> list[Path]:
+    """Fig. 6 of BNMusic: noise, its core, the outpainted image, that without its core, and the music's image.
+
+    Raises
+    ------
+    BlendbenchError
+        If the run kept no images (`keep_images=true`).
+    """
+    sounds = _Sounds(run_dir, settings)
+    presentation = next(iter(settings["presentations"]))
+    rows = sounds.pairs(presentation, pairs, [arm])
+    titles = ["noise", "core kept", "outpainted", "core to inpaint", "music"]
+    figure = Figure(figsize=(2.1 * len(titles), 2.2 * len(rows)))
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    mask = settings["mask"]
+    for line, of_arm in zip(axes, rows, strict=True):
+        row = of_arm[arm]
+        images = {kind: _kept_image(run_dir, arm, row, kind) for kind in ("noise", "mid", "music")}
+        core = masking.core_mask(images["noise"], mask["core_fraction"], mask["pixel_threshold"])
+        enlarged = masking.core_mask(images["noise"], mask["inpaint_fraction"], mask["inpaint_threshold"])
+        panels = [
+            images["noise"],
+            torch.where(core, images["noise"], torch.nan),
+            images["mid"],
+            torch.where(enlarged, torch.nan, images["mid"]),
+            images["music"],
+        ]
+        for axis, pixels, title in zip(line, panels, titles, strict=True):
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto")
+            axis.set_facecolor("#f2c14e")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if line is axes[0]:
+                axis.set_title(title, fontsize=9)
+        line[0].set_ylabel(f"{row['label']}\n{row['genre']}", fontsize=8)
+    return _save(figure, run_dir, name)
+
+
+def _kept_image(run_dir: Path, arm: str, row: dict[str, Any], kind: str) -> torch.Tensor:
+    file = run_dir / "images" / arm / f"{file_name(row['pair_id'])}-{kind}.png"
+    try:
+        with Image.open(file) as image:
+            return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32).copy())
+    except OSError:
+        raise BlendbenchError(f"{file}: not there; run the experiment with keep_images=true") from None
+
+
+def waveforms(
+    run_dir: Path,
+    settings: dict[str, Any],
+    presentation: str = "loudness_normalized",
+    pair: int = 0,
+    arms: Sequence[str] | None = None,
+    name: str = "fig7",
+) -> list[Path]:
+    """Fig. 7 of BNMusic: waveforms of a noise and of every arm's music, aligned; lines where the noise rises."""
+    chosen, sounds = _arms(settings, arms), _Sounds(run_dir, settings)
+    of_arm = sounds.pairs(presentation, pair + 1, chosen)[-1]
+    noise = sounds.noise(of_arm[chosen[0]])
+    waves = [("noise", noise)]
+    waves += [(settings["experiment"]["rows"][arm], sounds.music(of_arm[arm])) for arm in chosen]
+    figure = Figure(figsize=(8, 1.1 * len(waves)))
+    axes = figure.subplots(len(waves), 1, sharex=True, squeeze=False)[:, 0]
+    onsets = _loud_moments(noise)
+    for number, (axis, (label, wave)) in enumerate(zip(axes, waves, strict=True)):
+        axis.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, lw=0.3, color=_COLOURS[number % len(_COLOURS)])
+        for onset in onsets:
+            axis.axvline(onset, color="#999", lw=0.6, ls=":")
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_yticks([])
+        axis.margins(x=0)
+    row = of_arm[chosen[0]]
+    axes[0].set_title(f"{row['label']}; {row['prompt']}", fontsize=8)
+    axes[-1].set_xlabel("time (s)")
+    return _save(figure, run_dir, name)
+
+
+def _loud_moments(wave: torch.Tensor, hop: int = 441, most: int = 12) -> list[float]:
+    """Times, in seconds, at which the level of 10 ms frames rises most, at least 100 ms apart."""
+    frames = wave[: len(wave) // hop * hop].reshape(-1, hop).square().mean(1).clamp_min(1e-10).log10()
+    rise = torch.diff(frames, prepend=frames[:1])
+    found: list[int] = []
+    for place in rise.argsort(descending=True).tolist():
+        if rise[place] < 0.5 or len(found) >= most:
+            break
+        if all(abs(place - other) >= 10 for other in found):
+            found.append(place)
+    return sorted(place * hop / SAMPLE_RATE for place in found)
+
+
+def sweep(together: pd.DataFrame, keys: Sequence[str], settings: dict[str, Any], file: Path) -> None:
+    """Plot a sweep: a panel a metric, the first key along the axis, a line an arm and value of the other keys.
+
+    Parameters
+    ----------
+    together : DataFrame
+        The jobs' results with a column a swept key.
+    keys : sequence of str
+        The swept keys.
+    settings : dict
+        Of any job.
+    file : Path
+        PNG to write.
+    """
+    names = [name for name in settings["experiment"]["metrics"] if name in set(together["metric"])]
+    first, others = keys[0], list(keys[1:])
+    positions = {value: place for place, value in enumerate(dict.fromkeys(together[first].astype(str)))}
+    numbers = pd.to_numeric(pd.Series(list(positions)), errors="coerce")
+    numeric = bool(numbers.notna().all())
+    figure = Figure(figsize=(4.6 * max(1, len(names)), 3.4))
+    axes = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
+    columns = ["dataset", "arm", "presentation", *others]
+    for axis, name in zip(axes, names, strict=False):
+        picked = together[(together["metric"] == name) & together["value"].notna()]
+        for number, (parts, group) in enumerate(picked.groupby(columns, sort=False)):
+            dataset, arm, presentation, *rest = parts
+            label = f"{settings['experiment']['rows'].get(arm, arm)}, {presentation}"
+            label += f", {dataset}" if picked["dataset"].nunique() > 1 else ""
+            label += "".join(f", {key}={value}" for key, value in zip(others, rest, strict=True))
+            texts = group[first].astype(str)
+            x = pd.to_numeric(texts) if numeric else texts.map(positions)
+            order = np.argsort(x.to_numpy(), kind="stable")
+            x, values = x.to_numpy()[order], group["value"].to_numpy()[order]
+            colour = _COLOURS[number % len(_COLOURS)]
+            style = ("-", "--", ":", "-.")[number // len(_COLOURS) % 4]
+            axis.plot(x, values, marker="o", ms=3, ls=style, color=colour, label=label)
+            low, high = group["ci_low"].to_numpy()[order], group["ci_high"].to_numpy()[order]
+            if not all(math.isnan(end) for end in low):
+                axis.fill_between(x, low, high, alpha=0.1, color=colour)
+        if not numeric:
+            axis.set_xticks(list(positions.values()), list(positions), rotation=20, ha="right", fontsize=7)
+        axis.set_xlabel(first)
+        axis.set_ylabel(tables.metric(name).label)
+        axis.grid(alpha=0.3)
+    if names:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=3)
+    _save(figure, file.parent.parent, file.stem)

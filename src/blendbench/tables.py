@@ -1,0 +1,275 @@
+"""The paper's table from tidy results: as text cells, Markdown, LaTeX and CSV, with the paper's figures beside ours.
+
+The best value of a column, by the metric's direction, is bold. Where our numbers may stand beside the paper's, their
+difference stands there, too; where they may not (other models, other data), the agreement of the orderings is told.
+"""
+
+import math
+from collections.abc import Mapping, Set
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from blendbench.datasets.builtin import package_folder
+from blendbench.metrics import audibility
+from blendbench.metrics.comparison import Agreement, agreement
+
+
+class Metric(NamedTuple):
+    """How a metric is shown: its heading, its unit, and which way is better (None where neither is)."""
+
+    label: str
+    unit: str = ""
+    higher_is_better: bool | None = False
+
+
+METRICS: dict[str, Metric] = {
+    "fad": Metric("FAD"),
+    "fad_inf": Metric("FAD∞"),
+    "kl": Metric("KL", "nat"),
+    "clap": Metric("CLAP", higher_is_better=True),
+    "ovl": Metric("OVL", "1-5", higher_is_better=True),
+    "per": Metric("PER", "1-5", higher_is_better=True),
+    **{name: Metric(one.label, one.unit, one.higher_is_better) for name, one in audibility.METRICS.items()},
+}
+"""Metrics by name; `fad@N` is shown as `fad`."""
+
+
+def metric(name: str) -> Metric:
+    """How a metric is shown; one that is not known by its own name, with no direction."""
+    base = name.partition("@")[0]
+    found = METRICS.get(base)
+    if found is None:
+        return Metric(name, higher_is_better=None)
+    return found._replace(label=found.label + name[len(base) :])
+
+
+def paper_figures(experiment: Mapping[str, Any]) -> pd.DataFrame:
+    """The paper's figures of an experiment: columns dataset, arm, presentation, metric, value; empty if it has none."""
+    if not experiment.get("paper_csv"):
+        return pd.DataFrame(columns=["dataset", "arm", "presentation", "metric", "value"])
+    return pd.read_csv(package_folder("blendbench.conf") / "experiment" / experiment["paper_csv"])
+
+
+class _Block(NamedTuple):
+    """Columns of one presentation and data set."""
+
+    heading: str
+    presentation: str
+    dataset: str
+    shown: str | None
+    """The paper's data set beside it."""
+
+
+def _blocks(settings: Mapping[str, Any]) -> list[_Block]:
+    blocks = []
+    for presentation, entry in settings["presentations"].items():
+        for dataset in settings["dataset"]:
+            heading = entry["label"] + (f", {dataset}" if len(settings["dataset"]) > 1 else "")
+            shown = (settings["experiment"].get("paper_dataset") or {}).get(dataset)
+            blocks.append(_Block(heading, presentation, dataset, shown))
+    return blocks
+
+
+def _ours(results: pd.DataFrame) -> dict[tuple[str, str, str, str], Any]:
+    columns = ["dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n_failed"]
+    return {tuple(row[:4]): row for row in results[columns].itertuples(index=False)}
+
+
+def _theirs(settings: Mapping[str, Any]) -> dict[tuple[str, str, str, str], float]:
+    figures = paper_figures(settings["experiment"])
+    keys = figures[["dataset", "arm", "presentation", "metric"]].astype(str).itertuples(index=False, name=None)
+    return dict(zip(keys, figures["value"].astype(float), strict=True))
+
+
+def layout(results: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """The paper's table: a row an arm; by presentation, data set and metric ours [interval], and the paper's."""
+    experiment = settings["experiment"]
+    names, beside = experiment["metrics"], comparable(settings)
+    ours, theirs = _ours(results), _theirs(settings)
+    lines = []
+    for arm, label in experiment["rows"].items():
+        line = {"Method": label}
+        for block in _blocks(settings):
+            for name in names:
+                found = ours.get((block.dataset, arm, block.presentation, name))
+                line[f"{block.heading}: {metric(name).label}"] = (
+                    cell(found._asdict()) if found is not None else "not run"
+                )
+            if block.shown is None or not theirs:
+                continue
+            figures = [theirs.get((block.shown, arm, block.presentation, name), math.nan) for name in names]
+            title = "/".join(metric(name).label for name in names)
+            line[f"{block.heading}: paper's {title} ({block.shown})"] = " / ".join(map(_plain, figures))
+            if beside:
+                own = [ours.get((block.dataset, arm, block.presentation, name)) for name in names]
+                values = [math.nan if row is None else row.value for row in own]
+                differences = [a - b for a, b in zip(values, figures, strict=True)]
+                line[f"{block.heading}: difference"] = " / ".join(_plain(d, "+.2f") for d in differences)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _plain(value: float, form: str = ".2f") -> str:
+    return "–" if math.isnan(value) else f"{value:{form}}"
+
+
+def cell(row: Mapping[str, Any]) -> str:
+    """A result, with `value`, `ci_low`, `ci_high` and `n_failed`, as text; a dash where it is not defined."""
+    if math.isnan(row["value"]):
+        return "failed" if row["n_failed"] else "–"
+    text = f"{row['value']:.3g}"
+    return text if math.isnan(row["ci_low"]) else f"{text} [{row['ci_low']:.3g}, {row['ci_high']:.3g}]"
+
+
+def best(results: pd.DataFrame, settings: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """(row label, column) of the best values, where at least two arms have one and the metric has a direction."""
+    ours, experiment = _ours(results), settings["experiment"]
+    found = set()
+    for block in _blocks(settings):
+        for name in experiment["metrics"]:
+            shown = metric(name)
+            values = {
+                label: row.value
+                for arm, label in experiment["rows"].items()
+                if (row := ours.get((block.dataset, arm, block.presentation, name))) is not None
+                and not math.isnan(row.value)
+            }
+            if shown.higher_is_better is None or len(values) < 2:
+                continue
+            top = max(values.values()) if shown.higher_is_better else min(values.values())
+            found |= {(label, f"{block.heading}: {shown.label}") for label, value in values.items() if value == top}
+    return found
+
+
+def agreements(results: pd.DataFrame, settings: Mapping[str, Any]) -> dict[tuple[str, str, str], Agreement]:
+    """Agreement of our arms' ordering with the paper's, by data set, presentation and metric."""
+    ours, theirs, found = _ours(results), _theirs(settings), {}
+    for block in _blocks(settings):
+        for name in settings["experiment"]["metrics"]:
+            if block.shown is None:
+                continue
+            keys = dict.fromkeys(settings["experiment"]["rows"], (block.presentation, name))
+            mine = {arm: ours[key].value for arm, rest in keys.items() if (key := (block.dataset, arm, *rest)) in ours}
+            paper = {arm: theirs[key] for arm, rest in keys.items() if (key := (block.shown, arm, *rest)) in theirs}
+            one = agreement(mine, paper, bool(metric(name).higher_is_better))
+            if one.n >= 2:
+                found[block.dataset, block.presentation, name] = one
+    return found
+
+
+def notes(results: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """What a reader must know to read the table: whose numbers, how many took part, the recipe, what was not run."""
+    experiment = settings["experiment"]
+    names = experiment["metrics"]
+    lower = [metric(name).label for name in names if metric(name).higher_is_better is False]
+    higher = [metric(name).label for name in names if metric(name).higher_is_better]
+    directions = [f"Lower is better for {' and '.join(lower)}."] if lower else []
+    directions += [f"Higher is better for {' and '.join(higher)}."] if higher else []
+    share = f"{100 * settings['statistics']['confidence']:g}"
+    told = [f"{' '.join(directions)} Ours: value [{share} % interval]; the best in bold.".strip()]
+    if experiment.get("paper_csv") and not comparable(settings):
+        told.append(
+            "The columns named “paper's” hold the published figures of other models (published checkpoints, other "
+            "evaluators and data); compare orderings with them, never values."
+        )
+        told += [_agreement_note(key, one, settings) for key, one in agreements(results, settings).items()]
+    ran = results[results["metric"] == names[0]]
+    per_cell = "; ".join(
+        f"{dataset}, {arm}: {int(group['n'].min())} of {int((group['n'] + group['n_failed']).max())}"
+        for (dataset, arm), group in ran.groupby(["dataset", "arm"], sort=False)
+    )
+    told.append(f"Pairs that took part: {per_cell}.")
+    for arm, label in experiment["rows"].items():
+        if arm not in set(results["arm"]):
+            alone = " (its figures are the paper's alone)" if experiment.get("paper_csv") else ""
+            told.append(f"{label}: not run; this experiment has no arm {arm!r}{alone}.")
+    for name in names:
+        recipes = results[results["metric"] == name]["recipe"]
+        if len(recipes):
+            told.append(f"{metric(name).label}: {recipes.iloc[0]}.")
+    return told
+
+
+def _agreement_note(key: tuple[str, str, str], one: Agreement, settings: Mapping[str, Any]) -> str:
+    dataset, presentation, name = key
+    rows = settings["experiment"]["rows"]
+    flips = "; ".join(f"{rows[a]} and {rows[b]}" for a, b in one.flips)
+    text = (
+        f"Ordering of {one.n} methods by {metric(name).label}, {settings['presentations'][presentation]['label']}, "
+        f"{dataset}: Kendall's tau with the paper's {one.tau:.2f}"
+    )
+    return text + (f"; the other way round: {flips}." if flips else "; no two the other way round.")
+
+
+def comparable(settings: Mapping[str, Any]) -> bool:
+    """Whether the numbers may stand beside published ones: no built-in model or data, and the paper's evaluators."""
+    chosen = [entry for entry in (settings["evaluator"] or {}).values() if entry is not None]
+    built_in = (settings["generator"] or {}).get("checkpoint") == "pocket" or "builtin" in settings["dataset"]
+    return not built_in and all(entry.get("comparable", False) for entry in chosen)
+
+
+def to_markdown(table: pd.DataFrame, bold: Set[tuple[str, str]] = frozenset()) -> str:
+    """A data frame of texts as an aligned Markdown table; `bold` holds (first cell of the row, column)."""
+
+    def text(row: list[Any], column: str, cell: Any) -> str:
+        return f"**{cell}**" if (row[0], column) in bold else str(cell)
+
+    columns = [str(column) for column in table.columns]
+    body = [
+        [text(row, column, cell) for column, cell in zip(columns, row, strict=True)] for row in table.values.tolist()
+    ]
+    cells = [columns, *body]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = [
+        "| " + " | ".join(one.ljust(width) for one, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
+
+
+def to_latex(table: pd.DataFrame, caption: str, label: str, bold: Set[tuple[str, str]] = frozenset()) -> str:
+    """A data frame of texts as a LaTeX table for the package booktabs.
+
+    Columns named "GROUP: NAME" stand under a common heading GROUP. Intervals are set small.
+    """
+    groups: list[tuple[str, int]] = []
+    heads = []
+    for column in table.columns:
+        group, _, name = str(column).rpartition(": ")
+        heads.append(latex(name))
+        if groups and groups[-1][0] == group:
+            groups[-1] = (group, groups[-1][1] + 1)
+        else:
+            groups.append((group, 1))
+    spans, rules, at = [], [], 1
+    for group, width in groups:
+        spans.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}" if group else "&" * (width - 1))
+        rules += [rf"\cmidrule(lr){{{at}-{at + width - 1}}}"] if group else []
+        at += width
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{latex(caption)}}}",
+        rf"\label{{{label}}}",
+        rf"\begin{{tabular}}{{{'l' * len(heads)}}}",
+        r"\toprule",
+    ]
+    if len(groups) > 1 or groups[0][0]:
+        lines += [" & ".join(spans) + r" \\", " ".join(rules)]
+    lines += [" & ".join(heads) + r" \\", r"\midrule"]
+    for row in table.values.tolist():
+        cells = []
+        for column, cell in zip(table.columns, row, strict=True):
+            value, bracket, interval = str(cell).partition(" [")
+            text = latex(value)
+            text = rf"\textbf{{{text}}}" if (row[0], column) in bold else text
+            cells.append(text + (rf" {{\footnotesize [{latex(interval)}}}" if bracket else ""))
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "“": "``", "”": "''"}
+    special |= {"∞": r"$_\infty$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
