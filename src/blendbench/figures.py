@@ -196,14 +196,14 @@ def stage1_images(
             torch.where(enlarged, torch.nan, images["mid"]),
             images["music"],
         ]
-        for axis, pixels, title in zip(line, panels, titles, strict=True):
+        for axis, pixels in zip(line, panels, strict=True):
             axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto")
             axis.set_facecolor("#f2c14e")
             axis.set_xticks([])
             axis.set_yticks([])
-            if line is axes[0]:
-                axis.set_title(title, fontsize=9)
         line[0].set_ylabel(f"{row['label']}\n{row['genre']}", fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     return _save(figure, run_dir, name)
 
 
