@@ -24,6 +24,10 @@ def words_of(world: World, name: str, run_dir: Path, *words: str) -> list[str]:
     cheap = [
         f"arms.{arm}.griffin_lim_iterations=1" for arm in settings["arms"] if "griffin" in str(settings["arms"][arm])
     ]
+    arms = settings["arms"]
+    usual = {use["steps"] for use in settings["generator"]["sampling"].values()}
+    presets = [arm for arm in arms if (arms[arm].get("sampling") or {}).get("steps", min(usual)) not in usual]
+    cheap += [f"arms.{arm}.sampling.steps=4" for arm in presets]
     return ["run", f"experiment={name}", *world.words(), *cheap, f"run_dir={run_dir}", "limit=2", *words]
 
 

@@ -433,7 +433,10 @@ def test_sweep_makes_a_folder_a_job(world, finished, tmp_path, monkeypatch, caps
     alphas = {row["alpha"] for folder in folders for row in rows_of(folder) if "alpha" in row}
     assert alphas == {0.1, 0.3}
     assert not generated
-    assert all((folder / "report" / "index.html").is_file() for folder in folders)
+    # Its page is made when somebody wants to hear a job.
+    assert not any((folder / "report").exists() for folder in folders)
+    assert call("report", str(folders[0])) == 0
+    assert (folders[0] / "report" / "index.html").is_file()
 
 
 def test_sweep_with_a_run_folder_makes_a_folder_a_job_below_it(world, finished, tmp_path, monkeypatch):
