@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from worlds import World, call, rows_of
+from worlds import CHEAP, World, call, rows_of
 
 from blendbench import sweeps, tables
 from blendbench.cli import compose
@@ -80,6 +80,18 @@ def test_experiment_names_its_arms_and_the_papers_rows(name):
     figures = tables.paper_figures(experiment)
     assert set(figures["arm"]) <= set(experiment["rows"])
     assert set(figures["presentation"]) <= set(settings["presentations"])
+
+
+def test_experiment_of_ones_own_sweeps_from_a_config_folder_of_ones_own(world, tmp_path):
+    folder = tmp_path / "config" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - bnmusic/table1\nexperiment:\n  name: mine\n"
+        "  sweep: {amplification.alpha: [0.05, 0.3]}\n"
+    )
+    words = [word for word in world.run_words(tmp_path / "run", *CHEAP, "limit=2") if "experiment=" not in word]
+    assert call(*words, "experiment=mine", "--config-dir", str(tmp_path / "config")) == 0
+    assert set(pd.read_csv(tmp_path / "run" / "sweep.csv")["amplification.alpha"]) == {0.05, 0.3}
 
 
 def test_hydra_sweep_over_two_keys_ends_in_one_table_and_plot(world, tmp_path, capsys):

@@ -46,7 +46,7 @@ _AUDIBLE_CHUNK_SECONDS = 2.0
 _UNKNOWN_LENGTH = 0x7FFFF000
 _MOST_CHUNKS = 10_000
 """Chunks of a RIFF header that are looked at."""
-_MOST_OGG_BYTES = 1 << 27
+_MOST_SEARCHED = 1 << 27
 """How much of a compressed file is looked through for damage."""
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Every byte with its bits in the other order."""
@@ -623,7 +623,7 @@ def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
 
 def _check_ogg_pages(file: BinaryIO, name: str) -> None:
     """Refuse an Ogg stream (RFC 3533) that lacks a page, or has a damaged one: the rest would sound too early."""
-    data = _bytes_at(file, 0, _MOST_OGG_BYTES)
+    data = _bytes_at(file, 0, _MOST_SEARCHED)
     following: dict[bytes, int] = {}
     at = data.find(b"OggS")
     while at >= 0 and at + 27 <= len(data):
@@ -654,7 +654,7 @@ def _ogg_checksum(page: bytes) -> int:
 
 def _check_mp3_length(file: BinaryIO, sound: soundfile.SoundFile, name: str) -> None:
     """Refuse an MP3 whose length the library guesses too short: of variable rate, without a header that tells it."""
-    data = _bytes_at(file, 0, _MOST_OGG_BYTES)
+    data = _bytes_at(file, 0, _MOST_SEARCHED)
     at = 0
     while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
         size = sum(byte << (7 * (3 - place)) for place, byte in enumerate(data[at + 6 : at + 10]))

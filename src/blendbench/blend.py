@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import audio, config
+from blendbench.clips import Noises
 from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
@@ -45,10 +46,8 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     if not prompt.strip():
         raise BlendbenchError("--prompt: is empty; say what music to make, such as 'calm jazz piano trio'")
     start = time.perf_counter()
-    seconds = settings["noise"]["seconds"]
-    noise = audio.read(noise_file, SAMPLE_RATE, max_seconds=seconds)
-    noise = audio.extend_circular(noise, round(seconds * SAMPLE_RATE))
-    noise, _ = audio.normalize_loudness(noise, SAMPLE_RATE, settings["noise"]["lufs"])
+    clip = NoiseClip(noise_file.stem, noise_file, "", noise_file.stem)
+    noise = Noises(settings["noise"]).read(clip)
     make_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
     method = config.build(settings["method"], "method", settings["allow_targets"])
@@ -59,7 +58,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     start = time.perf_counter()
     method.prepare(context)
     timings["load_s"] = time.perf_counter() - start
-    pair = Pair("file", NoiseClip(noise_file.stem, noise_file, "", noise_file.stem), Prompt("prompt", "", prompt))
+    pair = Pair("file", clip, Prompt("prompt", "", prompt))
     item = Item(pair, noise, stable_seed(settings["seed"], noise_file.stem, prompt))
     made = method.generate([item])[0]
     start = time.perf_counter()

@@ -98,17 +98,23 @@ def compose(overrides: list[str]) -> dict:
     UsageError
         Naming the key, what is wrong, and what there is.
     """
-    from hydra import compose as hydra_compose
     from hydra import initialize_config_module
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise UsageError(f"{word!r} is not key=value; see `blendbench run --help`")
+    with initialize_config_module("blendbench.conf", version_base="1.3"):
+        return _compose_here(overrides)
+
+
+def _compose_here(overrides: list[str]) -> dict:
+    """As `compose`, with the config folders of the Hydra that runs."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        with initialize_config_module("blendbench.conf", version_base="1.3"):
-            composed = hydra_compose("config", overrides=overrides)
+        composed = hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error)) from error
     return _checked(composed)
@@ -154,25 +160,27 @@ _HYDRA_FLAGS = {
 def _run(arguments: list[str]) -> int:
     if any(word.split("=")[0] in _HYDRA_FLAGS for word in arguments):
         return _hydra(arguments)
-    settings = compose(arguments)
-    if settings["experiment"] and settings["experiment"].get("sweep"):
-        return _sweep(arguments, settings)
-    return _run_settings(settings)
+    return _start(arguments, compose(arguments), compose)
 
 
-def _sweep(arguments: list[str], settings: dict) -> int:
-    """An experiment that sweeps by itself: a run a combination, then one table and plot."""
+def _start(words: list[str], settings: dict, compose: Callable[[list[str]], dict]) -> int:
+    """Run an experiment, or, if it sweeps by itself, a run a combination, then one table and plot."""
+    if not _sweeps(settings):
+        return _run_settings(settings)
     from blendbench import sweeps
 
     statuses: list[int] = []
 
     def job(own: dict) -> None:
-        _group(own, arguments)
+        _group(own, words)
         statuses.append(_run_settings(own))
 
-    folder = sweeps.run(arguments, settings, compose, job)
-    _print_sweep(folder)
+    _print_sweep(sweeps.run(words, settings, compose, job))
     return max(statuses)
+
+
+def _sweeps(settings: dict) -> bool:
+    return bool(settings["experiment"] and settings["experiment"].get("sweep"))
 
 
 def _group(settings: dict, words: list[str]) -> None:
@@ -224,7 +232,7 @@ def _hydra(arguments: list[str]) -> int:
     from blendbench import config
 
     statuses: list[int] = []
-    jobs: list[tuple[list[str], dict]] = []
+    jobs: list[tuple[list[str], str | None, dict]] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://blendbench.conf", config_name="config")
     def task(composed: DictConfig) -> int:
@@ -232,18 +240,20 @@ def _hydra(arguments: list[str]) -> int:
         from hydra.types import RunMode
 
         def job() -> int:
-            settings = _checked(composed)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                if settings["experiment"] and settings["experiment"].get("sweep"):
-                    name = settings["experiment"]["name"]
-                    raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
-                if settings["experiment"]:
-                    _group(settings, arguments)
-                settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
-                jobs.append((list(HydraConfig.get().overrides.task), dict(settings)))
-                if settings["run_dir"]:
-                    # Every job of a sweep has its own folder below the one asked for.
-                    settings["run_dir"] = str(Path(settings["run_dir"]) / config.digest(settings))
+            settings, words = _checked(composed), list(HydraConfig.get().overrides.task)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                return _start(words, settings, _compose_here)
+            if _sweeps(settings):
+                name = settings["experiment"]["name"]
+                raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
+            if settings["experiment"]:
+                _group(settings, arguments)
+            settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
+            asked = settings["run_dir"]
+            if asked:
+                # Every job of a sweep has its own folder below the one asked for.
+                settings["run_dir"] = str(Path(asked) / config.digest(settings))
+            jobs.append((words, asked, settings))
             return _run_settings(settings)
 
         # Caught here, or Hydra would print its own account of it first.
@@ -257,29 +267,22 @@ def _hydra(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error)) from error
     if len(jobs) > 1:
-        _summarise(jobs)
+        _summarise(jobs, arguments)
     return max(statuses, default=0)
 
 
-def _summarise(jobs: list[tuple[list[str], dict]]) -> None:
+def _summarise(jobs: list[tuple[list[str], str | None, dict]], arguments: list[str]) -> None:
     """One table and plot over the keys that a Hydra sweep varied."""
-    from blendbench import config, runner, sweeps
+    from blendbench import runner, sweeps, tracking
 
-    values = sweeps.swept_values([words for words, _ in jobs])
-    if not values[0]:
-        return
-    found = []
-    for one, (_, settings) in zip(values, jobs, strict=True):
-        own = Path(settings["run_dir"]) / config.digest(settings) if settings["run_dir"] else None
-        found.append(sweeps.Job(one, own or runner.default_run_dir(settings)))
-    if not any((job.run_dir / "results.csv").is_file() for job in found):
-        return  # every job has said why
-    first = jobs[0][1]
-    hashed = sweeps.digest(first, list(values[0]))
-    name = first["experiment"]["name"].replace("/", "-")
-    folder = Path(first["run_dir"]) if first["run_dir"] else Path("runs") / "sweeps" / f"{name}-{hashed}"
-    sweeps.summarise(folder, found, first)
-    _print_sweep(folder)
+    values = sweeps.swept_values([words for words, _, _ in jobs])
+    found = [sweeps.Job(one, runner.run_dir_of(settings)) for one, (_, _, settings) in zip(values, jobs, strict=True)]
+    if not values[0] or not any((job.run_dir / "results.csv").is_file() for job in found):
+        return  # nothing was varied, or every job has said why it has no results
+    _, asked, first = jobs[0]
+    folder = asked or Path("runs") / "sweeps" / tracking.sweep_group(first["experiment"]["name"], arguments)
+    sweeps.summarise(Path(folder), found, first)
+    _print_sweep(Path(folder))
 
 
 def _blend(arguments: list[str]) -> int:

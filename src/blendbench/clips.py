@@ -25,11 +25,11 @@ from blendbench.store import Arrays, Ledger, file_hash, signature
 
 SAMPLE_RATE = audio.SAMPLE_RATE
 NOISE_VERSION = 1
-_END_TOLERANCE = 0.05
+END_TOLERANCE = 0.05
 """How much earlier than its segment a recording may end, in seconds: annotations are rounded, audio is cut."""
 
 
-def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> tuple[torch.Tensor, str]:
+def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> torch.Tensor:
     """Read what a run hears of a clip, before it is looped and levelled.
 
     Parameters
@@ -42,9 +42,7 @@ def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> tupl
 
     Returns
     -------
-    waveform : Tensor [samples], at 44.1 kHz, checked
-    content : str
-        SHA-256 of what was read.
+    Tensor [samples], at 44.1 kHz, checked
 
     Raises
     ------
@@ -53,12 +51,10 @@ def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> tupl
     """
     check_links(clip.path, clip.root)
     if clip.span is None:
-        return audio.read(clip.path, SAMPLE_RATE, max_seconds=seconds), content_of(clip, seconds, short_clip)
-    native, rate = _segment(clip, seconds, short_clip)
-    content = _content(native, rate)
-    waveform = audio.resample(native, rate, SAMPLE_RATE)
+        return audio.read(clip.path, SAMPLE_RATE, max_seconds=seconds)
+    waveform = audio.resample(*_segment(clip, seconds, short_clip), SAMPLE_RATE)
     audio.check_waveform(waveform, _name(clip), SAMPLE_RATE)
-    return waveform, content
+    return waveform
 
 
 def content_of(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> str:
@@ -67,13 +63,10 @@ def content_of(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> str
         check_links(clip.path, clip.root)
         if clip.span is None:
             return file_hash(clip.path)
-        return _content(*_segment(clip, seconds, short_clip))
+        samples, rate = _segment(clip, seconds, short_clip)
+        return hashlib.sha256(f"{rate}:".encode() + samples.numpy().tobytes()).hexdigest()
     except (OSError, ValueError, ClipError):
         return ""
-
-
-def _content(samples: torch.Tensor, rate: int) -> str:
-    return hashlib.sha256(f"{rate}:".encode() + samples.numpy().tobytes()).hexdigest()
 
 
 def _name(clip: NoiseClip) -> str:
@@ -91,7 +84,7 @@ def _segment(clip: NoiseClip, seconds: float, short_clip: str) -> tuple[torch.Te
         start = max(0.0, (start + stop - seconds) / 2)
     samples, rate = _stretch(clip, start, start + seconds if around else min(stop, start + seconds))
     end = start + len(samples) / rate
-    if end < min(stop, start + seconds) - _END_TOLERANCE:
+    if end < min(stop, start + seconds) - END_TOLERANCE:
         raise ClipError(
             f"{_name(clip)}: the recording ends at {end:.3f} s, within the segment; take the row out, or get the file "
             "again"
@@ -120,6 +113,11 @@ def read_music(clip: MusicClip, sample_rate: int, seconds: float) -> torch.Tenso
     check_links(clip.path, clip.root)
     wave = audio.read(clip.path, sample_rate, max_seconds=max(seconds, audio.MIN_SECONDS), start=clip.start)
     return audio.extend_circular(wave, round(seconds * sample_rate))
+
+
+def _is_key(key: str) -> bool:
+    """Whether values may be kept under a key: what could not be read has no content."""
+    return bool(key) and not key.startswith(":")
 
 
 class Noises:
@@ -165,13 +163,13 @@ class Noises:
                 self._recent.move_to_end(clip)
                 return self._recent[clip]
         check_links(clip.path, clip.root)
-        waveform = self._kept(self.content(clip))
+        content = self.content(clip)
+        waveform = self._kept(content)
         if waveform is None:
-            heard, content = read_clip(clip, self.seconds, self.short_clip)
+            heard = read_clip(clip, self.seconds, self.short_clip)
             waveform, _ = audio.normalize_loudness(
                 audio.extend_circular(heard, self.samples), SAMPLE_RATE, self.lufs, clip.id
             )
-            self._contents[clip] = content
             self._keep(content, waveform)
         with self._lock:
             self._recent[clip] = waveform
@@ -212,7 +210,7 @@ class Noises:
 
     def _kept(self, key: str) -> torch.Tensor | None:
         """What the store holds under a key."""
-        row = self._ledger.get(key) if self._ledger is not None and not key.startswith(":") else None
+        row = self._ledger.get(key) if self._ledger is not None and _is_key(key) else None
         if row is None:
             return None
         try:
@@ -222,7 +220,7 @@ class Noises:
 
     def _keep(self, key: str, values: torch.Tensor) -> None:
         """Put values into the store; a store that cannot be written makes a run slower, not fail."""
-        if self._ledger is None or key.startswith(":"):
+        if self._ledger is None or not _is_key(key):
             return
         try:
             with self._lock:

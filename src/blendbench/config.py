@@ -126,14 +126,11 @@ def check(config: DictConfig) -> dict[str, Any]:
         ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
         ("kl.activation", settings["kl"]["activation"] in ("softmax", "sigmoid"), "softmax or sigmoid"),
         ("statistics.resamples", settings["statistics"]["resamples"] >= 1, "1 or more"),
-        ("tracker.mode", settings["tracker"]["mode"] in tracking.MODES, f"one of {', '.join(tracking.MODES)}"),
-        ("tracker.media_pairs", settings["tracker"]["media_pairs"] >= 0, "0 or more"),
-        ("tracker.timeout_s", settings["tracker"]["timeout_s"] > 0, "above 0"),
-        ("tracker.limit_s", settings["tracker"]["limit_s"] > 0, "above 0"),
     ]
     for key, sound, allowed in ranges:
         if not sound:
             raise BlendbenchError(f"{key}: {_value(settings, key)!r} is out of range; use {allowed}")
+    tracking.check(settings)
     return settings
 
 

@@ -41,6 +41,12 @@ def addresses(url: str, name: str) -> list[str]:
     return [f"{mirror.rstrip('/')}/{text}" for text in dict.fromkeys([name, urllib.parse.quote(name)])]
 
 
+def size_of(place: Path) -> int:
+    """Bytes of a file, or of all files below a folder; 0 where there is nothing."""
+    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def download(
     label: str,
     url: str,

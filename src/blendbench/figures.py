@@ -18,6 +18,7 @@ from PIL import Image
 from blendbench import masking, spectrogram, tables
 from blendbench.clips import SAMPLE_RATE
 from blendbench.errors import BlendbenchError
+from blendbench.metrics import audibility, masking_model
 from blendbench.results import read_rows
 from blendbench.runner import file_name
 from blendbench.sounds import Sounds
@@ -224,7 +225,7 @@ def waveforms(
     arms: Sequence[str] | None = None,
     name: str = "fig7",
 ) -> list[Path]:
-    """Fig. 7 of BNMusic: waveforms of a noise and of every arm's music, aligned; lines where the noise rises."""
+    """Fig. 7 of BNMusic: waveforms of a noise and of every arm's music, aligned; lines at the noise's onsets."""
     chosen, sounds = _arms(settings, arms), _Sounds(run_dir, settings)
     of_arm = sounds.pairs(presentation, pair + 1, chosen)[-1]
     noise = sounds.noise(of_arm[chosen[0]])
@@ -232,7 +233,7 @@ def waveforms(
     waves += [(settings["experiment"]["rows"][arm], sounds.music(of_arm[arm])) for arm in chosen]
     figure = Figure(figsize=(8, 1.1 * len(waves)))
     axes = figure.subplots(len(waves), 1, sharex=True, squeeze=False)[:, 0]
-    onsets = _loud_moments(noise)
+    onsets = audibility.onsets(masking_model.spectra(noise, "noise")).tolist()
     for number, (axis, (label, wave)) in enumerate(zip(axes, waves, strict=True)):
         axis.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, lw=0.3, color=_COLOURS[number % len(_COLOURS)])
         for onset in onsets:
@@ -244,19 +245,6 @@ def waveforms(
     axes[0].set_title(f"{row['label']}; {row['prompt']}", fontsize=8)
     axes[-1].set_xlabel("time (s)")
     return _save(figure, run_dir, name)
-
-
-def _loud_moments(wave: torch.Tensor, hop: int = 441, most: int = 12) -> list[float]:
-    """Times, in seconds, at which the level of 10 ms frames rises most, at least 100 ms apart."""
-    frames = wave[: len(wave) // hop * hop].reshape(-1, hop).square().mean(1).clamp_min(1e-10).log10()
-    rise = torch.diff(frames, prepend=frames[:1])
-    found: list[int] = []
-    for place in rise.argsort(descending=True).tolist():
-        if rise[place] < 0.5 or len(found) >= most:
-            break
-        if all(abs(place - other) >= 10 for other in found):
-            found.append(place)
-    return sorted(place * hop / SAMPLE_RATE for place in found)
 
 
 def sweep(together: pd.DataFrame, keys: Sequence[str], settings: dict[str, Any], file: Path) -> None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from blendbench.datasets.builtin import package_folder
 from blendbench.doctor import Check
 from blendbench.errors import BlendbenchError, one_line
-from blendbench.fetching import addresses, download, offline_variable
+from blendbench.fetching import addresses, download, offline_variable, size_of
 from blendbench.store import file_hash
 
 
@@ -325,7 +325,7 @@ def checks(names: Sequence[str] = (), verify: bool = False) -> Iterator[Check]:
             sound = False
         else:
             here = [] if model.kind == "builtin" else [f"{place}"]
-            facts = [*here, model.origin, _size(_bytes(place) / 1e6), _hash(model, place, verify)]
+            facts = [*here, model.origin, _size(size_of(place) / 1e6), _hash(model, place, verify)]
             sound = True
         found = ", ".join(fact for fact in (*facts, model.licence, model.used_by) if fact)
         yield Check(f"model {name}", sound, found, model.fetching, needed)
@@ -362,7 +362,7 @@ def fetch(name: str) -> Path:
         print(f"{name}: what is here is broken ({_told(place, faults)}) and is replaced", flush=True)
     broken = [file.relative_to(place).as_posix() for file, _ in faults] if place is not None else []
     place = _fetch_file(model) if model.kind == "file" else _fetch_snapshot(model, broken)
-    print(f"{name}: {place}, {_size(_bytes(place) / 1e6)}, {_hash(model, place, verify=True)}")
+    print(f"{name}: {place}, {_size(size_of(place) / 1e6)}, {_hash(model, place, verify=True)}")
     return place
 
 
@@ -400,11 +400,6 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
     return [file for file in sorted(folder.glob(pattern)) if file.is_file()]
-
-
-def _bytes(place: Path) -> int:
-    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _size(megabytes: float | None) -> str:

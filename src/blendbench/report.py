@@ -483,22 +483,15 @@ def _best(run_dir: Path, settings: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 def _table(table: pd.DataFrame, bold: set[tuple[str, str]]) -> dict[str, Any]:
     """The paper-layout table: `groups` (heading, columns), `heads`, and lines of cells (value, interval, bold)."""
-    columns = [str(column) for column in table.columns]
-    groups: list[list[Any]] = []
-    for column in columns:
-        group = column.rpartition(": ")[0]
-        if groups and groups[-1][0] == group:
-            groups[-1][1] += 1
-        else:
-            groups.append([group, 1])
-    lines = []
-    for row in table.values.tolist():
-        line = []
-        for column, cell in zip(columns, row, strict=True):
-            value, bracket, interval = str(cell).partition(" [")
-            line.append((value, bracket + interval, (row[0], column) in bold))
-        lines.append(line)
-    return {"groups": groups, "heads": [column.rpartition(": ")[2] for column in columns], "lines": lines}
+    groups, heads = tables.headings(table)
+    lines = [
+        [
+            (*tables.parts(cell), (row[0], column) in bold)
+            for column, cell in zip(map(str, table.columns), row, strict=True)
+        ]
+        for row in table.values.tolist()
+    ]
+    return {"groups": groups, "heads": heads, "lines": lines}
 
 
 def _comparisons(run_dir: Path, settings: Mapping[str, Any]) -> list[list[str]]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,21 +241,13 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
     measures = [_MEASURES[name](heard) for name in heard.evaluators]
     if audible := [name for name in settings["experiment"]["metrics"] if name in audibility.METRICS]:
         measures += _audible(heard, audible)
-    cells: dict[tuple[str, str, str], list[int]] = {}
-    counts: dict[tuple[str, str, str], int] = {}
-    for row in rows:
-        key = (row["dataset"], row["arm"], row["presentation"])
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
+    taken = {key: _Cell([], [], []) for key in counts}
     for index, row in enumerate(heard.rows):
-        cells.setdefault((row["dataset"], row["arm"], row["presentation"]), []).append(index)
-    taken = {
-        key: _Cell(
-            found := cells.get(key, []),
-            [heard.rows[i]["pair_id"] for i in found],
-            [heard.rows[i]["clip"] for i in found],
-        )
-        for key in counts
-    }
+        cell = taken[row["dataset"], row["arm"], row["presentation"]]
+        cell.chosen.append(index)
+        cell.pairs.append(row["pair_id"])
+        cell.groups.append(row["clip"])
     paper = tables.paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])[
         "value"
     ]
@@ -408,7 +401,6 @@ class _Fad(_Measure):
         }
         folder = Path(heard.settings["store_dir"]) / "cells" / signature("cell", 1, fixed)
         self.kept, self.arrays = Ledger(folder / "cells.jsonl", ("key",)), Arrays(folder / "cells.f32")
-        self._draws: dict[str, np.ndarray] = {}
 
     def values(self, cell: _Cell) -> Iterator[_Value]:
         n = len(cell.chosen)
@@ -422,7 +414,7 @@ class _Fad(_Measure):
             row = {"key": key, "values": [list(one) for one in found]}
             if draws is not None:
                 row["draws"] = self.arrays.append(draws)
-            self.kept.append(json.loads(json.dumps(row)))
+            self.kept.append(row)
             self.kept.close()
         yield from (_Value(*one) for one in row["values"])
 
@@ -549,9 +541,7 @@ def _audible(heard: _Heard, names: Sequence[str]) -> list[_Measure]:
     place = Path(settings["store_dir"]) / "audibility" / signature("audibility", AUDIBILITY_VERSION, kept)
     ledger, sounds, values = Ledger(place / "measures.jsonl", ("key",)), Sounds(heard.run_dir, settings), []
     try:
-        for index, row in enumerate(
-            tqdm(heard.rows, desc="audibility", unit="mix", disable=not sys.stderr.isatty() or not names)
-        ):
+        for index, row in enumerate(tqdm(heard.rows, desc="audibility", unit="mix", disable=not sys.stderr.isatty())):
             key = f"{heard.mix_key(index)}:{row['inputs'].partition('-')[0]}"
             found = ledger.get(key)
             if found is None:

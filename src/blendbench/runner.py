@@ -29,12 +29,11 @@ from blendbench.evaluators import from_settings
 from blendbench.images import write_image
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
-from blendbench.store import Ledger, link_file, make_folder, signature, write_text
+from blendbench.store import PAIR_KEY, Ledger, link_file, make_folder, signature, write_text
 
 SAMPLE_RATE = 44_100
 GENERATE_VERSION = 2
 PRESENT_VERSION = 1
-PAIR_KEY = ("dataset", "arm", "presentation", "pair_id")
 
 
 @dataclass
@@ -73,8 +72,10 @@ def pick_device(name: str) -> str:
     return name
 
 
-def default_run_dir(settings: dict[str, Any]) -> Path:
-    """`runs/EXPERIMENT-DATASETS-HASH`: the same command finds its own folder again."""
+def run_dir_of(settings: dict[str, Any]) -> Path:
+    """`run_dir`, or `runs/EXPERIMENT-DATASETS-HASH`: the same command finds its own folder again."""
+    if settings["run_dir"]:
+        return Path(settings["run_dir"])
     name = settings["experiment"]["name"].replace("/", "-")
     return Path("runs") / f"{name}-{'-'.join(settings['dataset'])}-{config.digest(settings)}"
 
@@ -126,7 +127,7 @@ def prepare(settings: dict[str, Any]) -> Plan:
             raise BlendbenchError(f"{error}; or leave the arm out: arms.{name}=null") from error
     for evaluator in from_settings(settings).values():
         evaluator.signature()
-    run_dir = Path(settings["run_dir"]) if settings["run_dir"] else default_run_dir(settings)
+    run_dir = run_dir_of(settings)
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     amplification = Amplification(**settings["amplification"])
     store = Path(settings["store_dir"])

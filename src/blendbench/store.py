@@ -25,6 +25,9 @@ import numpy as np
 
 from blendbench.errors import BlendbenchError, one_line, printable
 
+PAIR_KEY = ("dataset", "arm", "presentation", "pair_id")
+"""Columns that identify a row of a run."""
+
 
 def canonical(settings: Any) -> str:
     """JSON text with sorted keys, in which equal settings are equal bytes."""

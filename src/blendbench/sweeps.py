@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from blendbench import config, tables
+from blendbench import tables
 from blendbench.errors import BlendbenchError
-from blendbench.runner import default_run_dir, file_name
+from blendbench.runner import file_name, run_dir_of
 from blendbench.store import write_text
 
 
@@ -55,11 +55,6 @@ def override(key: str, value: Any) -> str:
     return f"{key}={text}"
 
 
-def folder_of(settings: dict[str, Any]) -> Path:
-    """The sweep's folder: `run_dir`, or a name from experiment, data sets and settings below `runs/`."""
-    return Path(settings["run_dir"]) if settings["run_dir"] else default_run_dir(settings)
-
-
 def run(
     words: list[str],
     settings: dict[str, Any],
@@ -89,7 +84,7 @@ def run(
     BlendbenchError
         If the sweep or a job's settings are wrong.
     """
-    folder, jobs = folder_of(settings), []
+    folder, jobs = run_dir_of(settings), []
     planned = []
     for values in combinations(settings["experiment"]["sweep"]):
         names = {key: _text(value) for key, value in values.items()}
@@ -173,22 +168,6 @@ def repeats(together: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     grouped = together.groupby([*others, "experiment", "dataset", "arm", "presentation", "metric"], sort=False)
     out = grouped["value"].agg(mean="mean", std="std", seeds="count").reset_index()
     return out
-
-
-def digest(settings: dict[str, Any], keys: Sequence[str]) -> str:
-    """Hash of the settings without the swept keys: one folder for all jobs of a sweep."""
-    plain = {name: value for name, value in settings.items() if name != "run_dir"}
-    for key in keys:
-        place: Any = plain
-        *parents, last = key.split(".")
-        for parent in parents:
-            if not isinstance(place, dict) or parent not in place:
-                break
-            place[parent] = dict(place[parent]) if isinstance(place[parent], dict) else place[parent]
-            place = place[parent]
-        if isinstance(place, dict):
-            place.pop(last, None)
-    return config.digest(plain)
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ The best value of a column, by the metric's direction, is bold. Where our number
 difference stands there, too; where they may not (other models, other data), the agreement of the orderings is told.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
@@ -227,20 +228,25 @@ def to_markdown(table: pd.DataFrame, bold: Set[tuple[str, str]] = frozenset()) -
     return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
 
 
+def headings(table: pd.DataFrame) -> tuple[list[tuple[str, int]], list[str]]:
+    """Of columns named "GROUP: NAME": the groups with their numbers of columns, and the names."""
+    pairs = [str(column).rpartition(": ")[::2] for column in table.columns]
+    groups = [(group, len(list(columns))) for group, columns in itertools.groupby(pairs, key=lambda pair: pair[0])]
+    return groups, [name for _, name in pairs]
+
+
+def parts(cell: Any) -> tuple[str, str]:
+    """A cell's value, and its interval in brackets ("" if it has none)."""
+    value, bracket, rest = str(cell).partition(" [")
+    return value, bracket.strip() + rest
+
+
 def to_latex(table: pd.DataFrame, caption: str, label: str, bold: Set[tuple[str, str]] = frozenset()) -> str:
     """A data frame of texts as a LaTeX table for the package booktabs.
 
     Columns named "GROUP: NAME" stand under a common heading GROUP. Intervals are set small.
     """
-    groups: list[tuple[str, int]] = []
-    heads = []
-    for column in table.columns:
-        group, _, name = str(column).rpartition(": ")
-        heads.append(latex(name))
-        if groups and groups[-1][0] == group:
-            groups[-1] = (group, groups[-1][1] + 1)
-        else:
-            groups.append((group, 1))
+    groups, heads = headings(table)
     spans, rules, at = [], [], 1
     for group, width in groups:
         spans.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}" if group else "&" * (width - 1))
@@ -255,14 +261,14 @@ def to_latex(table: pd.DataFrame, caption: str, label: str, bold: Set[tuple[str,
     ]
     if len(groups) > 1 or groups[0][0]:
         lines += [" & ".join(spans) + r" \\", " ".join(rules)]
-    lines += [" & ".join(heads) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(latex, heads)) + r" \\", r"\midrule"]
     for row in table.values.tolist():
         cells = []
         for column, cell in zip(table.columns, row, strict=True):
-            value, bracket, interval = str(cell).partition(" [")
+            value, interval = parts(cell)
             text = latex(value)
             text = rf"\textbf{{{text}}}" if (row[0], column) in bold else text
-            cells.append(text + (rf" {{\footnotesize [{latex(interval)}}}" if bracket else ""))
+            cells.append(text + (rf" {{\footnotesize {latex(interval)}}}" if interval else ""))
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 

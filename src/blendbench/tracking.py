@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendbench.errors import BlendbenchError, one_line, printable
-from blendbench.store import Ledger, make_folder, signature
+from blendbench.store import PAIR_KEY, Ledger, make_folder, signature
 
 MODES = ("auto", "offline", "online", "disabled")
-KEY = ("dataset", "arm", "presentation", "pair_id")  # as runner.PAIR_KEY, for which the child had to import torch
-_NAMES = {*KEY, "experiment", "metric", "other", "recipe", "test"}  # text, even where they look like numbers
+_NAMES = {*PAIR_KEY, "experiment", "metric", "other", "recipe", "test"}  # text, even where they look like numbers
 _MOST_TAG = 64  # characters of a tag that W&B takes
 _MOST_INTEGER = 2**53  # beyond it, a browser rounds whole numbers
 _SLACK = 2  # seconds that W&B's own time limit is ahead of ours
@@ -100,7 +99,7 @@ def mirror(run_dir: Path, settings: dict[str, Any], *, group: str = "") -> str |
         None if tracking is disabled, or failed.
     """
     try:
-        tracker = _tracker(settings)
+        tracker = check(settings)
         mode = _mode(tracker.mode)
         if mode == "disabled":
             return None
@@ -121,7 +120,7 @@ def push(run_dir: Path, settings: dict[str, Any]) -> str:
     BlendbenchError
         If the folder is no finished run's, cannot be written, or W&B is missing, unreachable, or too slow.
     """
-    tracker = _tracker(settings)
+    tracker = check(settings)
     mode = _mode("auto" if tracker.mode == "disabled" else tracker.mode)
     if mode == "disabled":
         raise BlendbenchError("WANDB_MODE=disabled: nothing is sent; unset it, or set tracker.mode=offline")
@@ -177,11 +176,11 @@ def tables(run_dir: Path, media_pairs: int) -> dict[str, Table]:
     BlendbenchError
         If a file is missing or cannot be read.
     """
-    rows = list(Ledger(run_dir / "pairs.jsonl", KEY).rows.values())
+    rows = list(Ledger(run_dir / "pairs.jsonl", PAIR_KEY).rows.values())
     found = {name: _read_csv(run_dir / f"{name}.csv") for name in ("results", "table")}
     found |= {name: _read_csv(file) for name in ("comparisons", "scores") if (file := run_dir / f"{name}.csv").exists()}
     found |= {name: _numbers(table) for name, table in found.items() if name != "table"}
-    found["pairs"] = _pairs(rows, found.pop("scores", Table(list(KEY), [])))
+    found["pairs"] = _pairs(rows, found.pop("scores", Table(list(PAIR_KEY), [])))
     return found | ({"media": _media(run_dir, rows, media_pairs)} if media_pairs else {})
 
 
@@ -193,8 +192,14 @@ def summary(results: Table) -> dict[str, float]:
     return {"/".join(names): value for *names, value in cells if value is not None}
 
 
-def _tracker(settings: dict[str, Any]) -> TrackerConfig:
-    """The settings' tracker, checked."""
+def check(settings: dict[str, Any]) -> TrackerConfig:
+    """The settings' tracker.
+
+    Raises
+    ------
+    BlendbenchError
+        If a key is unknown or a value out of range.
+    """
     entries = settings.get("tracker") or {}
     known = [field.name for field in fields(TrackerConfig)]
     for name in entries:
@@ -379,12 +384,12 @@ def _finite(value: Any) -> Any:
 
 def _pairs(rows: list[dict[str, Any]], scores: Table) -> Table:
     """The rows side by side with their scores; a column holds one kind of value."""
-    if scores.columns[: len(KEY)] != list(KEY):
-        raise BlendbenchError(f"scores.csv: its first columns must be {', '.join(KEY)}")
-    own = list(dict.fromkeys([*KEY, *(name for row in rows for name in row)]))
+    if scores.columns[: len(PAIR_KEY)] != list(PAIR_KEY):
+        raise BlendbenchError(f"scores.csv: its first columns must be {', '.join(PAIR_KEY)}")
+    own = list(dict.fromkeys([*PAIR_KEY, *(name for row in rows for name in row)]))
     columns = list(dict.fromkeys([*own, *scores.columns]))
-    scored = {tuple(row[: len(KEY)]): dict(zip(scores.columns, row, strict=True)) for row in scores.rows}
-    merged = [scored.get(tuple(row[name] for name in KEY), {}) | row for row in rows]
+    scored = {tuple(row[: len(PAIR_KEY)]): dict(zip(scores.columns, row, strict=True)) for row in scores.rows}
+    merged = [scored.get(tuple(row[name] for name in PAIR_KEY), {}) | row for row in rows]
     cells = [_alike([row.get(name) for row in merged]) for name in columns]
     return Table(columns, _columns(cells, len(rows)))
 

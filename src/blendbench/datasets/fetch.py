@@ -18,7 +18,7 @@ from blendbench.datasets.epic_sounds import COLUMNS as EPIC_COLUMNS
 from blendbench.datasets.epic_sounds import LICENCE as EPIC_LICENCE
 from blendbench.datasets.tables import inside, read_csv, read_json_lines
 from blendbench.errors import BlendbenchError, printable
-from blendbench.fetching import addresses, download, offline_variable
+from blendbench.fetching import addresses, download, offline_variable, size_of
 from blendbench.store import make_folder
 
 
@@ -256,18 +256,13 @@ def _check_room(place: _Place) -> None:
     if not place.source.room:
         return
     part = place.archive.with_name(place.archive.name + ".part")
-    held = sum(_bytes(held) for held in (place.archive, part, place.folder, workplace(place.folder))) / 1e6
+    held = sum(size_of(held) for held in (place.archive, part, place.folder, workplace(place.folder))) / 1e6
     needed, free = place.source.room - held, shutil.disk_usage(place.root).free / 1e6
     if free < needed:
         raise BlendbenchError(
             f"{printable(place.root)}: {_amount(free)} are free, and {place.source.name} needs about {_amount(needed)} "
             "until it is unpacked; free space, or choose another disk by data.root=DIR"
         )
-
-
-def _bytes(place: Path) -> int:
-    files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _amount(megabytes: float) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import config
+from blendbench.clips import END_TOLERANCE
 from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5, manifests
 from blendbench.datasets.builtin import package_folder
 from blendbench.doctor import Check
@@ -145,7 +146,7 @@ def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | st
     assert clip.span is not None
     if clip.member not in recordings:
         return f"no recording {printable(clip.member)} in {clip.path.name}"
-    if recordings[clip.member] < clip.span[1] - 0.05:
+    if recordings[clip.member] < clip.span[1] - END_TOLERANCE:
         return f"recording {printable(clip.member)} ends at {recordings[clip.member]:.1f} s"
     return ""
 
