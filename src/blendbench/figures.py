@@ -293,5 +293,5 @@ def sweep(together: pd.DataFrame, keys: Sequence[str], settings: dict[str, Any],
         axis.grid(alpha=0.3)
     if names:
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=3)
+        figure.legend(handles, labels, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=3)
     _save(figure, file.parent.parent, file.stem)
