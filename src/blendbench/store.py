@@ -3,11 +3,12 @@
 A signature is a hash of exactly the settings that change a stage's output, plus the stage's version. A ledger is a file
 of JSON lines; a row is appended, and forced to disk, once its file is in place, so a row's file always exists. A line
 torn by a killed process is passed over, and what is appended next starts a new line; of rows with the same key, the
-last counts. Nothing is ever cut off, so two processes may append to one ledger.
+last counts. Writers take the file's lock, so any number of processes may append to one ledger.
 """
 
 import errno
 import fcntl
+import filecmp
 import hashlib
 import json
 import math
@@ -16,8 +17,9 @@ import secrets
 import shutil
 import stat
 import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +54,46 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, or not at all; raises BlendbenchError if it cannot be written."""
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
+    """Replace a file as a whole, or not at all; raises BlendbenchError if it cannot be written.
+
+    Without `sync` a power cut may leave an empty file, which is good enough for what is written again in a moment.
+    """
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         with suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError | ValueError):
+            raise
+        raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Replace a file by lines that end in a newline each, unless it holds just them; errors as `write_bytes`."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            for line in lines:
+                file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+            temporary.unlink()
+        else:
+            temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
             raise
         raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
 
@@ -118,6 +146,10 @@ def make_folder(folder: Path) -> None:
 class Ledger:
     """Append-only rows in a file, a JSON object a line, found again by key.
 
+    Only a sorted array of hashes of the keys, with the rows' places, is held in memory: 16 bytes a row, whatever it
+    holds. Any number of processes may append, on one machine or on several that share a disk with working locks; what
+    others append is seen after `refresh`, and after an append of one's own.
+
     Parameters
     ----------
     path : Path
@@ -128,49 +160,274 @@ class Ledger:
 
     def __init__(self, path: Path, key: Iterable[str]) -> None:
         self.path, self.key = path, tuple(key)
-        self.rows: dict[tuple, dict] = {}
         self._file: Any = None
-        if path.exists():
-            with path.open("rb") as file:
-                for line in file:
-                    try:
-                        row = json.loads(line) if line.endswith(b"\n") else None
-                    except ValueError:
-                        row = None
-                    # A line torn by a crash has no such row; its work is done again.
-                    if isinstance(row, dict) and set(self.key) <= set(row):
-                        self.rows[tuple(row[name] for name in self.key)] = row
+        self._reader: Any = None
+        self._forget(None)
+        self.refresh()
+
+    def _forget(self, inode: int | None) -> None:
+        self.close()
+        self._index, self._read_to, self._inode = _Index(), 0, inode
+
+    def refresh(self) -> None:
+        """Take in the rows that were appended since the last look, by whomever; also if the file was replaced."""
+        try:
+            there = self.path.stat()
+            if there.st_ino != self._inode:
+                self._forget(there.st_ino)
+            if there.st_size <= self._read_to:
+                return
+            file = self.path.open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise BlendbenchError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from None
+        with file:
+            file.seek(self._read_to)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # torn by a crash, or another process is still writing it
+                key = self._key_of(line)
+                if key is not None:
+                    self._index.put(_hash_of(key), self._read_to)
+                self._read_to += len(line)
+
+    def _key_of(self, line: bytes) -> tuple | None:
+        """Key of a line; None for one that is no row, such as what a crash has torn: its work is done again."""
+        row = _row_of(line)
+        return None if row is None or not set(self.key) <= set(row) else tuple(row[name] for name in self.key)
 
     def get(self, *key: Any) -> dict | None:
         """The row of a key, or None."""
-        return self.rows.get(key)
+        place = self.place(*key)
+        row = None if place is None else self.at(place)
+        return row if row is not None and all(row.get(n) == k for n, k in zip(self.key, key, strict=True)) else None
+
+    def place(self, *key: Any) -> int | None:
+        """Where the row of a key begins in the file, or None; `at` reads it."""
+        return self._index.get(_hash_of(key))
+
+    def places(self) -> Iterator[int]:
+        """Where the rows that count begin, in the order in which they were appended."""
+        return self._index.places()
+
+    def at(self, place: int) -> dict | None:
+        """The row that begins at a place of the file; None where none does."""
+        try:
+            if self._reader is None:
+                self._reader = self.path.open("rb")
+            line = os.pread(self._reader.fileno(), 2048, place)
+            while b"\n" not in line and (more := os.pread(self._reader.fileno(), 65536, place + len(line))):
+                line += more
+        except OSError as error:
+            raise BlendbenchError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from None
+        return _row_of(line.partition(b"\n")[0])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[dict]:
+        """The rows that count, in the order in which they were appended."""
+        for place in self.places():
+            row = self.at(place)
+            if row is not None:
+                yield row
 
     def append(self, row: dict[str, Any]) -> None:
         """Write a row and force it to disk; raises BlendbenchError if the folder cannot be written."""
+        line = (json.dumps(row, ensure_ascii=False, default=str) + "\n").encode()
         try:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a+b")
-                if self._file.tell() and self._ends_torn():
-                    self._file.write(b"\n")
-            self._file.write((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self._locked():
+                end = self._file.seek(0, os.SEEK_END)
+                start = end
+                if end and os.pread(self._file.fileno(), 1, end - 1) != b"\n":
+                    line, start = b"\n" + line, end + 1
+                try:
+                    write_all(self._file, line)
+                    os.fsync(self._file.fileno())
+                except OSError:
+                    # Half a row would look like a crash to who comes next; the disk is full, and this frees it.
+                    with suppress(OSError):
+                        os.ftruncate(self._file.fileno(), end)
+                    raise
+                if end == self._read_to:
+                    self._read_to = end + len(line)
+                else:
+                    self.refresh()  # what others wrote before it, in its order
+                self._index.put(_hash_of(tuple(row[name] for name in self.key)), start)
         except OSError as error:
-            raise BlendbenchError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        self.rows[tuple(row[name] for name in self.key)] = row
+            raise BlendbenchError(f"{self.path}: cannot be written ({_write_failure(error)})") from error
 
-    def _ends_torn(self) -> bool:
-        self._file.seek(-1, os.SEEK_END)
-        return self._file.read(1) != b"\n"
+    def keep(self, keys: Iterable[tuple]) -> int:
+        """Rewrite the file with the rows of these keys alone, in their order; returns how many keys have no row.
+
+        Raises
+        ------
+        BlendbenchError
+            If the folder cannot be written.
+        """
+        lacking = 0
+
+        def lines() -> Iterator[str]:
+            nonlocal lacking
+            for key in keys:
+                row = self.get(*key)
+                if row is None:
+                    lacking += 1
+                else:
+                    yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+        try:
+            with self._locked():
+                self.refresh()
+                write_lines(self.path, lines())
+        except OSError as error:
+            raise BlendbenchError(f"{self.path}: cannot be written ({_write_failure(error)})") from error
+        self._forget(None)
+        self.refresh()
+        return lacking
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The file open to append, locked, and not replaced by another process meanwhile."""
+        while True:
+            self._open_to_append()
+            with locked(self._file):
+                if self._is_current():
+                    yield
+                    return
+
+    def _open_to_append(self) -> None:
+        if self._file is not None and not self._is_current():
+            self._forget(None)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+b", buffering=0)
+            if (here := os.fstat(file.fileno()).st_ino) != self._inode:
+                self._forget(here)
+            self._file = file
+
+    def _is_current(self) -> bool:
+        try:
+            return self.path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
+        except OSError:
+            return False
 
     def close(self) -> None:
-        """Close the file; a later append opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the file; a later call opens it again."""
+        for file in (self._file, self._reader):
+            if file is not None:
+                file.close()
+        self._file = self._reader = None
+
+
+class Rows(Sequence[dict]):
+    """A ledger's rows in the order of their keys, read from disk when asked for: eight bytes of memory a row.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        keys = []
+        for place in ledger.places():
+            row = ledger.at(place)
+            if row is not None:
+                keys.append(("\x00".join(str(row[name]) for name in ledger.key), place))
+        keys.sort()
+        self._places = np.fromiter((place for _, place in keys), "<i8", len(keys))
+
+    def only(self, wanted: Callable[[dict], bool]) -> "Rows":
+        """The rows for which a condition holds."""
+        found = copy(self)
+        chosen = (place for place, row in zip(self._places, self, strict=True) if wanted(row))
+        found._places = np.fromiter(chosen, "<i8")
+        return found
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = self._ledger.at(int(self._places[index]))
+        if row is None:
+            raise BlendbenchError(f"{self._ledger.path}: changed while it was read; run the same command again")
+        return row
+
+
+def _row_of(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _hash_of(key: tuple) -> int:
+    text = "\x1f".join(map(str, key)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+class _Index:
+    """From 64-bit hashes to places, later ones counting; sorted arrays with a small dict of what came since."""
+
+    def __init__(self) -> None:
+        self._hashes, self._places = np.empty(0, "<u8"), np.empty(0, "<i8")
+        self._recent: dict[int, int] = {}
+
+    def put(self, key: int, place: int) -> None:
+        self._recent[key] = place
+        if len(self._recent) >= 65_536:
+            self._fold()
+
+    def get(self, key: int) -> int | None:
+        found = self._recent.get(key)
+        if found is None and len(self._hashes):
+            at = int(np.searchsorted(self._hashes, np.uint64(key)))
+            if at < len(self._hashes) and int(self._hashes[at]) == key:
+                found = int(self._places[at])
+        return found
+
+    def _fold(self) -> None:
+        hashes = np.concatenate([np.fromiter(self._recent.keys(), "<u8", len(self._recent)), self._hashes])
+        places = np.concatenate([np.fromiter(self._recent.values(), "<i8", len(self._recent)), self._places])
+        self._hashes, first = np.unique(hashes, return_index=True)  # the first of equal ones: the most recent
+        self._places, self._recent = places[first], {}
+
+    def __len__(self) -> int:
+        self._fold()
+        return len(self._hashes)
+
+    def places(self) -> Iterator[int]:
+        """All places, in order."""
+        self._fold()
+        return map(int, np.sort(self._places))
+
+
+@contextmanager
+def locked(file: Any) -> Iterator[None]:
+    """Hold an open file's lock, so that one process writes at a time; no lock where the disk knows none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}:
+            raise
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """Write all bytes to an unbuffered file; raises OSError where they do not all fit."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 class Arrays:
@@ -197,19 +454,13 @@ class Arrays:
         data = np.ascontiguousarray(values, dtype="<f4").tobytes()
         try:
             file = self._opened()
-            # Two processes may append: only a write of its own, at the end, knows where it landed.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
+            # Only a write of its own, at the end, knows where it landed.
+            with locked(file):
                 offset = file.seek(0, os.SEEK_END)
-                file.write(data)
-                file.flush()
+                write_all(file, data)
                 os.fsync(file.fileno())
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
         except OSError as error:
-            raise BlendbenchError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
+            raise BlendbenchError(f"{self.path}: cannot be written ({_write_failure(error)})") from error
         return {"offset": offset, "shape": list(values.shape), "crc32": zlib.crc32(data)}
 
     def read(self, place: Mapping[str, Any]) -> np.ndarray:
@@ -230,9 +481,11 @@ class Arrays:
         if self._file is None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a+b")
-            except PermissionError:
-                self._file = self.path.open("rb")  # a store that others keep is still read
+                self._file = self.path.open("a+b", buffering=0)
+            except OSError as error:
+                if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                    raise
+                self._file = self.path.open("rb", buffering=0)  # a store that others keep is still read
         return self._file
 
     def close(self) -> None:
