@@ -160,10 +160,9 @@ def test_finished_run_again_generates_nothing_and_rewrites_the_same_bytes(world,
     assert there.run(run_dir, "limit=2", "batch=1") == 0
     assert not generated
     after = contents(run_dir)
-    # The store's place stands in the settings; all else is the same to the byte.
-    assert {k: v for k, v in after.items() if k != "config.yaml"} == {
-        k: v for k, v in before.items() if k != "config.yaml"
-    }
+    # The store's place stands in the settings; all else is the same to the byte, but what tells of this very call.
+    own = {"config.yaml", "finished.json", *(name for name in {*before, *after} if name.startswith("workers/"))}
+    assert {k: v for k, v in after.items() if k not in own} == {k: v for k, v in before.items() if k not in own}
     kept = {name: stamp for name, stamp in times(run_dir).items() if name.startswith("mixes/")}
     assert kept == {name: stamp for name, stamp in before_times.items() if name.startswith("mixes/")}
     assert times(there.store) == store_times
@@ -437,6 +436,18 @@ def test_sweep_makes_a_folder_a_job(world, finished, tmp_path, monkeypatch, caps
     assert not any((folder / "report").exists() for folder in folders)
     assert call("report", str(folders[0])) == 0
     assert (folders[0] / "report" / "index.html").is_file()
+
+
+def test_sweep_by_a_launcher_of_hydra_ends_in_the_same_table(world, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    for place, words in (("plain", ()), ("joblib", launcher)):
+        assert world.run(tmp_path / place, *CHEAP, "limit=2", "seed=0,1", "threads=1", *words, "-m") == 0
+        assert len(list((tmp_path / place).glob("*/results.csv"))) == 2
+    for name in ("sweep.csv", "table.md"):
+        assert (tmp_path / "joblib" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    assert not list((tmp_path / "runs" / "sweeps").glob(".jobs*"))
 
 
 def test_sweep_with_a_run_folder_makes_a_folder_a_job_below_it(world, finished, tmp_path, monkeypatch):

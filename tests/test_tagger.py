@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blendbench.errors import BlendbenchError
-from blendbench.evaluators import score_files
+from blendbench.evaluators import Scorer
 from blendbench.evaluators.pocket import PocketTagger
 from blendbench.tagger import Tagger, checkpoint_hash
 
@@ -83,15 +83,15 @@ def test_a_folder_that_is_no_tagger_is_refused_in_one_line(folder, tmp_path, spo
 
 def test_a_sound_is_scored_once_a_content(folder, tmp_path):
     evaluator = PocketTagger("tiny", str(folder))
-    evaluator.prepare("cpu")
+    scorer = Scorer(evaluator, tmp_path, "cpu")
     sounds, reads = waves(2), []
 
     def read(index):
         reads.append(index)
         return sounds[index]
 
-    first = score_files(evaluator, tmp_path, ["a", "b"], read)
-    again = score_files(evaluator, tmp_path, ["b", "a", "b"], read)
+    first = scorer.scores(["a", "b"], read)
+    again = scorer.scores(["b", "a", "b"], read)
     assert reads == [0, 1]
     for scores, index in zip(again, (1, 0, 1), strict=True):
         assert torch.equal(scores.embeddings, first[index].embeddings)

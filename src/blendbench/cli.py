@@ -5,7 +5,9 @@ Exit status: 0 done, 1 failed, 2 wrong usage. A failure is one line on stderr; `
 
 import argparse
 import os
+import secrets
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
 
   blendbench run experiment=bnmusic/table1 [key=value ...]    run an experiment and print its table
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
+  blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
   blendbench push RUN_DIR       mirror a run to Weights & Biases
@@ -27,6 +30,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench train ...          train the built-in models again
 
 run also takes Hydra's flags: -m (sweep), --cfg job (print the config), --help (all keys and groups).
+--retry-failed does again what failed before. executor=local|slurm fans out; dry_run=true prints the plan alone.
 Any command takes --debug to show a traceback on failure.
 """
 
@@ -71,6 +75,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": _run,
         "blend": _blend,
+        "status": _status,
         "table": _table,
         "report": _report,
         "push": _push,
@@ -158,6 +163,7 @@ _HYDRA_FLAGS = {
 
 
 def _run(arguments: list[str]) -> int:
+    arguments = ["retry_failed=true" if word == "--retry-failed" else word for word in arguments]
     if any(word.split("=")[0] in _HYDRA_FLAGS for word in arguments):
         return _hydra(arguments)
     return _start(arguments, compose(arguments), compose)
@@ -197,7 +203,7 @@ def _print_sweep(folder: Path) -> None:
     print(f"sweep  {folder / 'sweep.csv'}\nplot   {folder / 'figures' / 'sweep.png'}")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' own progress bars out of ours."""
     import diffusers.utils.logging
     import transformers.utils.logging
@@ -207,15 +213,28 @@ def _quiet() -> None:
 
 
 def _run_settings(settings: dict) -> int:
-    from blendbench import results, runner
+    """Run an experiment and print its table; one that is finished is printed at once."""
+    from blendbench import config, finished
 
-    _quiet()
+    if settings["experiment"] and not (settings["dry_run"] or settings["retry_failed"]):
+        run_dir = config.run_dir_of(settings)
+        if finished.is_finished(settings, run_dir):
+            print(f"{run_dir} is finished; nothing is to be done")
+            return _print_run(run_dir, settings)
+    from blendbench import runner
 
-    run_dir = runner.run(settings)
+    quiet()
+    done = runner.run(settings)
+    return 0 if done is None else _print_run(done, settings)
+
+
+def _print_run(run_dir: Path, settings: dict) -> int:
+    from blendbench.store import PAIR_KEY, Ledger
+
     print("\n" + (run_dir / "table.md").read_text(encoding="utf-8"))
     page = f"report {run_dir / 'report' / 'index.html'}\n" if settings["report"] else ""
     print(f"audio  {run_dir / 'mixes'}\n{page}table  {run_dir / 'table.md'}")
-    rows = results.read_rows(run_dir)
+    rows = Ledger(run_dir / "pairs.jsonl", PAIR_KEY)
     failed = sum(row["status"] != "ok" for row in rows)
     if failed:
         print(f"blendbench: {failed} of {len(rows)} rows failed; pairs.jsonl says why", file=sys.stderr)
@@ -223,64 +242,93 @@ def _run_settings(settings: dict) -> int:
 
 
 def _hydra(arguments: list[str]) -> int:
-    """Hydra's own flags: help, config printing and sweeps, through `hydra.main`."""
+    """Hydra's own flags: help, config printing and sweeps, through `hydra.main`, and whatever launcher is chosen."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from blendbench import config
-
-    statuses: list[int] = []
-    jobs: list[tuple[list[str], str | None, dict]] = []
+    from blendbench.store import Ledger
 
     @hydra.main(version_base="1.3", config_path="pkg://blendbench.conf", config_name="config")
     def task(composed: DictConfig) -> int:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
+        # Imported by name, as a launcher may call this in another process.
+        from blendbench.cli import hydra_job
 
-        def job() -> int:
-            settings, words = _checked(composed), list(HydraConfig.get().overrides.task)
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                return _start(words, settings, _compose_here)
-            if _sweeps(settings):
-                name = settings["experiment"]["name"]
-                raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
-            if settings["experiment"]:
-                _group(settings, arguments)
-            settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
-            asked = settings["run_dir"]
-            if asked:
-                # Every job of a sweep has its own folder below the one asked for.
-                settings["run_dir"] = str(Path(asked) / config.digest(settings))
-            jobs.append((words, asked, settings))
-            return _run_settings(settings)
-
-        # Caught here, or Hydra would print its own account of it first.
-        statuses.append(_guard(job, debug=False))
-        return statuses[-1]
+        return hydra_job(composed, arguments)
 
     sys.argv = ["blendbench run", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that a wrong key is one line here, too
-    try:
-        task()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_explain(error)) from error
-    if len(jobs) > 1:
-        _summarise(jobs, arguments)
-    return max(statuses, default=0)
+    with tempfile.TemporaryDirectory() as folder:
+        # A sweep's lies where its runs lie by default, as a launcher may send the jobs to other machines.
+        place = Path("runs", "sweeps") if {"-m", "--multirun"} & set(arguments) else Path(folder)
+        file = (place / f".jobs-{secrets.token_hex(8)}.jsonl").absolute()
+        os.environ[_JOBS] = str(file)
+        try:
+            task()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(_explain(error)) from error
+        finally:
+            del os.environ[_JOBS]
+            jobs = sorted(Ledger(file, ("number",)), key=lambda row: row["number"])
+            file.unlink(missing_ok=True)
+    if sum(row["settings"] is not None for row in jobs) > 1:
+        _summarise([row for row in jobs if row["settings"] is not None], arguments)
+    return max((row["status"] for row in jobs), default=0)
 
 
-def _summarise(jobs: list[tuple[list[str], str | None, dict]], arguments: list[str]) -> None:
+_JOBS = "BLENDBENCH_JOBS"
+"""The environment variable that names the file in which Hydra's jobs, in whatever process, say how they ended."""
+
+
+def hydra_job(composed: Any, arguments: list[str]) -> int:
+    """One job of Hydra's: a run, or one of a sweep's, whose end is written down for who started the sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from blendbench import config
+    from blendbench.store import Ledger
+
+    hydra = HydraConfig.get()
+    words = list(hydra.overrides.task)
+    number = hydra.job.num if hydra.mode == RunMode.MULTIRUN else 0
+    record: dict[str, Any] = {"number": number, "words": words, "asked": None, "settings": None}
+
+    def job() -> int:
+        settings = _checked(composed)
+        if hydra.mode != RunMode.MULTIRUN:
+            return _start(words, settings, _compose_here)
+        if _sweeps(settings):
+            name = settings["experiment"]["name"]
+            raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
+        if settings["experiment"]:
+            _group(settings, arguments)
+        settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
+        asked = record["asked"] = settings["run_dir"]
+        if asked:
+            # Every job of a sweep has its own folder below the one asked for.
+            settings["run_dir"] = str(Path(asked) / config.digest(settings))
+        record["settings"] = settings
+        return _run_settings(settings)
+
+    # Caught here, or Hydra would print its own account of it first.
+    status = _guard(job, debug=False)
+    ledger = Ledger(Path(os.environ[_JOBS]), ("number",))
+    ledger.append(record | {"status": status})
+    ledger.close()
+    return status
+
+
+def _summarise(jobs: list[dict[str, Any]], arguments: list[str]) -> None:
     """One table and plot over the keys that a Hydra sweep varied."""
-    from blendbench import runner, sweeps, tracking
+    from blendbench import config, sweeps, tracking
 
-    values = sweeps.swept_values([words for words, _, _ in jobs])
-    found = [sweeps.Job(one, runner.run_dir_of(settings)) for one, (_, _, settings) in zip(values, jobs, strict=True)]
+    values = sweeps.swept_values([job["words"] for job in jobs])
+    found = [sweeps.Job(one, config.run_dir_of(job["settings"])) for one, job in zip(values, jobs, strict=True)]
     if not values[0] or not any((job.run_dir / "results.csv").is_file() for job in found):
         return  # nothing was varied, or every job has said why it has no results
-    _, asked, first = jobs[0]
-    folder = asked or Path("runs") / "sweeps" / tracking.sweep_group(first["experiment"]["name"], arguments)
+    first = jobs[0]["settings"]
+    folder = jobs[0]["asked"] or Path("runs") / "sweeps" / tracking.sweep_group(first["experiment"]["name"], arguments)
     sweeps.summarise(Path(folder), found, first)
     _print_sweep(Path(folder))
 
@@ -299,7 +347,7 @@ def _blend(arguments: list[str]) -> int:
     settings = compose(words.overrides)
     from blendbench import blend
 
-    _quiet()
+    quiet()
     facts = blend.blend(words.noise, words.prompt, words.out, settings)
     gain = "silent" if facts["gain_db"] is None else f"{facts['gain_db']:+.1f} dB"
     levels = f"music at {facts['music_lufs']} LUFS ({gain}) over noise at {facts['noise_lufs']} LUFS"
@@ -318,11 +366,23 @@ def _run_dir(name: str, arguments: list[str], text: str) -> tuple[Path, dict]:
     return words.run_dir, results.read_settings(words.run_dir) | {"allow_targets": words.allow_targets}
 
 
+def _status(arguments: list[str]) -> int:
+    parser = _Parser(prog="blendbench status", description="How far a run is, over all its workers.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    words = parser.parse_args(arguments)
+    from blendbench import progress
+
+    print(progress.text(progress.read(words.run_dir)))
+    return 0
+
+
 def _table(arguments: list[str]) -> int:
     run_dir, settings = _run_dir("table", arguments, "Rebuild results.csv and the tables from a run's rows and mixes.")
-    from blendbench import results
+    from blendbench import progress, results
 
     results.tabulate(run_dir, settings)
+    if (run_dir / "plan.json").is_file() and (left := progress.read(run_dir).left):
+        print(f"blendbench: {left} rows of the run are not there yet; the table is of the others", file=sys.stderr)
     print((run_dir / "table.md").read_text(encoding="utf-8"))
     return 0
 

@@ -10,10 +10,10 @@ import os
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,8 @@ from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError, printable
 from blendbench.store import Arrays, Ledger, file_hash, signature
 
+T = TypeVar("T")
+R = TypeVar("R")
 SAMPLE_RATE = audio.SAMPLE_RATE
 NOISE_VERSION = 1
 END_TOLERANCE = 0.05
@@ -115,6 +117,23 @@ def read_music(clip: MusicClip, sample_rate: int, seconds: float) -> torch.Tenso
     return audio.extend_circular(wave, round(seconds * sample_rate))
 
 
+def ahead(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
+    """`map`, while threads are busy with the next few items: files are read while the device works."""
+    workers = workers or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def _is_key(key: str) -> bool:
     """Whether values may be kept under a key: what could not be read has no content."""
     return bool(key) and not key.startswith(":")
@@ -188,19 +207,7 @@ class Noises:
 
     def ahead(self, clips: Iterable[NoiseClip], workers: int | None = None) -> Iterator[torch.Tensor | ClipError]:
         """`read` of one clip after the other, or why it cannot be read, while threads read the next few."""
-        workers = workers or min(4, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers) as pool:
-            waiting: deque[Future] = deque()
-            try:
-                for clip in clips:
-                    waiting.append(pool.submit(self._try, clip))
-                    if len(waiting) > 2 * workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return ahead(self._try, clips, workers)
 
     def _try(self, clip: NoiseClip) -> torch.Tensor | ClipError:
         try:

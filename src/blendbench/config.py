@@ -5,6 +5,7 @@ Configs are composed by Hydra from `conf/`; this module checks types and says in
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
@@ -86,6 +87,7 @@ class Config:
     amplification: AmplificationConfig = field(default_factory=AmplificationConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
+    executor: Any = None
     tracker: tracking.TrackerConfig = field(default_factory=tracking.TrackerConfig)
     allow_targets: list[str] = field(default_factory=list)
     run_dir: str | None = None
@@ -96,6 +98,9 @@ class Config:
     report: bool = True
     batch: Any = "auto"
     device: str = "auto"
+    threads: int | None = None
+    dry_run: bool = False
+    retry_failed: bool = False
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -118,6 +123,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     batch = settings["batch"]
     ranges = [
         ("limit", settings["limit"] is None or settings["limit"] >= 1, "1 or more, or null for all"),
+        ("threads", settings["threads"] is None or settings["threads"] >= 1, "1 or more, or null for torch's own"),
         ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),
         ("noise.seconds", 0.4 <= settings["noise"]["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
         ("noise.lufs", -70 < settings["noise"]["lufs"] <= 0, "above -70, at most 0"),
@@ -179,8 +185,21 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+_PLACES = {
+    "run_dir", "store_dir", "batch", "device", "data", "keep_images", "report", "tracker", "executor", "dry_run",
+    "retry_failed", "threads",
+}  # fmt: skip
+
+
 def digest(settings: dict[str, Any]) -> str:
     """Eight hex digits of the settings, for the default run folder; places and speed settings do not count."""
-    places = {"run_dir", "store_dir", "batch", "device", "data", "keep_images", "report", "tracker"}
-    counted = {name: value for name, value in settings.items() if name not in places}
+    counted = {name: value for name, value in settings.items() if name not in _PLACES}
     return hashlib.sha256(canonical(counted).encode()).hexdigest()[:8]
+
+
+def run_dir_of(settings: dict[str, Any]) -> Path:
+    """`run_dir`, or `runs/EXPERIMENT-DATASETS-HASH`: the same command finds its own folder again."""
+    if settings["run_dir"]:
+        return Path(settings["run_dir"])
+    name = settings["experiment"]["name"].replace("/", "-")
+    return Path("runs") / f"{name}-{'-'.join(settings['dataset'])}-{digest(settings)}"

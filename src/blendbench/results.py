@@ -8,7 +8,6 @@ paper's.
 
 import hashlib
 import itertools
-import json
 import math
 import sys
 from collections import Counter
@@ -19,15 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
-from blendbench import audio, config, tables
-from blendbench.clips import read_music
+from blendbench import config, tables
 from blendbench.datasets import MusicClip, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
-from blendbench.datasets.tables import check_links
-from blendbench.errors import BlendbenchError, ClipError, printable
-from blendbench.evaluators import Evaluator, KeptScores, Scores, TextEvaluator, from_settings, score_files
+from blendbench.errors import BlendbenchError
+from blendbench.evaluators import KeptScores, Scorer, Scores, TextEvaluator, Unscored
 from blendbench.metrics import (
     audibility,
     bootstrap,
@@ -37,9 +33,9 @@ from blendbench.metrics import (
     frechet,
     masking_model,
 )
-from blendbench.store import Arrays, Ledger, canonical, file_hash, signature, write_text
+from blendbench.scoring import Scoring, mix_key, reference_key
+from blendbench.store import PAIR_KEY, Arrays, Ledger, Rows, canonical, signature, write_text
 
-AUDIBILITY_VERSION = 1
 COLUMNS = [
     "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
     "paper_value", "recipe",
@@ -52,22 +48,12 @@ _FACTS = ["status", "reason", "clip", "label", "genre", "noise_lufs", "music_luf
 """What `scores.csv` takes over from a row."""
 
 
-def read_rows(run_dir: Path) -> list[dict[str, Any]]:
-    """Rows of `pairs.jsonl`; raises BlendbenchError if the folder is no run's."""
+def read_rows(run_dir: Path) -> Rows:
+    """Rows of `pairs.jsonl`, each once, in the order of their keys; raises BlendbenchError if there are none."""
     file = run_dir / "pairs.jsonl"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise BlendbenchError(
-            f"{run_dir}: no sound pairs.jsonl here; give the folder that `blendbench run` printed"
-        ) from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise BlendbenchError(f"{file}, line {number}: not a row; run the same command again to mend it") from None
-    return rows
+    if not file.is_file():
+        raise BlendbenchError(f"{run_dir}: no pairs.jsonl here; give the folder that `blendbench run` printed")
+    return Rows(Ledger(file, PAIR_KEY))
 
 
 def read_settings(run_dir: Path) -> dict[str, Any]:
@@ -90,89 +76,43 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     return config.check(loaded)
 
 
-def _reference(settings: dict[str, Any]) -> tuple[list[MusicClip], list[str]]:
-    """Reference clips whose files are there, with what identifies their content."""
-    clips, _ = split_music(manifests.music_set(settings).clips, settings["seed"])
-    sound, keys = [], []
-    for clip in clips:
-        try:
-            check_links(clip.path, clip.root)
-            start = f"{clip.start:g}s+" if clip.start else ""
-            keys.append(f"{file_hash(clip.path)}:{start}{settings['noise']['seconds']}s")
-            sound.append(clip)
-        except (OSError, ValueError):
-            print(f"blendbench: reference clip left out: {printable(clip.path)} cannot be read", file=sys.stderr)
-        except ClipError as error:
-            print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
-    return sound, keys
-
-
 class _Heard:
     """What the run's evaluators say of the reference and of the mixes, each asked once for all that it serves."""
 
-    def __init__(self, run_dir: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    def __init__(self, run_dir: Path, settings: dict[str, Any], rows: Rows) -> None:
         self.run_dir, self.settings, self.rows = run_dir, settings, rows
-        self.evaluators = from_settings(settings)
-        self.clips, self.clip_keys = _reference(settings)
-        each = {id(one): one for one in self.evaluators.values()}
+        self.scoring = Scoring(run_dir, settings)
+        self.evaluators = self.scoring.evaluators
+        clips, _ = split_music(manifests.music_set(settings).clips, settings["seed"])
+        keyed = [(clip, key) for clip in clips if (key := reference_key(clip, settings["noise"]["seconds"]))]
+        self.clips, self.clip_keys = [clip for clip, _ in keyed], [key for _, key in keyed]
         references: dict[int, KeptScores] = {}
         counted = None
         # A clip that one evaluator leaves out is left out for those before it, too.
         while counted != len(self.clips):
             counted = len(self.clips)
-            references = {key: self._score_reference(one) for key, one in each.items()}
-        self._scores = {key: (references[key], self._score_mixes(one)) for key, one in each.items()}
+            references = {name: self._score_reference(scorer) for name, scorer in self.scoring.scorers.items()}
+        self._scores = {
+            name: (references[name], self.scoring.mixes(scorer, rows, "mixes"))
+            for name, scorer in self.scoring.scorers.items()
+        }
 
     def scores(self, metric: str) -> tuple[KeptScores, KeptScores]:
         """Scores of the reference clips and of the mixes by the metric's evaluator."""
         return self._scores[id(self.evaluators[metric])]
 
-    def _store(self, evaluator: Evaluator) -> Path:
-        from blendbench.runner import pick_device
-
-        evaluator.prepare(pick_device(self.settings["device"]))
-        return Path(self.settings["store_dir"]) / "scores" / signature("score", 2, evaluator.signature())
-
-    def _score_reference(self, evaluator: Evaluator) -> KeptScores:
+    def _score_reference(self, scorer: Scorer) -> KeptScores:
         """Scores of the reference clips; one that cannot be read or scored is left out, for every evaluator."""
-        rate, seconds = evaluator.sample_rate, self.settings["noise"]["seconds"]
-        place, reading = self._store(evaluator), 0
-
-        def read(index: int) -> torch.Tensor:
-            nonlocal reading
-            reading = index
-            return read_music(self.clips[index], rate, seconds)
-
         while self.clips:
             try:
-                return score_files(evaluator, place, self.clip_keys, read, f"{evaluator.name}: reference")
-            except ClipError as error:
+                return self.scoring.reference(scorer, self.clips, self.clip_keys, "reference")
+            except Unscored as error:
                 print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
-                del self.clips[reading], self.clip_keys[reading]
+                del self.clips[error.index], self.clip_keys[error.index]
         raise BlendbenchError(
-            f"music: {evaluator.name} can score no reference clip of {seconds:g} s (noise.seconds); see the lines above"
+            f"music: {scorer.evaluator.name} can score no reference clip of {self.scoring.seconds:g} s "
+            "(noise.seconds); see the lines above"
         )
-
-    def _score_mixes(self, evaluator: Evaluator) -> KeptScores:
-        from blendbench.runner import SAMPLE_RATE, read_mix
-
-        reading = 0
-
-        def read(index: int) -> torch.Tensor:
-            nonlocal reading
-            reading = index
-            return audio.resample(read_mix(self.run_dir, self.rows[index]), SAMPLE_RATE, evaluator.sample_rate)
-
-        keys = [self.mix_key(index) for index in range(len(self.rows))]
-        try:
-            return score_files(evaluator, self._store(evaluator), keys, read, f"{evaluator.name}: mixes")
-        except ClipError as error:
-            raise BlendbenchError(f"{self.run_dir / self.rows[reading]['mix']}: {error}") from error
-
-    def mix_key(self, index: int) -> str:
-        """What identifies the sound of a row's mix."""
-        row = self.rows[index]
-        return f"{row['sha256']}:{row['attenuation_db']}"
 
     def embeddings(self, metric: str, scores: Scores) -> torch.Tensor:
         """Embeddings [frames, D]; raises BlendbenchError where the metric's evaluator makes none."""
@@ -237,17 +177,18 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
         If the folder is no run's, or a metric's model is missing or makes no such scores.
     """
     rows = read_rows(run_dir)
-    heard = _Heard(run_dir, settings, [row for row in rows if row["status"] == "ok"])
+    heard = _Heard(run_dir, settings, rows.only(lambda row: row["status"] == "ok"))
     measures = [_MEASURES[name](heard) for name in heard.evaluators]
-    if audible := [name for name in settings["experiment"]["metrics"] if name in audibility.METRICS]:
-        measures += _audible(heard, audible)
+    if names := heard.scoring.audible_names:
+        values = heard.scoring.audible(heard.rows, "audibility")
+        measures += [_Audible(heard, name, values) for name in names]
     counts = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
     taken = {key: _Cell([], [], []) for key in counts}
     for index, row in enumerate(heard.rows):
         cell = taken[row["dataset"], row["arm"], row["presentation"]]
         cell.chosen.append(index)
         cell.pairs.append(row["pair_id"])
-        cell.groups.append(row["clip"])
+        cell.groups.append(sys.intern(row["clip"]))
     paper = tables.paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])[
         "value"
     ]
@@ -258,23 +199,24 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
                 recipe = f"{heard.recipe(measure.evaluator)}; {one.recipe}" if measure.evaluator else one.recipe
                 expected = paper.get((*key, one.metric), math.nan)
                 out.append([name, *key, *one[:4], one.n, counts[key] - len(cell.chosen), expected, recipe])
-    return Results(
-        pd.DataFrame(out, columns=COLUMNS), _scores(rows, heard, measures), _comparisons(taken, measures, settings)
-    )
+    return Results(pd.DataFrame(out, columns=COLUMNS), _scores(rows, measures), _comparisons(taken, measures, settings))
 
 
-def _scores(rows: list[dict[str, Any]], heard: "_Heard", measures: Sequence["_Measure"]) -> pd.DataFrame:
+def _scores(rows: Rows, measures: Sequence["_Measure"]) -> pd.DataFrame:
     """A row a mix: what its row says of levels, and its value by every metric that has one a pair."""
-    place = {id(row): index for index, row in enumerate(heard.rows)}
-    by_pair = {measure.metric: measure.per_pair for measure in measures if measure.per_pair is not None}
-    out = []
-    for row in sorted(rows, key=lambda row: (row["dataset"], row["arm"], row["presentation"], row["pair_id"])):
-        index = place.get(id(row))
-        line = {key: row[key] for key in ("dataset", "arm", "presentation", "pair_id")}
-        line |= {key: row.get(key) for key in _FACTS}
-        line |= {metric: float(values[index]) if index is not None else math.nan for metric, values in by_pair.items()}
-        out.append(line)
-    return pd.DataFrame(out)
+    columns: dict[str, list[Any]] = {key: [] for key in (*PAIR_KEY, *_FACTS)}
+    sound = np.zeros(len(rows), dtype=bool)
+    for index, row in enumerate(rows):
+        sound[index] = row["status"] == "ok"
+        for key, values in columns.items():
+            value = row.get(key)
+            values.append(sys.intern(value) if type(value) is str else value)
+    frame = pd.DataFrame(columns)
+    for measure in measures:
+        if measure.per_pair is not None:
+            frame[measure.metric] = math.nan
+            frame.loc[sound, measure.metric] = measure.per_pair.astype(float)
+    return frame
 
 
 def _comparisons(
@@ -419,7 +361,7 @@ class _Fad(_Measure):
         yield from (_Value(*one) for one in row["values"])
 
     def _key(self, cell: _Cell) -> str:
-        rows = [self.heard.mix_key(i) for i in cell.chosen]
+        rows = [mix_key(self.heard.rows[i]) for i in cell.chosen]
         return hashlib.sha256(canonical([rows, cell.groups]).encode()).hexdigest()
 
     def _clips(self, chosen: Sequence[int]) -> Any:
@@ -528,34 +470,6 @@ class _Audible(_PairMeasure):
         found = audibility.METRICS[name]
         self.recipe = f"{found.unit}, {found.source}; -18 LUFS played at {masking_model.PLAYBACK_DB_SPL:g} dB SPL"
         self.per_pair = np.array([one.get(name, math.nan) for one in values], dtype=float)
-
-
-def _audible(heard: _Heard, names: Sequence[str]) -> list[_Measure]:
-    """The audibility measures of these names, over all mixes."""
-    from blendbench.sounds import Sounds
-
-    settings = heard.settings
-    mask = {name: settings["mask"][name] for name in ("core_fraction", "pixel_threshold")}
-    smr_db = settings["amplification"]["smr_db"]
-    kept = {"mask": mask, "smr_db": smr_db, "noise": settings["noise"], "measures": sorted(audibility.METRICS)}
-    place = Path(settings["store_dir"]) / "audibility" / signature("audibility", AUDIBILITY_VERSION, kept)
-    ledger, sounds, values = Ledger(place / "measures.jsonl", ("key",)), Sounds(heard.run_dir, settings), []
-    try:
-        for index, row in enumerate(tqdm(heard.rows, desc="audibility", unit="mix", disable=not sys.stderr.isatty())):
-            key = f"{heard.mix_key(index)}:{row['inputs'].partition('-')[0]}"
-            found = ledger.get(key)
-            if found is None:
-                try:
-                    measured = audibility.measure(sounds.noise(row), sounds.music(row), smr_db=smr_db, **mask)
-                except ClipError as error:
-                    print(f"blendbench: {row['pair_id']}: audibility not measured: {error}", file=sys.stderr)
-                    measured = {}
-                found = {"key": key} | {k: None if math.isnan(v) else v for k, v in measured.items()}
-                ledger.append(found)
-            values.append({k: math.nan if v is None else v for k, v in found.items() if k != "key"})
-    finally:
-        ledger.close()
-    return [_Audible(heard, name, values) for name in names]
 
 
 _MEASURES: dict[str, Callable[[_Heard], _Measure]] = {"fad": _Fad, "kl": _Kl, "prompt": _Clap}

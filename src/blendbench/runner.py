@@ -3,24 +3,30 @@
 Generated music lies in the store under its signature, mixes and `pairs.jsonl` in the run's folder, scores in the store
 under the evaluator's signature and the sound's content. A clip that cannot take part gives rows with status "failed"
 and a reason; the run goes on.
+
+The pairs are cut into shards; an executor brings each shard through `work`, here or in other processes, which find all
+that they need in the run's folder. Whatever is done twice has the same outcome, so nothing harms but a lost file: what
+is there when all shards are done is tabulated once, by the process that was called.
 """
 
 import gc
+import itertools
 import json
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import soundfile
 import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from blendbench import audio, config, tracking
+from blendbench import audio, config, executors, finished, progress, tracking
 from blendbench.clips import Noises
 from blendbench.datasets import MusicClip, Pair, manifests
 from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
@@ -31,6 +37,7 @@ from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
 from blendbench.store import PAIR_KEY, Ledger, link_file, make_folder, signature, write_text
 
+T = TypeVar("T")
 SAMPLE_RATE = 44_100
 GENERATE_VERSION = 2
 PRESENT_VERSION = 1
@@ -72,14 +79,6 @@ def pick_device(name: str) -> str:
     return name
 
 
-def run_dir_of(settings: dict[str, Any]) -> Path:
-    """`run_dir`, or `runs/EXPERIMENT-DATASETS-HASH`: the same command finds its own folder again."""
-    if settings["run_dir"]:
-        return Path(settings["run_dir"])
-    name = settings["experiment"]["name"].replace("/", "-")
-    return Path("runs") / f"{name}-{'-'.join(settings['dataset'])}-{config.digest(settings)}"
-
-
 def make_context(settings: dict[str, Any], music: list[MusicClip]) -> Context:
     """What methods borrow from a run: device, seed, the random-music half and the generator, not yet loaded."""
     generator = config.build(settings["generator"], "generator", settings["allow_targets"])
@@ -87,16 +86,18 @@ def make_context(settings: dict[str, Any], music: list[MusicClip]) -> Context:
 
 
 def prepare(settings: dict[str, Any]) -> Plan:
-    """Read the tables, make the pairs and the folders, and write `config.yaml`.
+    """Read the tables, make the pairs, and find out whether all models are there; writes nothing.
 
     Raises
     ------
     BlendbenchError
-        If no experiment is named, data are missing, or a folder cannot be written.
+        If no experiment is named, or data or a model are missing.
     """
     if not settings["experiment"] or not settings["arms"]:
         raise BlendbenchError("experiment: none named; add one, such as experiment=bnmusic/table1")
     allowed, seed = settings["allow_targets"], settings["seed"]
+    if settings["threads"]:
+        torch.set_num_threads(settings["threads"])
     prompts = config.build(settings["prompts"], "prompts", allowed)
     pairs: list[Pair] = []
     notes = []
@@ -127,31 +128,131 @@ def prepare(settings: dict[str, Any]) -> Plan:
             raise BlendbenchError(f"{error}; or leave the arm out: arms.{name}=null") from error
     for evaluator in from_settings(settings).values():
         evaluator.signature()
-    run_dir = run_dir_of(settings)
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    run_dir, store = config.run_dir_of(settings), Path(settings["store_dir"])
     amplification = Amplification(**settings["amplification"])
-    store = Path(settings["store_dir"])
-    make_folder(store)
     said = [note for note in notes if note]
     return Plan(settings, run_dir, store, pairs, reference, music, arms, presentations, context, amplification, said)
 
 
-def execute(plan: Plan) -> None:
-    """Bring every arm's pairs to mixes and rows; what is already there is left alone."""
+def begin(plan: Plan) -> None:
+    """Make the folders, write `config.yaml` and `plan.json`, and take out rows that are not this run's.
+
+    Raises
+    ------
+    BlendbenchError
+        If a folder cannot be written.
+    """
+    settings = plan.settings
+    write_text(plan.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    if not plan.store.is_dir():
+        make_folder(plan.store)  # one that cannot be written is still read: it may hold all
+    ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
+    noises = Noises(settings["noise"], plan.store)
+    arms = {name: _Arm(plan, name, method, noises, ledger).mix_signatures for name, method in plan.arms.items()}
+    facts = {"experiment": settings["experiment"]["name"], "pairs": len(plan.pairs), "arms": arms}
+    progress.write_plan(plan.run_dir, facts)
+    progress.forget_dead(plan.run_dir)
+    if ledger.path.exists():
+        if settings["retry_failed"]:
+            for row in list(ledger):
+                if row.get("status") == "failed" and not row.get("retry"):
+                    ledger.append(row | {"retry": True})
+        ledger.keep(_keys(plan))
+    ledger.close()
+
+
+def _keys(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
+    """Keys of all rows of a run, sorted."""
+    ids: dict[str, list[str]] = {}
+    for pair in plan.pairs:
+        ids.setdefault(pair.dataset, []).append(pair.pair_id)
+    for dataset in sorted(ids):
+        ids[dataset].sort()
+        for arm in sorted(plan.arms):
+            for shown in sorted(plan.presentations):
+                yield from ((dataset, arm, shown, pair) for pair in ids[dataset])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts that the work is cut into; each has something of every arm, label and genre."""
+
+    index: int = 0
+    of: int = 1
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """What of a sequence belongs to the shard."""
+        return items[self.index :: self.of] if self.of > 1 else items
+
+
+def work(
+    plan: Plan, shard: Shard, beat: progress.Beat, skip: frozenset[tuple[str, str]] = frozenset(), scoring: bool = True
+) -> None:
+    """Bring a shard's pairs to mixes, rows and scores; what is already there is left alone.
+
+    Parameters
+    ----------
+    plan : Plan
+    shard : Shard
+    beat : Beat
+        Where to say what is being done.
+    skip : set of (arm, pair_id)
+        What is not to be tried, as it has ended a worker before.
+    scoring : bool
+        Whether the mixes are scored, too.
+
+    Raises
+    ------
+    BlendbenchError
+        If a file cannot be written, such as on a full disk.
+    """
+    pairs = shard.part(plan.pairs)
     noises = Noises(plan.settings["noise"], plan.store)
     ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
-    wanted = set()
     try:
         for name, method in plan.arms.items():
-            wanted |= _Arm(plan, name, method, noises, ledger).run()
+            _Arm(plan, name, method, noises, ledger, beat, skip).run(pairs)
+        if scoring:
+            from blendbench.scoring import Scoring
+
+            beat.begin("score")
+            keys = ((pair.dataset, arm, shown, pair.pair_id)
+                    for arm in plan.arms for shown in plan.presentations for pair in pairs)  # fmt: skip
+            rows = (row for key in keys if (row := ledger.get(*key)) is not None and row["status"] == "ok")
+            Scoring(plan.run_dir, plan.settings).part(rows, shard.part(plan.reference))
     finally:
         ledger.close()
         noises.close()
-    # The finished table of rows: this run's pairs only, in a fixed order, each once.
-    rows = [ledger.rows[key] for key in sorted(wanted) if key in ledger.rows]
-    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    if ledger.path.read_bytes() != text.encode():
-        write_text(ledger.path, text)
+
+
+def unfinished(plan: Plan, of: int) -> list[int]:
+    """Which of so many shards have pairs that lack a row or an image."""
+    noises = Noises(plan.settings["noise"], plan.store)
+    ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
+    found: set[int] = set()
+    for name, method in plan.arms.items():
+        lacks = _Arm(plan, name, method, noises, ledger).lacks
+        found |= {index % of for index, pair in enumerate(plan.pairs) if index % of not in found and lacks(pair)}
+    ledger.close()
+    noises.close()
+    return sorted(found)
+
+
+def merge(plan: Plan) -> int:
+    """Put the run's rows in a fixed order, each once, and no other; returns how many are not there."""
+    return Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY).keep(_keys(plan))
+
+
+def give_up(plan: Plan, arm: str, pair_ids: Collection[str], reason: str) -> None:
+    """Enter pairs that cannot be done as failed; the same command tries them again."""
+    noises = Noises(plan.settings["noise"], plan.store)
+    ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
+    failing = _Arm(plan, arm, plan.arms[arm], noises, ledger)
+    for pair in plan.pairs:
+        if pair.pair_id in pair_ids:
+            failing.fail(pair, reason, retry=True)
+    ledger.close()
+    noises.close()
 
 
 def file_name(identifier: str) -> str:
@@ -219,11 +320,34 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+class Survey(NamedTuple):
+    """What there is of an arm, in pairs."""
+
+    done: int
+    """Whose rows and mixes lie in the run's folder"""
+    mixed: int
+    """Whose mixes are in the store"""
+    made: int
+    """Whose music is in the store"""
+    seconds: float | None
+    """That a pair's music took, as far as earlier ones tell"""
+
+
 class _Arm:
     """One arm's way through generate and present."""
 
-    def __init__(self, plan: Plan, name: str, method: Any, noises: Noises, rows: Ledger) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        name: str,
+        method: Any,
+        noises: Noises,
+        rows: Ledger,
+        beat: progress.Beat | None = None,
+        skip: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
         self.plan, self.name, self.method, self.noises, self.rows = plan, name, method, noises, rows
+        self.beat, self.skip = beat, skip
         self.batch = BatchSize(plan.settings["batch"], plan.context.device)
         settings = plan.settings
         self.generate_settings = {
@@ -240,6 +364,7 @@ class _Arm:
             ]
         self.signature = signature("generate", GENERATE_VERSION, self.generate_settings)
         self.folder = plan.store / "music" / self.signature
+        self._made: Ledger | None = None
         self.mix_signatures = {
             key: signature(
                 "present",
@@ -252,19 +377,42 @@ class _Arm:
             for key, shown in plan.presentations.items()
         }
 
-    def run(self) -> set[tuple]:
-        """Do what is missing; returns the keys of all rows that belong to this arm."""
-        self.made = Ledger(self.folder / "ledger.jsonl", ("pair_id",))
-        todo = [pair for pair in self.plan.pairs if self._missing(pair) or self._lacks_images(pair)]
+    @property
+    def made(self) -> Ledger:
+        """The store's rows of this arm's music, read when first asked for."""
+        if self._made is None:
+            self._made = Ledger(self.folder / "ledger.jsonl", ("pair_id",))
+        return self._made
+
+    def run(self, pairs: Sequence[Pair]) -> None:
+        """Do what is missing of some pairs."""
+        todo = [pair for pair in pairs if self.lacks(pair) and (self.name, pair.pair_id) not in self.skip]
         try:
             if todo:
                 self._work(todo)
-            self._link_images()
+            self._link_images(pairs)
         finally:
-            self.made.close()
-        return {
-            (pair.dataset, self.name, shown, pair.pair_id) for pair in self.plan.pairs for shown in self.mix_signatures
-        }
+            if self._made is not None:
+                self._made.close()
+
+    def lacks(self, pair: Pair) -> bool:
+        """Whether a pair has a presentation without a sound row, or lacks images that are to be kept."""
+        return bool(self._missing(pair)) or self._lacks_images(pair)
+
+    def survey(self) -> Survey:
+        """What there is to do, and how long it took a pair before."""
+        mixes = self._mix_ledgers()
+        done = mixed = kept = 0
+        for pair in self.plan.pairs:
+            missing = self._missing(pair)
+            if not missing:
+                done += 1
+            elif all(self._found(mixes[key], key, pair) for key in missing):
+                mixed += 1
+            elif self._whole(pair) is not None:
+                kept += 1
+        seconds = [row["seconds"] for row in itertools.islice(self.made, 1000) if "seconds" in row]
+        return Survey(done, mixed, kept, sum(seconds) / len(seconds) if seconds else None)
 
     def _lacks_images(self, pair: Pair) -> bool:
         """Whether images are to be kept, and the store has none of a pair whose music could be made."""
@@ -276,11 +424,11 @@ class _Arm:
         found = [self.rows.get(pair.dataset, self.name, shown, pair.pair_id) for shown in self.mix_signatures]
         return not all(one is not None and one["status"] == "failed" for one in found)
 
-    def _link_images(self) -> None:
+    def _link_images(self, pairs: Sequence[Pair]) -> None:
         """Put the images that are kept into the run's folder."""
         if not self.plan.settings["keep_images"]:
             return
-        for pair in self.plan.pairs:
+        for pair in pairs:
             for image in (self.made.get(pair.pair_id) or {}).get("images", []):
                 target = self.plan.run_dir / "images" / self.name / image
                 if not target.exists():
@@ -294,19 +442,18 @@ class _Arm:
         inputs, missing = self._inputs(pair), []
         for shown, wanted in self.mix_signatures.items():
             row = self.rows.get(pair.dataset, self.name, shown, pair.pair_id)
-            if row is None or row["signature"] != wanted or row["inputs"] != inputs or row.get("retry"):
+            if (
+                row is None
+                or row["signature"] != wanted
+                or row["inputs"] != inputs
+                or row.get("retry")
+                or (row["status"] == "ok" and _size(self.plan.run_dir / row["mix"]) != row["bytes"])
+            ):
                 missing.append(shown)
-            elif row["status"] == "ok":
-                file = self.plan.run_dir / row["mix"]
-                if not file.is_file() or file.stat().st_size != row["bytes"]:
-                    missing.append(shown)
         return missing
 
     def _work(self, todo: list[Pair]) -> None:
-        folder = self.plan.store / "mixes"
-        self.mixes = {
-            key: Ledger(folder / name / "ledger.jsonl", ("pair_id",)) for key, name in self.mix_signatures.items()
-        }
+        self.mixes = self._mix_ledgers()
         try:
             # Another run may have mixed the same music in the same way.
             todo = [pair for pair in todo if self._take_mixes(pair) or self._lacks_images(pair)]
@@ -316,22 +463,28 @@ class _Arm:
             for ledger in self.mixes.values():
                 ledger.close()
 
+    def _mix_ledgers(self) -> dict[str, Ledger]:
+        folder = self.plan.store / "mixes"
+        return {key: Ledger(folder / name / "ledger.jsonl", ("pair_id",)) for key, name in self.mix_signatures.items()}
+
+    def _found(self, mixes: Ledger, key: str, pair: Pair) -> dict[str, Any] | None:
+        """The store's row of a mix, if its file is there."""
+        kept = mixes.get(pair.pair_id)
+        if kept is None or kept["inputs"] != self._inputs(pair):
+            return None
+        return kept if _size(self._stored(key, pair)) == kept["bytes"] else None
+
     def _take_mixes(self, pair: Pair) -> list[str]:
         """Take over the mixes that the store holds; returns the presentations that are still missing."""
         missing = self._missing(pair)
-        inputs = self._inputs(pair) if missing else ""
         for key in list(missing):
-            kept = self.mixes[key].get(pair.pair_id)
-            if kept is None or kept["inputs"] != inputs:
-                continue
-            file = self._stored(key, pair)
-            if file.is_file() and file.stat().st_size == kept["bytes"]:
+            if (kept := self._found(self.mixes[key], key, pair)) is not None:
                 self._enter(pair, key, kept)
                 missing.remove(key)
         return missing
 
     def _stored(self, key: str, pair: Pair) -> Path:
-        return self.mixes[key].path.parent / f"{file_name(pair.pair_id)}.flac"
+        return self.plan.store / "mixes" / self.mix_signatures[key] / f"{file_name(pair.pair_id)}.flac"
 
     def _enter(self, pair: Pair, key: str, kept: dict[str, Any]) -> None:
         """Put a mix of the store into the run's folder, and append its row."""
@@ -341,53 +494,79 @@ class _Arm:
         self.rows.append(self._row(pair, key) | found | {name: kept[name] for name in ("sha256", "bytes")})
 
     def _make(self, todo: list[Pair]) -> None:
+        write_text(self.folder / "signature.json", json.dumps(self.generate_settings, indent=1, default=str) + "\n")
         try:
-            write_text(self.folder / "signature.json", json.dumps(self.generate_settings, indent=1, default=str) + "\n")
             self.method.prepare(self.plan.context)
         except BlendbenchError as error:
             for pair in todo:
-                self._fail(pair, str(error), retry=True)
+                self.fail(pair, str(error), retry=True)
             print(f"blendbench: arm {self.name} cannot run: {error}", file=sys.stderr)
             return
         bar = tqdm(total=len(todo), desc=self.name, unit="pair", disable=not sys.stderr.isatty(), leave=True)
         batch: list[Item] = []
+        self._say([])
         for pair, noise in zip(todo, self.noises.ahead(pair.clip for pair in todo), strict=True):
             if isinstance(noise, ClipError):
-                self._fail(pair, str(noise))
-                bar.update()
+                self.fail(pair, str(noise))
+                self._said(bar, 1, len(self.mix_signatures))
                 continue
+            self.made.refresh()
+            self.rows.refresh()
             music = self._kept(pair)
             seed = stable_seed(self.plan.settings["seed"], pair.pair_id)
             item = Item(pair, noise, seed, partial(self.noises.mel, pair.clip))
             if music is not None:
                 self._present(item, music)
-                bar.update()
+                self._said(bar, 1)
                 continue
             batch.append(item)
             if len(batch) >= self.batch.size:
-                self._generate(batch)
-                bar.update(len(batch))
+                self._make_batch(batch, bar)
                 batch = []
         if batch:
-            self._generate(batch)
-            bar.update(len(batch))
+            self._make_batch(batch, bar)
         bar.close()
+
+    def _make_batch(self, batch: list[Item], bar: tqdm) -> None:
+        self._say(batch)
+        self._generate(batch)
+        failed = [self.rows.get(item.pair.dataset, self.name, shown, item.pair.pair_id)
+                  for item in batch for shown in self.mix_signatures]  # fmt: skip
+        self._said(bar, len(batch), sum(row is not None and row["status"] == "failed" for row in failed))
+
+    def _say(self, batch: list[Item]) -> None:
+        self._began = time.monotonic()
+        if self.beat is not None:
+            self.beat.begin("make", self.name, [item.pair.pair_id for item in batch])
+
+    def _said(self, bar: tqdm, pairs: int, failed: int = 0) -> None:
+        bar.update(pairs)
+        if self.beat is not None:
+            seconds = time.monotonic() - self._began
+            self.beat.end(self.name, pairs, pairs * len(self.mix_signatures), failed, seconds)
+        self._began = time.monotonic()
 
     def _kept(self, pair: Pair) -> Music | None:
         """Music that the store already holds for a pair."""
+        row = self._whole(pair)
+        if row is None or self._lacks_images(pair):
+            return None
+        return Music(_load(self.folder / row["file"]), row["facts"])
+
+    def _whole(self, pair: Pair) -> dict[str, Any] | None:
+        """The store's row of a pair's music, if its file is there."""
         row = self.made.get(pair.pair_id)
-        if row is None or row["inputs"] != self._inputs(pair) or self._lacks_images(pair):
+        if row is None or row["inputs"] != self._inputs(pair):
             return None
-        file = self.folder / row["file"]
-        if not file.is_file() or file.stat().st_size != row["bytes"]:
-            return None
-        return Music(_load(file), row["facts"])
+        return row if _size(self.folder / row["file"]) == row["bytes"] else None
 
     def _generate(self, items: list[Item]) -> None:
         try:
+            began = time.monotonic()
             self.batch.begin()
             music = self.method.generate(items)
             self.batch.end()
+            seconds = (time.monotonic() - began) / len(items)
         except Exception as error:
             if len(items) > 1:
                 # One bad pair must not take its batch along; too many pairs are not bad.
@@ -408,11 +587,11 @@ class _Arm:
                 known = isinstance(error, ClipError)
                 if not known:
                     traceback.print_exc()
-                self._fail(items[0].pair, str(error) if known else f"{type(error).__name__}: {error}", retry=not known)
+                self.fail(items[0].pair, str(error) if known else f"{type(error).__name__}: {error}", retry=not known)
             return
         for item, piece in zip(items, music, strict=True):
             if not bool(torch.isfinite(piece.waveform).all()):
-                self._fail(item.pair, f"{self.name}: the music made has samples that are not finite", retry=True)
+                self.fail(item.pair, f"{self.name}: the music made has samples that are not finite", retry=True)
                 continue
             file = self.folder / f"{file_name(item.pair.pair_id)}.wav"
             digest = audio.write(file, piece.waveform, SAMPLE_RATE, subtype="FLOAT")
@@ -423,6 +602,7 @@ class _Arm:
                 "bytes": file.stat().st_size,
                 "sha256": digest,
                 "facts": piece.facts,
+                "seconds": round(seconds, 3),
             }
             if self.plan.settings["keep_images"]:
                 row["images"] = [f"{file.stem}-{name}.png" for name in piece.images]
@@ -441,7 +621,7 @@ class _Arm:
                     item.noise, music.waveform, shown, self.method.adaptive, plan.amplification, plan.settings["mask"]
                 )
             except ClipError as error:
-                self._fail(item.pair, f"{self.name}: {error}", only=key)
+                self.fail(item.pair, f"{self.name}: {error}", only=key)
                 continue
             leveled, attenuation = audio.limit_peak(result.mix)
             file = self._stored(key, item.pair)
@@ -470,10 +650,41 @@ class _Arm:
             "inputs": self._inputs(pair),
         }
 
-    def _fail(self, pair: Pair, reason: str, retry: bool = False, only: str | None = None) -> None:
+    def fail(self, pair: Pair, reason: str, retry: bool = False, only: str | None = None) -> None:
+        """Enter the presentations of a pair that are missing, or one, as failed; with `retry` for this time only."""
         for key in [only] if only else self._missing(pair):
             row = self._row(pair, key) | {"status": "failed", "reason": " ".join(reason.split())}
             self.rows.append(row | ({"retry": True} if retry else {}))
+
+
+def describe(plan: Plan) -> str:
+    """What `dry_run` prints: what would be done, what is there already, and how long the music may take."""
+    noises = Noises(plan.settings["noise"], plan.store)
+    ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
+    executor = executors.from_settings(plan.settings)
+    lines = [
+        f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
+        f"({', '.join(plan.presentations)}), {len(plan.reference)} reference clips",
+        f"folder {plan.run_dir}, store {plan.store}",
+        f"executor: {executor.describe(plan)}",
+        "",
+        f"{'arm':<20}{'done':>9}{'to link':>9}{'to mix':>9}{'to make':>9}{'s/pair':>9}",
+    ]
+    total, unknown = 0.0, []
+    for name, method in plan.arms.items():
+        found = _Arm(plan, name, method, noises, ledger).survey()
+        make = len(plan.pairs) - found.done - found.mixed - found.made
+        pace = "?" if found.seconds is None else f"{found.seconds:.2f}"
+        lines.append(f"{name:<20}{found.done:>9}{found.mixed:>9}{found.made:>9}{make:>9}{pace:>9}")
+        if make and found.seconds is None:
+            unknown.append(name)
+        total += make * (found.seconds or 0.0)
+    workers = executor.workers(plan)
+    time_text = f"about {progress.clock(total / workers)} to make the music with {workers} worker(s), from earlier rows"
+    if unknown:
+        time_text += f"; nothing is known yet of {', '.join(unknown)}"
+    noises.close()
+    return "\n".join([*lines, "", time_text])
 
 
 def read_mix(run_dir: Path, row: dict[str, Any]) -> torch.Tensor:
@@ -497,8 +708,10 @@ def _load(path: Path) -> torch.Tensor:
         raise BlendbenchError(f"{path}: cannot be read again ({error}); delete it and run once more") from None
 
 
-def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path:
+def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | None:
     """The whole way: generate, present, score, tabulate, report; returns the run's folder.
+
+    Returns None after a `dry_run`, which says the plan, and where the executor leaves the run to be finished later.
 
     Raises
     ------
@@ -507,17 +720,35 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path:
     """
     from blendbench import report, results
 
-    plan = prepare(settings)
-    for note in plan.notes:
-        say(note)
-    say(f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations in {plan.run_dir}")
-    execute(plan)
-    results.tabulate(plan.run_dir, settings)
-    draw_figures(plan.run_dir, settings)
-    if settings["report"]:
-        report.write(plan.run_dir, settings)
-    if mirrored := tracking.mirror(plan.run_dir, settings):
-        say(f"W&B    {mirrored}")
+    with finished.Watch() as watch:
+        plan = prepare(settings)
+        for note in plan.notes:
+            say(note)
+        if settings["dry_run"]:
+            say(describe(plan))
+            return None
+        begin(plan)
+        say(
+            f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
+            f"in {plan.run_dir}"
+        )
+        executor = executors.from_settings(settings)
+        for _ in range(3):
+            if not executor.run(plan):
+                return None
+            lacking = merge(plan)
+            if not lacking:
+                break
+        else:
+            raise BlendbenchError(f"{plan.run_dir}: {lacking} rows are still not there; run the same command again")
+        results.tabulate(plan.run_dir, settings)
+        draw_figures(plan.run_dir, settings)
+        if settings["report"]:
+            report.write(plan.run_dir, settings)
+        if mirrored := tracking.mirror(plan.run_dir, settings):
+            say(f"W&B    {mirrored}")
+    clips = {clip.path for clip in (*plan.reference, *plan.music)} | {pair.clip.path for pair in plan.pairs}
+    finished.note(plan.run_dir, settings, watch.files | clips)
     return plan.run_dir
 
 

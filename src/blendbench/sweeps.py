@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from blendbench import tables
+from blendbench import config, tables
 from blendbench.errors import BlendbenchError
-from blendbench.runner import file_name, run_dir_of
+from blendbench.runner import file_name
 from blendbench.store import write_text
 
 
@@ -84,7 +84,7 @@ def run(
     BlendbenchError
         If the sweep or a job's settings are wrong.
     """
-    folder, jobs = run_dir_of(settings), []
+    folder, jobs = config.run_dir_of(settings), []
     planned = []
     for values in combinations(settings["experiment"]["sweep"]):
         names = {key: _text(value) for key, value in values.items()}

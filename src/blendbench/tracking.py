@@ -176,7 +176,7 @@ def tables(run_dir: Path, media_pairs: int) -> dict[str, Table]:
     BlendbenchError
         If a file is missing or cannot be read.
     """
-    rows = list(Ledger(run_dir / "pairs.jsonl", PAIR_KEY).rows.values())
+    rows = list(Ledger(run_dir / "pairs.jsonl", PAIR_KEY))
     found = {name: _read_csv(run_dir / f"{name}.csv") for name in ("results", "table")}
     found |= {name: _read_csv(file) for name in ("comparisons", "scores") if (file := run_dir / f"{name}.csv").exists()}
     found |= {name: _numbers(table) for name, table in found.items() if name != "table"}

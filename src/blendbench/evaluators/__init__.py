@@ -7,8 +7,9 @@ do not depend on its neighbours, bit for bit.
 
 import sys
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from blendbench import config
-from blendbench.errors import BlendbenchError
-from blendbench.store import Arrays, Ledger, canonical
+from blendbench.clips import ahead
+from blendbench.errors import BlendbenchError, ClipError
+from blendbench.store import Arrays, Ledger, canonical, signature
 
 
 class Scores(NamedTuple):
@@ -78,18 +80,22 @@ class KeptScores(Sequence[Scores]):
     ----------
     arrays : Arrays
         Where the values lie.
-    rows : sequence of dict
-        Their places, a row a sound.
+    ledger : Ledger
+        Whose rows hold their places.
+    places : sequence of int
+        The rows' own places in the ledger, one a sound.
     """
 
-    def __init__(self, arrays: Arrays, rows: Sequence[dict[str, Any]]) -> None:
-        self._arrays, self._rows = arrays, rows
+    def __init__(self, arrays: Arrays, ledger: Ledger, places: Sequence[int]) -> None:
+        self._arrays, self._ledger, self._places = arrays, ledger, places
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
-        row = self._rows[index]
+        row = self._ledger.at(self._places[index])
+        if row is None:
+            raise BlendbenchError(f"{self._ledger.path}: damaged; delete its folder, and what it holds is scored again")
         return Scores(*(torch.from_numpy(self._arrays.read(row[n])) if n in row else None for n in Scores._fields))
 
 
@@ -119,41 +125,82 @@ def from_settings(settings: dict[str, Any]) -> dict[str, Evaluator]:
     return chosen
 
 
-def score_files(
-    evaluator: Evaluator,
-    store: Path,
-    keys: Sequence[str],
-    read: Callable[[int], torch.Tensor],
-    title: str = "score",
-) -> KeptScores:
-    """Scores of N sounds, computed once a content.
+class Unscored(ClipError):
+    """A sound that cannot be read or scored; `index` says which of those that were given."""
+
+    def __init__(self, index: int, text: str) -> None:
+        super().__init__(text)
+        self.index = index
+
+
+class Scorer:
+    """An evaluator with the scores that it has given before; its weights are loaded when a sound is new.
 
     Parameters
     ----------
     evaluator : Evaluator
-        Prepared.
     store : Path
-        Folder of this evaluator's signature; its ledger is read and appended.
-    keys : sequence of str
-        What identifies each sound's content, such as a SHA-256 with the seconds read.
-    read : callable
-        From an index to the waveform [samples]; called for what the ledger lacks.
-    title : str
-        What the progress bar is called.
+        The store's folder; scores lie in it under the evaluator's signature.
+    device : str
+        Torch device.
     """
-    ledger, arrays = Ledger(store / "scores.jsonl", ("key",)), Arrays(store / "scores.f32")
-    rows = []
+
+    def __init__(self, evaluator: Evaluator, store: Path, device: str) -> None:
+        self.evaluator, self._device, self._ready = evaluator, device, False
+        folder = store / "scores" / signature("score", 2, evaluator.signature())
+        self._ledger, self._arrays = Ledger(folder / "scores.jsonl", ("key",)), Arrays(folder / "scores.f32")
+
+    def scores(self, keys: Sequence[str], read: Callable[[int], torch.Tensor], title: str = "") -> KeptScores:
+        """Scores of N sounds, computed once a content; the next sound is read while one is scored.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            What identifies each sound's content, such as a SHA-256 with the seconds read.
+        read : callable
+            From an index to the waveform [samples]; called, in a thread, for what is new.
+        title : str
+            Of a progress bar; none if empty.
+
+        Raises
+        ------
+        Unscored
+            A sound raised ClipError.
+        """
+        self._ledger.refresh()
+        new = [index for index, key in enumerate(keys) if self._ledger.place(key) is None]
+        bar = tqdm(total=len(new), desc=title, unit="clip", disable=not (title and new and sys.stderr.isatty()))
+        try:
+            for index, waveform in zip(new, ahead(partial(_try, read), new, workers=1), strict=True):
+                self._score(keys[index], index, waveform)
+                bar.update()
+        finally:
+            bar.close()
+            self._ledger.close()
+        places = [self._ledger.place(key) for key in keys]
+        return KeptScores(self._arrays, self._ledger, array("q", [place for place in places if place is not None]))
+
+    def _score(self, key: str, index: int, waveform: torch.Tensor | ClipError) -> None:
+        if self._ledger.place(key) is not None:
+            return  # the same sound stood before it, or another worker has scored it
+        if isinstance(waveform, ClipError):
+            raise Unscored(index, str(waveform)) from waveform
+        if not self._ready:
+            self.evaluator.prepare(self._device)
+            self._ready = True
+        try:
+            heard = self.evaluator.score(waveform)
+        except ClipError as error:
+            raise Unscored(index, str(error)) from error
+        row: dict[str, Any] = {"key": key}
+        for name, values in heard._asdict().items():
+            if values is not None:
+                row[name] = self._arrays.append(values.numpy())
+        self._ledger.append(row)
+
+
+def _try(read: Callable[[int], torch.Tensor], index: int) -> torch.Tensor | ClipError:
     try:
-        for index, key in enumerate(tqdm(keys, desc=title, unit="clip", disable=not sys.stderr.isatty())):
-            row = ledger.get(key)
-            if row is None:
-                heard = evaluator.score(read(index))
-                row = {"key": key}
-                for name, values in heard._asdict().items():
-                    if values is not None:
-                        row[name] = arrays.append(values.numpy())
-                ledger.append(row)
-            rows.append(row)
-    finally:
-        ledger.close()
-    return KeptScores(arrays, rows)
+        return read(index)
+    except ClipError as error:
+        return error

@@ -1,0 +1,128 @@
+"""Executors: who brings the shards of a run through its stages. A class that `_target_` names in `conf/executor`.
+
+An executor has
+
+- `run(plan)`: bring all shards to their end; False where it leaves the work to others and does not wait for them;
+- `workers(plan)`: how many work at once;
+- `describe(plan)`: the same in words.
+
+The processes that an executor starts share nothing with it but the run's folder, the store and the data.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blendbench import config, progress
+from blendbench.errors import BlendbenchError
+
+if TYPE_CHECKING:
+    from blendbench.runner import Plan
+
+
+class Executor(Protocol):
+    """The interface of an executor; see the module's text."""
+
+    def run(self, plan: "Plan") -> bool: ...
+
+    def workers(self, plan: "Plan") -> int: ...
+
+    def describe(self, plan: "Plan") -> str: ...
+
+
+class Inline:
+    """All in this process."""
+
+    def run(self, plan: "Plan") -> bool:
+        """Do everything; raises BlendbenchError if a file cannot be written."""
+        from blendbench.runner import Shard, work
+
+        beat = progress.Beat(plan.run_dir, plan.context.device)
+        finished = False
+        try:
+            # What is scored is tabulated at once, so the tabulation scores it, with its progress bars.
+            work(plan, Shard(), beat, scoring=False)
+            finished = True
+        finally:
+            beat.close(finished)
+        return True
+
+    def workers(self, plan: "Plan") -> int:
+        """One."""
+        return 1
+
+    def describe(self, plan: "Plan") -> str:
+        """Which device."""
+        return f"inline, this process, {plan.context.device}"
+
+
+@dataclass
+class Task:
+    """A shard that other processes bring to its end, and what befell those who tried."""
+
+    shard: int
+    of: int
+    deaths: int = 0
+    skip: list[tuple[str, str]] = field(default_factory=list)
+
+    def word(self) -> dict[str, Any]:
+        """What a worker is told; after a death, to take one pair at a time, without those that killed twice."""
+        alone = {"batch": 1, "skip": self.skip} if self.deaths else {}
+        return {"shard": self.shard, "of": self.of, **alone}
+
+    def died(self, plan: "Plan", name: str, why: str, retries: int, log: Path) -> None:
+        """Count the death of a worker; the pair at which a second one died is entered as failed.
+
+        Parameters
+        ----------
+        plan : Plan
+        name : str
+            Of the worker's sign of life.
+        why : str
+            What ended it.
+        retries : int
+            How many deaths are borne that no pair can be blamed for.
+        log : Path
+            Where its last lines are.
+
+        Raises
+        ------
+        BlendbenchError
+            If there were too many.
+        """
+        from blendbench.runner import give_up
+
+        self.deaths += 1
+        found = next((one.facts for one in progress.workers(plan.run_dir) if one.name == name), None)
+        if self.deaths > 1 and found is not None and found["stage"] == "make" and len(found["pairs"]) == 1:
+            arm, pair = found["arm"], found["pairs"][0]
+            give_up(plan, arm, {pair}, f"its worker died twice: {why}; give it more memory, or see {log}")
+            self.skip.append((arm, pair))
+        elif self.deaths > retries:
+            raise BlendbenchError(
+                f"shard {self.shard + 1} of {self.of}: its worker died {self.deaths} times, the last by {why}; "
+                f"{log} says more; then run the same command again"
+            )
+        print(f"blendbench: a worker died ({why}); its shard is begun again", file=sys.stderr)
+
+
+def check_number(key: str, value: Any, least: int, *others: Any) -> None:
+    """Raise BlendbenchError unless an executor's entry is a whole number of at least so much, or one of the others."""
+    if value in others or (type(value) is int and value >= least):
+        return
+    also = "".join(f", or {'null' if one is None else one}" for one in others)
+    raise BlendbenchError(f"executor.{key}: {value!r} is out of range; use {least} or more{also}")
+
+
+def python_path() -> str:
+    """PYTHONPATH with which another process finds the modules that this one finds, the user's own among them."""
+    return os.pathsep.join(one for one in sys.path if one)
+
+
+def from_settings(settings: dict[str, Any]) -> Executor:
+    """The executor of a run; raises BlendbenchError if its entry is wrong."""
+    if settings["executor"] is None:
+        return Inline()
+    return config.build(settings["executor"], "executor", settings["allow_targets"])

@@ -1,0 +1,57 @@
+"""Methods of a user's own module, for the tests of executors; processes that a run starts must find it, too."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blendbench.methods import Context, Item, Music
+
+
+class Slow:
+    """A tone drawn by the pair's seed, after a while.
+
+    Parameters
+    ----------
+    label : str
+    seconds : float
+        How long a pair takes.
+    """
+
+    adaptive = False
+
+    def __init__(self, label: str, seconds: float = 0.0) -> None:
+        self.label, self.seconds = label, seconds
+
+    def signature(self) -> dict[str, Any]:
+        """Time changes nothing."""
+        return {}
+
+    def prepare(self, context: Context) -> None:
+        """Nothing to load."""
+
+    def generate(self, items: list[Item]) -> list[Music]:
+        """A tone a pair."""
+        made = []
+        for item in items:
+            time.sleep(self.seconds)
+            samples = torch.arange(len(item.noise)) / 44_100
+            made.append(Music(0.1 * torch.sin(2 * torch.pi * (200 + item.seed % 500) * samples)))
+        return made
+
+
+class Deadly(Slow):
+    """As Slow, but a pair whose id holds a word kills the process, as if memory had run out, while a file exists."""
+
+    def __init__(self, label: str, word: str, while_exists: str) -> None:
+        super().__init__(label)
+        self.word, self.file = word, Path(while_exists)
+
+    def generate(self, items: list[Item]) -> list[Music]:
+        """A tone a pair, or the end."""
+        if self.file.exists() and any(self.word in item.pair.pair_id for item in items):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(items)

@@ -1,0 +1,274 @@
+"""Workers: the same rows whoever makes them, and whatever befalls them on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from worlds import CHEAP, World, call, rows_of, untimed
+
+from blendbench import progress
+
+TABLES = ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex")
+SMALL = ("report=false", "threads=1")
+LOCAL = ("executor=local", "executor.devices=[cpu]")
+
+
+def slow(seconds: float) -> list[str]:
+    """An arm of our own that takes its time, beside the cheap ones."""
+    arm = f"{{_target_: own_methods.Slow, label: Slow, seconds: {seconds}}}"
+    return [*CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[own_methods]"]
+
+
+@pytest.fixture(scope="module")
+def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three arms, one of them of our own, by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert world.with_store(folder / "store").run(folder / "run", "limit=6", *slow(0)) == 0
+    return folder / "run"
+
+
+def same(run_dir: Path, expected: Path) -> None:
+    for name in TABLES:
+        assert (run_dir / name).read_bytes() == (expected / name).read_bytes(), name
+    assert untimed(rows_of(run_dir)) == untimed(rows_of(expected))
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not come to pass"
+        time.sleep(0.05)
+
+
+def at_work(run_dir: Path) -> list[progress.Worker]:
+    return [one for one in progress.workers(run_dir) if one.facts["stage"] == "make" and one.facts["arm"] == "slow"]
+
+
+def test_two_workers_make_the_same_bytes_as_one(world, tmp_path):
+    for count in (1, 2):
+        there = world.with_store(tmp_path / f"store{count}")
+        words = (*LOCAL, f"executor.workers_per_device={count}", "executor.shards=3", *SMALL)
+        assert there.run(tmp_path / f"run{count}", "limit=3", *words) == 0
+    same(tmp_path / "run2", tmp_path / "run1")
+    inline = world.with_store(tmp_path / "store0")
+    assert inline.run(tmp_path / "run0", "limit=3", "batch=3", *SMALL) == 0
+    same(tmp_path / "run2", tmp_path / "run0")
+    assert len(rows_of(tmp_path / "run0")) == 3 * 5 * 2
+    # The scores were made by the workers: the store holds one a sound, none twice.
+    kept = [json.loads(line)["key"] for file in tmp_path.glob("store2/scores/*/scores.jsonl") for line in file.open()]
+    assert len(kept) == len(set(kept))
+
+
+def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
+    run_dir = tmp_path / "run"
+
+    def kill() -> None:
+        until(lambda: at_work(run_dir))
+        os.kill(at_work(run_dir)[0].facts["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    there = world.with_store(tmp_path / "store")
+    assert there.run(run_dir, "limit=6", *slow(0.3), *LOCAL, "executor.workers_per_device=2") == 0
+    killer.join()
+    assert "a worker died (signal 9 (SIGKILL))" in capfd.readouterr().err
+    same(run_dir, alone)
+
+
+def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_later(world, alone, tmp_path, capfd):
+    deadly = tmp_path / "deadly"
+    deadly.touch()
+    fatal = rows_of(alone)[0]["pair_id"]
+    arm = f"{{_target_: own_methods.Deadly, label: Slow, word: '{fatal}', while_exists: {deadly}}}"
+    words = ["limit=6", *CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[own_methods]"]
+    there = world.with_store(tmp_path / "store")
+    assert there.run(tmp_path / "run", *words, *LOCAL) == 0
+    failed = [row for row in rows_of(tmp_path / "run") if row["status"] == "failed"]
+    assert {(row["arm"], row["pair_id"]) for row in failed} == {("slow", fatal)}
+    assert "its worker died twice: signal 9 (SIGKILL)" in failed[0]["reason"]
+    assert not (tmp_path / "run" / "finished.json").exists()
+    capfd.readouterr()
+    deadly.unlink()
+    assert there.run(tmp_path / "run", *words) == 0
+    assert {row["status"] for row in rows_of(tmp_path / "run")} == {"ok"}
+    assert (tmp_path / "run" / "results.csv").read_bytes() == (alone / "results.csv").read_bytes()
+
+
+def test_workers_end_with_the_command_that_started_them(world, alone, tmp_path):
+    run_dir = tmp_path / "run"
+    there = world.with_store(tmp_path / "store")
+    words = there.run_words(run_dir, "limit=6", *slow(0.5), *LOCAL, "executor.workers_per_device=2")
+    code = "from blendbench.cli import main; main()"
+    paths = os.pathsep.join(one for one in sys.path if one)
+    command = subprocess.Popen([sys.executable, "-c", code, *words], env=os.environ | {"PYTHONPATH": paths})
+    until(lambda: at_work(run_dir))
+    pids = [one.facts["pid"] for one in progress.workers(run_dir)]
+    command.kill()
+    command.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20)
+    assert there.run(run_dir, "limit=6", *slow(0)) == 0
+    same(run_dir, alone)
+
+
+def test_a_failure_of_a_worker_is_one_line(world, tmp_path, capfd):
+    (tmp_path / "store").write_text("")
+    assert world.with_store(tmp_path / "store").run(tmp_path / "run", "limit=2", *CHEAP, *SMALL, *LOCAL) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("blendbench: ")] == lines[-1:]
+    assert str(tmp_path / "store") in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("executor.workers_per_device=0", "executor.workers_per_device: 0 is out of range; use 1 or more, or auto"),
+        ("executor.devices=cpu", "executor.devices: 'cpu'; use auto, or a list"),
+        ("executor.devices=[cuda:77]", "device=cuda:77: not usable here"),
+        ("executor.shards=-1", "executor.shards: -1 is out of range"),
+        ("executor._target_=os.system", "executor._target_: os.system is not allowed"),
+    ],
+)
+def test_wrong_executor_is_one_line_that_names_the_key(world, tmp_path, capfd, word, said):
+    assert world.run(tmp_path / "run", "limit=2", *CHEAP, *SMALL, "executor=local", word) == 1
+    assert said in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_dry_run_tells_what_is_there_and_writes_nothing(world, tmp_path, capsys):
+    there = world.with_store(tmp_path / "store")
+    assert there.run(tmp_path / "run", "limit=3", *CHEAP, *SMALL, "dry_run=true", "executor=local") == 0
+    said = capsys.readouterr().out
+    assert "3 pairs x 2 arms x 2 presentations" in said
+    assert "local, 1 workers on cpu, 3 shards" in said
+    assert "nothing is known yet of noise_only, random_music" in said
+    assert [line.split()[:5] for line in said.splitlines() if line.startswith("random_music")] == [
+        ["random_music", "0", "0", "0", "3"]
+    ]
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "store").exists()
+    assert there.run(tmp_path / "run", "limit=2", *CHEAP, *SMALL) == 0
+    capsys.readouterr()
+    assert there.run(tmp_path / "run", "limit=3", *CHEAP, *SMALL, "dry_run=true") == 0
+    done = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("random_music"))
+    assert done[1:5] == ["2", "0", "0", "1"]
+    assert float(done[5]) >= 0
+    assert len(rows_of(tmp_path / "run")) == 8
+    assert there.run(tmp_path / "other", "limit=3", *CHEAP, *SMALL, "dry_run=true") == 0
+    linked = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("random_music"))
+    assert linked[1:5] == ["0", "2", "0", "1"]
+
+
+def test_status_counts_the_rows_and_the_workers(world, alone, tmp_path, capsys):
+    assert call("status", str(alone)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("bnmusic/table1: 36 of 36 rows, 0 failed, 0 left")
+    assert [line.split()[:4] for line in said.splitlines() if line.startswith("slow")] == [["slow", "12", "0", "0"]]
+    assert call("status", str(tmp_path)) == 1
+    assert "no sound plan.json here" in capsys.readouterr().err
+
+
+def test_status_of_a_run_at_work_tells_rate_and_time_left(tmp_path):
+    progress.write_plan(tmp_path, {"experiment": "e", "pairs": 10, "arms": {"a": {"direct": "s"}}})
+    rows = [
+        {"dataset": "d", "arm": "a", "presentation": "direct", "pair_id": f"p{i}", "signature": "s", "status": status}
+        for i, status in enumerate(["ok", "ok", "failed"])
+    ]
+    rows.append(rows[0] | {"pair_id": "old", "signature": "t"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    beat = progress.Beat(tmp_path, "cuda:1", (2, 4), name="one")
+    beat.begin("make", "a", ["p3"])
+    beat.end("a", 3, 3, 1, 6.0)
+    beat._write()
+    found = progress.read(tmp_path)
+    assert (found.total, sum(found.done.values()), found.failed["a"], found.left) == (10, 3, 1, 7)
+    said = progress.text(found)
+    assert "about 0:14 left" in said
+    assert [line.split()[:5] for line in said.splitlines() if line.startswith("one ")] == [
+        ["one", "cuda:1", "3", "of", "4"]
+    ]
+    # A worker not heard of for long is lost, whatever the clock of this machine says.
+    os.utime(beat.path, (time.time() - 100, time.time() - 100))
+    assert not progress.workers(tmp_path)[0].alive
+    assert "no worker is at it" in progress.text(progress.read(tmp_path))
+    beat.close()
+    assert progress.workers(tmp_path)[0].facts["finished"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (61.4, "1:01"), (3723, "1:02:03"), (183723, "2 d 3:02:03")])
+def test_clock(seconds, text):
+    assert progress.clock(seconds) == text
+
+
+def test_finished_run_is_known_without_any_model(world, alone, tmp_path):
+    words = World(world.root, world.generator, world.musicgen, world.evaluator, alone.parent / "store").run_words(
+        alone, "limit=6", *slow(0)
+    )
+    code = (
+        "import sys\nfrom blendbench.cli import main\n"
+        "try: main()\nexcept SystemExit as end: sys.exit(7 if 'torch' in sys.modules else end.code)"
+    )
+    paths = os.pathsep.join(one for one in sys.path if one)
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert found.returncode == 0, found.stderr
+    assert "is finished; nothing is to be done" in found.stdout
+    assert (alone / "table.md").read_text() in found.stdout
+
+
+def test_finished_run_is_looked_at_again_when_a_file_has_changed(world, tmp_path, capsys):
+    shutil.copytree(world.root, tmp_path / "data")
+    there = world.with_root(tmp_path / "data").with_store(tmp_path / "store")
+    words = ("limit=2", *CHEAP, *SMALL)
+    assert there.run(tmp_path / "run", *words) == 0
+    capsys.readouterr()
+
+    def again() -> bool:
+        assert there.run(tmp_path / "run", *words) == 0
+        return "nothing is to be done" in capsys.readouterr().out
+
+    assert again()
+    table = tmp_path / "data" / "ESC-50" / "meta" / "esc50.csv"
+    os.utime(table, ns=(1, 1))
+    assert [again(), again()] == [False, True]
+    mix = next((tmp_path / "run" / "mixes").rglob("*.flac"))
+    mix.unlink()
+    assert [again(), again()] == [False, True]
+    assert mix.is_file()
+    (tmp_path / "run" / "results.csv").write_text("")
+    assert [again(), again()] == [False, True]
+    for clip in (tmp_path / "data" / "ESC-50" / "audio").iterdir():
+        clip.touch()
+    assert [again(), again()] == [False, True]
+    assert there.run(tmp_path / "run", *words, "seed=1") == 0
+    assert "nothing is to be done" not in capsys.readouterr().out
+
+
+def test_failed_rows_are_tried_again_when_asked(world, tmp_path, capsys):
+    shutil.copytree(world.root, tmp_path / "data")
+    there = world.with_root(tmp_path / "data").with_store(tmp_path / "store")
+    audio = tmp_path / "data" / "ESC-50" / "audio"
+    clips = {clip: clip.read_bytes() for clip in audio.iterdir()}
+    for clip in clips:
+        clip.write_bytes(b"no sound")
+    words = ("limit=2", *CHEAP, *SMALL)
+    assert there.run(tmp_path / "run", *words) == 1
+    reasons = {row["reason"] for row in rows_of(tmp_path / "run")}
+    for clip in clips:
+        clip.write_bytes(b"no sound at all")
+    capsys.readouterr()
+    for clip in clips:
+        clip.write_bytes(b"no sound")
+    assert there.run(tmp_path / "run", *words, "--retry-failed") == 1
+    assert {row["reason"] for row in rows_of(tmp_path / "run")} == reasons
+    for clip, data in clips.items():
+        clip.write_bytes(data)
+    assert there.run(tmp_path / "run", *words, "--retry-failed") == 0
+    assert {row["status"] for row in rows_of(tmp_path / "run")} == {"ok"}

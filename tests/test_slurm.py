@@ -1,0 +1,202 @@
+"""Table 1 over a job array on a real Slurm: the same results whatever befalls the tasks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import slurm
+from own_methods import Slow
+from worlds import CHEAP, World, rows_of, untimed
+
+from blendbench import progress
+
+SLOW = f"+arms.slow={{_target_: {Slow.__module__}.Slow, label: Slow, seconds: SECONDS}}"
+ARRAY = ("executor=slurm", "executor.shards=3", "executor.gres=gpu:1", "executor.time=10", "executor.poll_s=0.5")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
+    if reason := slurm.missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with slurm.Cluster(tmp_path_factory.mktemp("slurm"), gpus=2) as running:
+        yield running
+
+
+@dataclass
+class Command:
+    """A `blendbench run` in a process of its own."""
+
+    run_dir: Path
+    process: subprocess.Popen
+
+    def working(self) -> progress.Worker:
+        """A task that is at the slow arm; waits for one."""
+        until(self.process, lambda: self._at_work())
+        return self._at_work()[0]
+
+    def _at_work(self) -> list[progress.Worker]:
+        found = progress.workers(self.run_dir)
+        return [one for one in found if one.facts["arm"] == "slow" and one.facts["pairs"] and one.alive]
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and standard error."""
+        _, said = self.process.communicate(timeout=180)
+        return self.process.returncode, said
+
+
+@dataclass
+class Here:
+    """Where a test runs: its world with a store of its own, and the environment in which Slurm is found."""
+
+    world: World
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *words: str, seconds: float = 0.0) -> Command:
+        given = [*words, *CHEAP, SLOW.replace("SECONDS", str(seconds)), "allow_targets=[own_methods]"]
+        run_dir = self.folder / "run"
+        all_words = self.world.run_words(run_dir, "limit=6", "threads=1", "report=false", "device=cpu", *given)
+        code = "from blendbench.cli import main; main()"
+        environment = os.environ | self.environment
+        environment["PYTHONPATH"] = os.pathsep.join(one for one in sys.path if one)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *all_words], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        return Command(run_dir, process)
+
+
+@pytest.fixture
+def here(world: World, cluster: slurm.Cluster, tmp_path: Path) -> Iterator[Here]:
+    yield Here(world.with_store(tmp_path / "store"), tmp_path, cluster.environment)
+    cluster.command("scancel", "--user=root")
+    slurm.wait(lambda: not cluster.command("squeue", "--noheader"), 30, "an empty queue")
+
+
+@pytest.fixture(scope="module")
+def expected(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("expected")
+    command = Here(world.with_store(folder / "store"), folder, {}).start()
+    assert command.end()[0] == 0
+    return command.run_dir
+
+
+def until(process: subprocess.Popen, condition: Callable[[], object], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the command ended"
+        assert time.monotonic() < end, "did not come to pass"
+        time.sleep(0.1)
+
+
+def same(run_dir: Path, expected: Path) -> None:
+    for name in ("results.csv", "scores.csv", "comparisons.csv", "table.md"):
+        assert (run_dir / name).read_bytes() == (expected / name).read_bytes(), name
+    assert untimed(rows_of(run_dir)) == untimed(rows_of(expected))
+
+
+def job_of(worker: progress.Worker) -> str:
+    return worker.name.removeprefix("slurm-")
+
+
+def test_an_array_makes_the_same_table_as_one_process(here, expected):
+    command = here.start(*ARRAY)
+    assert command.end() == (0, "")
+    same(command.run_dir, expected)
+    tasks = progress.workers(command.run_dir)
+    assert sorted(tuple(one.facts["shard"]) for one in tasks) == [(0, 3), (1, 3), (2, 3)]
+    assert all(one.facts["finished"] for one in tasks)
+
+
+def test_a_killed_task_is_submitted_again(here, expected):
+    command = here.start(*ARRAY, seconds=1)
+    os.kill(command.working().facts["pid"], signal.SIGKILL)
+    status, said = command.end()
+    assert status == 0, said
+    assert "a worker died (FAILED" in said
+    same(command.run_dir, expected)
+
+
+def test_a_requeued_task_goes_on_where_it_was(here, cluster, expected):
+    command = here.start(*ARRAY, seconds=1)
+    job = job_of(command.working())
+    cluster.command("scontrol", "requeue", job)
+    cluster.hurry(job)
+    status, said = command.end()
+    assert status == 0, said
+    same(command.run_dir, expected)
+
+
+def test_a_task_that_makes_room_for_an_urgent_job_goes_on_later(here, cluster, expected):
+    command = here.start(*ARRAY, seconds=1)
+    job = job_of(command.working())
+    words = ("--partition=urgent", "--gres=gpu:2", "--wait", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.command("sbatch", *words)
+    cluster.hurry(job.partition("_")[0])
+    status, said = command.end()
+    assert status == 0, said
+    assert max(int(row["restarts"]) for row in restarts(cluster, job.partition("_")[0])) >= 1
+    same(command.run_dir, expected)
+
+
+def restarts(cluster: slurm.Cluster, array: str) -> list[dict[str, str]]:
+    shown = cluster.command("scontrol", "--oneliner", "show", "job", array).splitlines()
+    return [{"restarts": line.partition("Restarts=")[2].split()[0]} for line in shown]
+
+
+def test_tasks_of_a_lost_node_run_again_beside_their_first_copies(here, cluster, expected):
+    command = here.start(*ARRAY, seconds=1)
+    job = job_of(command.working())
+    cluster.lose_node()
+    cluster.return_node()
+    cluster.hurry(job.partition("_")[0])
+    status, said = command.end()
+    assert status == 0, said
+    same(command.run_dir, expected)
+
+
+def test_cancelled_tasks_end_the_command_and_the_next_goes_on(here, cluster, expected):
+    command = here.start(*ARRAY, seconds=1)
+    cluster.command("scancel", job_of(command.working()).partition("_")[0])
+    status, said = command.end()
+    assert status == 1
+    assert "tasks were cancelled" in said.splitlines()[-1]
+    command = here.start(*ARRAY)
+    assert command.end()[0] == 0
+    same(command.run_dir, expected)
+
+
+def test_a_command_that_does_not_wait_is_finished_by_a_later_one(here, cluster, expected):
+    command = here.start(*ARRAY, "executor.wait=false", seconds=1)
+    assert command.end() == (0, "")
+    assert not (command.run_dir / "table.md").exists()
+    # Called while the tasks work, it waits for them and submits no others.
+    command = here.start(*ARRAY, seconds=1)
+    assert command.end() == (0, "")
+    assert len(list((command.run_dir / "slurm").glob("*submission.sh"))) == 1
+    same(command.run_dir, expected)
+
+
+def test_table_of_an_array_that_nobody_waited_for(here, cluster, expected):
+    command = here.start(*ARRAY, "executor.wait=false")
+    assert command.end() == (0, "")
+    slurm.wait(lambda: not cluster.command("squeue", "--noheader"), 120, "the tasks to end")
+    code = "from blendbench.cli import main; main()"
+    words = [sys.executable, "-c", code, "table", str(command.run_dir), "--allow-targets", "own_methods"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert (command.run_dir / "results.csv").read_bytes() == (expected / "results.csv").read_bytes()
+
+
+def test_what_sbatch_refuses_is_one_line(here):
+    command = here.start(*ARRAY, "executor.partition=nowhere")
+    status, said = command.end()
+    assert status == 1
+    assert "sbatch refuses the array" in said.splitlines()[-1]
+    assert "nowhere" in said.splitlines()[-1] or "partition" in said.splitlines()[-1]

@@ -1,0 +1,110 @@
+"""A run that is killed, starved or disturbed ends in the same table as one that is not."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from survival import Nursery, survive
+from worlds import rows_of
+
+from blendbench.store import file_hash
+
+ARMS = ("arms.bnmusic=null", "arms.musicgen_melody=null", "report=false")
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    with Nursery() as found:
+        yield found
+
+
+def whole(run_dir: Path) -> None:
+    """Every row once, each with its own whole file, and nothing half-made left in the run's folder."""
+    rows = rows_of(run_dir)
+    keys = {(row["dataset"], row["arm"], row["presentation"], row["pair_id"]) for row in rows}
+    assert len(rows) == len(keys) == 3 * 3 * 2
+    for row in rows:
+        assert row["status"] == "ok"
+        assert file_hash(run_dir / row["mix"]) == row["sha256"]
+
+
+@pytest.mark.timeout(900)
+def test_fifty_kills_change_no_byte_of_the_results(world, nursery, tmp_path):
+    def command(folder: Path) -> list[str]:
+        return world.with_store(folder / "store").run_words(folder / "run", "limit=3", *ARMS)
+
+    kills, runs, seconds = survive(nursery, command, tmp_path, kills=50, seed=7, check=whole)
+    print(f"{kills} kills in {runs} runs; an undisturbed one takes {seconds:.1f} s")
+    assert kills == 50
+
+
+@pytest.fixture
+def disk(tmp_path: Path):
+    """A small disk: call it with mount options; it is gone after the test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> Path:
+        words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert world.with_store(folder / "store").run(folder / "run", "limit=3", *ARMS) == 0
+    return folder / "run"
+
+
+def own_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("blendbench: ")]
+
+
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(world, undisturbed, disk, capfd, executor):
+    folder = disk("size=7m")
+    there = world.with_store(folder / "store")
+    words = ("limit=3", *ARMS, f"executor={executor}", "threads=1")
+    assert there.run(folder / "run", *words) == 1
+    (line,) = own_lines(capfd.readouterr().err)
+    assert str(folder) in line
+    assert "No space left on device; free space or choose another folder" in line
+    for row in rows_of(folder / "run"):  # each line is a whole row, and each row's file is whole
+        assert file_hash(folder / "run" / row["mix"]) == row["sha256"]
+    assert 0 < len(rows_of(folder / "run")) < 18
+    disk("remount", "size=100m")
+    assert there.run(folder / "run", *words) == 0
+    whole(folder / "run")
+    if executor == "inline":
+        assert (folder / "run" / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
+
+
+def test_a_store_that_cannot_be_written_serves_what_it_holds(world, undisturbed, disk, tmp_path, capfd):
+    folder = disk("size=100m")
+    there = world.with_store(folder / "store")
+    assert there.run(folder / "run", "limit=3", *ARMS) == 0
+    disk("remount", "ro")
+    assert there.run(tmp_path / "run", "limit=3", *ARMS) == 0
+    whole(tmp_path / "run")
+    assert (tmp_path / "run" / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
+    capfd.readouterr()
+    assert there.run(tmp_path / "more", "limit=4", *ARMS) == 1
+    line = own_lines(capfd.readouterr().err)[-1]
+    assert str(folder / "store") in line
+    assert "Read-only file system; choose a folder you may write to" in line
+
+
+def test_two_runs_at_once_in_one_folder_do_each_other_no_harm(world, nursery, undisturbed, tmp_path):
+    words = world.with_store(tmp_path / "store").run_words(tmp_path / "run", "limit=3", *ARMS)
+    with Nursery() as other:
+        nursery.start(words, tmp_path / "one.log")
+        other.start(words, tmp_path / "other.log")
+        assert (nursery.status(), other.status()) == (0, 0)
+    whole(tmp_path / "run")
+    assert (tmp_path / "run" / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
