@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from worlds import CHEAP, World, call, rows_of, untimed
 
 from blendbench import progress
+from blendbench.executors import local
 
 TABLES = ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex")
 SMALL = ("report=false", "threads=1")
@@ -100,6 +102,30 @@ def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_late
     assert there.run(tmp_path / "run", *words) == 0
     assert {row["status"] for row in rows_of(tmp_path / "run")} == {"ok"}
     assert (tmp_path / "run" / "results.csv").read_bytes() == (alone / "results.csv").read_bytes()
+
+
+def test_workers_are_added_while_memory_and_cores_allow(world, alone, tmp_path):
+    there = world.with_store(tmp_path / "store")
+    words = (*slow(0.3), *LOCAL, "executor.workers_per_device=auto", "executor.shards=6")
+    assert there.run(tmp_path / "run", "limit=6", *words) == 0
+    same(tmp_path / "run", alone)
+    # One core is for one worker; a second comes when the first has shown what it takes.
+    assert len(progress.workers(tmp_path / "run")) == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_a_gpu_is_leased_by_one_run_at_a_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    first = local._lease("cuda:1", 2)
+    second = local._lease("cuda:1", 2)
+    assert first is not None and second is not None
+    assert local._lease("cuda:1", 2) is None
+    assert local._lease("cuda:0", 1) is not None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # the same GPU by another number
+    assert local._lease("cuda:0", 2) is None
+    first.close()
+    assert local._lease("cuda:0", 2) is not None
+    assert local._lease("cpu", 1) is True
 
 
 def test_workers_end_with_the_command_that_started_them(world, alone, tmp_path):

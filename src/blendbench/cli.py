@@ -181,7 +181,11 @@ def _start(words: list[str], settings: dict, compose: Callable[[list[str]], dict
         _group(own, words)
         statuses.append(_run_settings(own))
 
-    _print_sweep(sweeps.run(words, settings, compose, job))
+    folder = sweeps.run(words, settings, compose, job)
+    if folder is None:
+        print("the jobs were left to the executor; the same command makes their table when they are done")
+    else:
+        _print_sweep(folder)
     return max(statuses)
 
 
@@ -286,7 +290,7 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from blendbench import config
+    from blendbench import config, progress
     from blendbench.store import Ledger
 
     hydra = HydraConfig.get()
@@ -313,8 +317,9 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
 
     # Caught here, or Hydra would print its own account of it first.
     status = _guard(job, debug=False)
+    left = not status and record["settings"] and progress.is_left(config.run_dir_of(record["settings"]))
     ledger = Ledger(Path(os.environ[_JOBS]), ("number",))
-    ledger.append(record | {"status": status})
+    ledger.append(record | {"status": status, "left": left})
     ledger.close()
     return status
 
@@ -325,6 +330,9 @@ def _summarise(jobs: list[dict[str, Any]], arguments: list[str]) -> None:
 
     values = sweeps.swept_values([job["words"] for job in jobs])
     found = [sweeps.Job(one, config.run_dir_of(job["settings"])) for one, job in zip(values, jobs, strict=True)]
+    if any(job["left"] for job in jobs):
+        print("the jobs were left to the executor; the same command makes their table when they are done")
+        return
     if not values[0] or not any((job.run_dir / "results.csv").is_file() for job in found):
         return  # nothing was varied, or every job has said why it has no results
     first = jobs[0]["settings"]

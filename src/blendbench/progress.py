@@ -53,6 +53,7 @@ class Beat:
             "finished": False,
         }
         self._seconds: dict[str, list[float]] = {}
+        self._stages: dict[str, float] = {"generate": 0.0, "present": 0.0, "score": 0.0}
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._write()
@@ -83,6 +84,11 @@ class Beat:
             while len(self._recent) > 2 and now - self._recent[0][0] > 60:
                 self._recent.popleft()
 
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add to the seconds that a stage has taken: "generate", "present" or "score"."""
+        with self._lock:
+            self._stages[stage] += seconds
+
     def close(self, finished: bool = True) -> None:
         """The worker's last word."""
         self._stop.set()
@@ -100,7 +106,7 @@ class Beat:
         with self._lock:
             first, last = self._recent[0], self._recent[-1]
             rate = (last[1] - first[1]) / (time.monotonic() - first[0]) if len(self._recent) > 1 else 0.0
-            facts = self._facts | {"rate": rate, "arms": self._seconds}
+            facts = self._facts | {"rate": rate, "arms": self._seconds, "stages": self._stages}
             data = json.dumps(facts).encode()
         with suppress(BlendbenchError):  # a full disk stops the work, not the word of it
             write_bytes(self.path, data, sync=False)
@@ -205,6 +211,14 @@ def read(run_dir: Path) -> Progress:
             found.failed[row["arm"]] += row.get("status") != "ok"
     found.workers = workers(run_dir)
     return found
+
+
+def is_left(run_dir: Path) -> bool:
+    """Whether a run has rows to come, and tables only from before, if any: an executor did not wait for its workers."""
+    try:
+        return read(run_dir).left > 0
+    except BlendbenchError:
+        return False
 
 
 def seconds_a_pair(found: Iterable[Worker]) -> dict[str, float]:

@@ -219,7 +219,9 @@ def work(
             keys = ((pair.dataset, arm, shown, pair.pair_id)
                     for arm in plan.arms for shown in plan.presentations for pair in pairs)  # fmt: skip
             rows = (row for key in keys if (row := ledger.get(*key)) is not None and row["status"] == "ok")
+            began = time.monotonic()
             Scoring(plan.run_dir, plan.settings).part(rows, shard.part(plan.reference))
+            beat.spend("score", time.monotonic() - began)
     finally:
         ledger.close()
         noises.close()
@@ -567,6 +569,8 @@ class _Arm:
             music = self.method.generate(items)
             self.batch.end()
             seconds = (time.monotonic() - began) / len(items)
+            if self.beat is not None:
+                self.beat.spend("generate", seconds * len(items))
         except Exception as error:
             if len(items) > 1:
                 # One bad pair must not take its batch along; too many pairs are not bad.
@@ -613,7 +617,7 @@ class _Arm:
 
     def _present(self, item: Item, music: Music) -> None:
         """Mix a pair in every presentation that lacks it, and append the rows."""
-        plan = self.plan
+        plan, began = self.plan, time.monotonic()
         for key in self._missing(item.pair):
             shown = plan.presentations[key]
             try:
@@ -635,6 +639,8 @@ class _Arm:
             }
             self.mixes[key].append(kept)
             self._enter(item.pair, key, kept)
+        if self.beat is not None:
+            self.beat.spend("present", time.monotonic() - began)
 
     def _row(self, pair: Pair, presentation: str) -> dict[str, Any]:
         return {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from blendbench import config, tables
+from blendbench import config, progress, tables
 from blendbench.errors import BlendbenchError
 from blendbench.runner import file_name
 from blendbench.store import write_text
@@ -60,7 +60,7 @@ def run(
     settings: dict[str, Any],
     compose: Callable[[list[str]], dict[str, Any]],
     job: Callable[[dict[str, Any]], None],
-) -> Path:
+) -> Path | None:
     """Run an experiment's own sweep.
 
     Parameters
@@ -76,8 +76,8 @@ def run(
 
     Returns
     -------
-    Path
-        The sweep's folder.
+    Path or None
+        The sweep's folder; None where jobs were left to an executor that does not wait.
 
     Raises
     ------
@@ -96,6 +96,8 @@ def run(
         print(f"[{number} of {len(planned)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items()))
         job(own)
         jobs.append(one)
+    if any(progress.is_left(one.run_dir) for one in jobs):
+        return None
     summarise(folder, jobs, settings)
     return folder
 

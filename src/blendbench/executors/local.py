@@ -282,7 +282,7 @@ def _lease(device: str, slots: int) -> Any:
     folder = Path(tempfile.gettempdir()) / f"blendbench-leases-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     for slot in range(slots):
-        file = (folder / f"{re.sub('[^a-z0-9]', '-', device)}.{slot}.lock").open("w")
+        file = (folder / f"{re.sub('[^A-Za-z0-9]', '-', _physical(device))}.{slot}.lock").open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -290,6 +290,13 @@ def _lease(device: str, slots: int) -> Any:
             continue
         return file
     return None
+
+
+def _physical(device: str) -> str:
+    """A GPU's name on this machine, whatever part of the machine CUDA_VISIBLE_DEVICES shows to this process."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    index = int(device.partition(":")[2] or 0)
+    return f"cuda-{visible[index] if index < len(visible) else index}"
 
 
 def _free_bytes(device: str) -> int:
