@@ -173,7 +173,7 @@ def test_dry_run_tells_what_is_there_and_writes_nothing(world, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "3 pairs x 2 arms x 2 presentations" in said
     assert "local, 1 workers on cpu, 3 shards" in said
-    assert "nothing is known yet of noise_only, random_music" in said
+    assert "nothing is known yet of noise_only, random_music, pocket-tagger" in said
     assert [line.split()[:5] for line in said.splitlines() if line.startswith("random_music")] == [
         ["random_music", "0", "0", "0", "3"]
     ]
@@ -182,9 +182,15 @@ def test_dry_run_tells_what_is_there_and_writes_nothing(world, tmp_path, capsys)
     assert there.run(tmp_path / "run", "limit=2", *CHEAP, *SMALL) == 0
     capsys.readouterr()
     assert there.run(tmp_path / "run", "limit=3", *CHEAP, *SMALL, "dry_run=true") == 0
-    done = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("random_music"))
+    said = capsys.readouterr().out
+    done = next(line.split() for line in said.splitlines() if line.startswith("random_music"))
     assert done[1:5] == ["2", "0", "0", "1"]
     assert float(done[5]) >= 0
+    # Eight mixes and seven reference clips are scored; the third pair's four mixes are not.
+    scored = next(line.split() for line in said.splitlines() if line.startswith("pocket-tagger"))
+    assert scored[1:3] == ["15", "4"]
+    assert "by what earlier rows took" in said
+    assert "nothing is known" not in said
     assert len(rows_of(tmp_path / "run")) == 8
     assert there.run(tmp_path / "other", "limit=3", *CHEAP, *SMALL, "dry_run=true") == 0
     linked = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("random_music"))

@@ -10,7 +10,6 @@ is there when all shards are done is tabulated once, by the process that was cal
 """
 
 import gc
-import itertools
 import json
 import sys
 import time
@@ -35,7 +34,7 @@ from blendbench.evaluators import from_settings
 from blendbench.images import write_image
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
-from blendbench.store import PAIR_KEY, Ledger, link_file, make_folder, signature, write_text
+from blendbench.store import PAIR_KEY, Ledger, link_file, make_folder, mean_seconds, signature, write_text
 
 T = TypeVar("T")
 SAMPLE_RATE = 44_100
@@ -331,8 +330,10 @@ class Survey(NamedTuple):
     """Whose mixes are in the store"""
     made: int
     """Whose music is in the store"""
-    seconds: float | None
-    """That a pair's music took, as far as earlier ones tell"""
+    generate: float | None
+    """Seconds that a pair's music took, as far as earlier ones tell"""
+    present: float | None
+    """Seconds that a pair's mixes took, all presentations together"""
 
 
 class _Arm:
@@ -413,8 +414,8 @@ class _Arm:
                 mixed += 1
             elif self._whole(pair) is not None:
                 kept += 1
-        seconds = [row["seconds"] for row in itertools.islice(self.made, 1000) if "seconds" in row]
-        return Survey(done, mixed, kept, sum(seconds) / len(seconds) if seconds else None)
+        each = [seconds for ledger in mixes.values() if (seconds := mean_seconds(ledger)) is not None]
+        return Survey(done, mixed, kept, mean_seconds(self.made), len(mixes) * sum(each) / len(each) if each else None)
 
     def _lacks_images(self, pair: Pair) -> bool:
         """Whether images are to be kept, and the store has none of a pair whose music could be made."""
@@ -618,6 +619,7 @@ class _Arm:
     def _present(self, item: Item, music: Music) -> None:
         """Mix a pair in every presentation that lacks it, and append the rows."""
         plan, began = self.plan, time.monotonic()
+        last = began
         for key in self._missing(item.pair):
             shown = plan.presentations[key]
             try:
@@ -636,7 +638,9 @@ class _Arm:
                 "sha256": digest,
                 "bytes": file.stat().st_size,
                 "facts": result.facts | {"attenuation_db": round(attenuation, 6), "seed": item.seed} | music.facts,
+                "seconds": round(time.monotonic() - last, 3),
             }
+            last = time.monotonic()
             self.mixes[key].append(kept)
             self._enter(item.pair, key, kept)
         if self.beat is not None:
@@ -664,33 +668,49 @@ class _Arm:
 
 
 def describe(plan: Plan) -> str:
-    """What `dry_run` prints: what would be done, what is there already, and how long the music may take."""
+    """What `dry_run` prints: what would be done, what is there already, and how long it may take by earlier rows."""
+    from blendbench.scoring import Scoring, mix_key, reference_key
+
     noises = Noises(plan.settings["noise"], plan.store)
     ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
     executor = executors.from_settings(plan.settings)
+    pairs, mixes = len(plan.pairs), len(plan.pairs) * len(plan.arms) * len(plan.presentations)
     lines = [
-        f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
+        f"{pairs} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
         f"({', '.join(plan.presentations)}), {len(plan.reference)} reference clips",
         f"folder {plan.run_dir}, store {plan.store}",
         f"executor: {executor.describe(plan)}",
         "",
-        f"{'arm':<20}{'done':>9}{'to link':>9}{'to mix':>9}{'to make':>9}{'s/pair':>9}",
+        f"{'arm, in pairs':<20}{'done':>9}{'to link':>9}{'to mix':>9}{'to make':>9}{'s/pair':>9}",
     ]
     total, unknown = 0.0, []
     for name, method in plan.arms.items():
         found = _Arm(plan, name, method, noises, ledger).survey()
-        make = len(plan.pairs) - found.done - found.mixed - found.made
-        pace = "?" if found.seconds is None else f"{found.seconds:.2f}"
+        make = pairs - found.done - found.mixed - found.made
+        pace = "?" if found.generate is None else f"{found.generate:.2f}"
         lines.append(f"{name:<20}{found.done:>9}{found.mixed:>9}{found.made:>9}{make:>9}{pace:>9}")
-        if make and found.seconds is None:
+        if make and found.generate is None:
             unknown.append(name)
-        total += make * (found.seconds or 0.0)
-    workers = executor.workers(plan)
-    time_text = f"about {progress.clock(total / workers)} to make the music with {workers} worker(s), from earlier rows"
-    if unknown:
-        time_text += f"; nothing is known yet of {', '.join(unknown)}"
+        total += make * (found.generate or 0.0) + (make + found.made) * (found.present or 0.0)
+    lines += ["", f"{'scores, in sounds':<20}{'done':>9}{'':>9}{'':>9}{'to score':>9}{'s/sound':>9}"]
+    keys = [key for clip in plan.reference if (key := reference_key(clip, plan.settings["noise"]["seconds"]))]
+    keys += [mix_key(row) for row in ledger if row.get("status") == "ok"]
+    for scorer in Scoring(plan.run_dir, plan.settings).scorers.values():
+        done, seconds = scorer.known(keys), scorer.seconds()
+        score = mixes + len(plan.reference) - done
+        pace = "?" if seconds is None else f"{seconds:.2f}"
+        lines.append(f"{scorer.evaluator.name:<20}{done:>9}{'':>9}{'':>9}{score:>9}{pace:>9}")
+        if score and seconds is None:
+            unknown.append(scorer.evaluator.name)
+        total += score * (seconds or 0.0)
     noises.close()
-    return "\n".join([*lines, "", time_text])
+    workers = executor.workers(plan)
+    told = (
+        f"about {progress.clock(total / workers)} with {workers} worker{'s' * (workers > 1)}, by what earlier rows took"
+    )
+    if unknown:
+        told += f"; nothing is known yet of {', '.join(unknown)}"
+    return "\n".join([*lines, "", told])
 
 
 def read_mix(run_dir: Path, row: dict[str, Any]) -> torch.Tensor:

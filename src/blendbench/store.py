@@ -10,6 +10,7 @@ import errno
 import fcntl
 import filecmp
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -319,6 +320,12 @@ class Ledger:
             if file is not None:
                 file.close()
         self._file = self._reader = None
+
+
+def mean_seconds(ledger: Ledger) -> float | None:
+    """Mean of `seconds` over the first thousand rows that have them; None if none has."""
+    found = [row["seconds"] for row in itertools.islice(ledger, 1000) if "seconds" in row]
+    return sum(found) / len(found) if found else None
 
 
 class Rows(Sequence[dict]):

@@ -6,9 +6,10 @@ do not depend on its neighbours, bit for bit.
 """
 
 import sys
+import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from blendbench import config
 from blendbench.clips import ahead
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.store import Arrays, Ledger, canonical, signature
+from blendbench.store import Arrays, Ledger, canonical, mean_seconds, signature
 
 
 class Scores(NamedTuple):
@@ -180,6 +181,14 @@ class Scorer:
         places = [self._ledger.place(key) for key in keys]
         return KeptScores(self._arrays, self._ledger, array("q", [place for place in places if place is not None]))
 
+    def known(self, keys: Iterable[str]) -> int:
+        """How many of the keys have scores."""
+        return sum(self._ledger.place(key) is not None for key in keys)
+
+    def seconds(self) -> float | None:
+        """What a sound took, on the mean of the first thousand; None if nothing was scored."""
+        return mean_seconds(self._ledger)
+
     def _score(self, key: str, index: int, waveform: torch.Tensor | ClipError) -> None:
         if self._ledger.place(key) is not None:
             return  # the same sound stood before it, or another worker has scored it
@@ -188,11 +197,12 @@ class Scorer:
         if not self._ready:
             self.evaluator.prepare(self._device)
             self._ready = True
+        began = time.monotonic()
         try:
             heard = self.evaluator.score(waveform)
         except ClipError as error:
             raise Unscored(index, str(error)) from error
-        row: dict[str, Any] = {"key": key}
+        row: dict[str, Any] = {"key": key, "seconds": round(time.monotonic() - began, 3)}
         for name, values in heard._asdict().items():
             if values is not None:
                 row[name] = self._arrays.append(values.numpy())
