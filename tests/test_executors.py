@@ -16,7 +16,8 @@ import pytest
 from worlds import CHEAP, World, call, rows_of, untimed
 
 from blendbench import progress
-from blendbench.executors import local
+from blendbench.errors import BlendbenchError
+from blendbench.executors import Task, local
 
 TABLES = ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex")
 SMALL = ("report=false", "threads=1")
@@ -116,16 +117,75 @@ def test_workers_are_added_while_memory_and_cores_allow(world, alone, tmp_path):
 def test_a_gpu_is_leased_by_one_run_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    first = local._lease("cuda:1", 2)
-    second = local._lease("cuda:1", 2)
-    assert first is not None and second is not None
-    assert local._lease("cuda:1", 2) is None
-    assert local._lease("cuda:0", 1) is not None
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    first = local._lease("cuda:1")
+    assert first is not None
+    assert local._lease("cuda:1") is None
+    assert local._lease("cuda:0") is not None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # the same GPU by another number
-    assert local._lease("cuda:0", 2) is None
+    assert local._lease("cuda:0") is None
     first.close()
-    assert local._lease("cuda:0", 2) is not None
-    assert local._lease("cpu", 1) is True
+    assert local._lease("cuda:0") is not None
+    assert local._lease("cpu") is not None
+
+
+class Bare:
+    """What a task asks of a plan."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+
+def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch, tmp_path):
+    given_up: list[str] = []
+    monkeypatch.setattr(
+        "blendbench.runner.give_up", lambda plan, arm, pairs, told: given_up.extend(pairs) or len(pairs)
+    )
+
+    def die(task: Task, *pairs: str, blame: bool = True) -> None:
+        beat = progress.Beat(tmp_path, "cpu", name="w")
+        beat.begin("make", "a", pairs)
+        beat.close(finished=False)
+        facts = json.loads(beat.path.read_bytes()) | {"pairs": list(pairs), "arm": "a"}
+        beat.path.write_text(json.dumps(facts))
+        task.died(Bare(tmp_path), "w", "signal 9", 2, tmp_path / "log", blame)  # type: ignore[arg-type]
+
+    task = Task(0, 1)
+    die(task, "p", "q")
+    die(task, "q")
+    assert (given_up, task.skip, task.unexplained) == (["q"], [("a", "q")], 0)
+    for pair in "rstu":  # any number of pairs may be fatal
+        die(task, pair)
+        die(task, pair)
+    assert given_up == list("qrstu")
+    innocent = Task(0, 1)
+    die(innocent, "x")
+    die(innocent, "y")
+    with pytest.raises(BlendbenchError, match="its worker died 3 times"):
+        die(innocent, "z")
+    lost = Task(0, 1)
+    die(lost, "x", blame=False)
+    die(lost, "x", blame=False)
+    assert lost.skip == []
+
+
+def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(world, alone, tmp_path):
+    run_dir = tmp_path / "run"
+
+    def kill() -> None:
+        # One of two workers has nothing left to do when the other, at the last pair, is killed.
+        until(lambda: any(one.facts["stage"] == "waits" for one in progress.workers(run_dir)) and at_work(run_dir), 100)
+        os.kill(at_work(run_dir)[0].facts["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    there = world.with_store(tmp_path / "store")
+    words = ("executor.workers_per_device=2", "executor.shards=2")
+    few = [word.replace("seconds: 1", "seconds: 4") for word in slow(1)]
+    assert there.run(run_dir, "limit=3", *few, *LOCAL, *words) == 0
+    killer.join()
+    assert {row["status"] for row in rows_of(run_dir)} == {"ok"}
+    assert len(rows_of(run_dir)) == 18
 
 
 def test_workers_end_with_the_command_that_started_them(world, alone, tmp_path):
@@ -157,13 +217,20 @@ def test_a_failure_of_a_worker_is_one_line(world, tmp_path, capfd):
     [
         ("executor.workers_per_device=0", "executor.workers_per_device: 0 is out of range; use 1 or more, or auto"),
         ("executor.devices=cpu", "executor.devices: 'cpu'; use auto, or a list"),
+        ("executor.devices=5", "executor.devices: 5; use auto, or a list"),
+        ("executor.devices=[null]", "executor.devices: [None]; use auto, or a list"),
+        ("executor=slurm executor.setup=ls", "executor.setup: 'ls'; use a list of shell lines"),
+        ("executor=slurm executor.wait=1", "executor.wait: 1; use true or false"),
+        ("executor=slurm executor.poll_s=0", "executor.poll_s: 0 is out of range"),
+        ("executor=slurm executor.partition=[a]", "executor.partition: ['a']; use one word"),
+        ("+executor.nonsense=1", "executor: "),
         ("executor.devices=[cuda:77]", "device=cuda:77: not usable here"),
         ("executor.shards=-1", "executor.shards: -1 is out of range"),
         ("executor._target_=os.system", "executor._target_: os.system is not allowed"),
     ],
 )
 def test_wrong_executor_is_one_line_that_names_the_key(world, tmp_path, capfd, word, said):
-    assert world.run(tmp_path / "run", "limit=2", *CHEAP, *SMALL, "executor=local", word) == 1
+    assert world.run(tmp_path / "run", "limit=2", *CHEAP, *SMALL, "executor=local", *word.split()) == 1
     assert said in capfd.readouterr().err.splitlines()[-1]
 
 
@@ -279,8 +346,51 @@ def test_finished_run_is_looked_at_again_when_a_file_has_changed(world, tmp_path
     for clip in (tmp_path / "data" / "ESC-50" / "audio").iterdir():
         clip.touch()
     assert [again(), again()] == [False, True]
+    (tmp_path / "run" / "plan.json").unlink()
+    assert [again(), again()] == [False, True]
     assert there.run(tmp_path / "run", *words, "seed=1") == 0
     assert "nothing is to be done" not in capsys.readouterr().out
+
+
+def test_a_table_that_changes_while_the_run_works_is_found_changed(world, tmp_path, capsys):
+    shutil.copytree(world.root, tmp_path / "data")
+    there = world.with_root(tmp_path / "data").with_store(tmp_path / "store")
+    table = tmp_path / "data" / "ESC-50" / "meta" / "esc50.csv"
+
+    def touch() -> None:
+        until(lambda: (tmp_path / "run" / "plan.json").exists())
+        os.utime(table, ns=(1, 1))
+
+    toucher = threading.Thread(target=touch)
+    toucher.start()
+    words = ("limit=2", *slow(0.5))
+    assert there.run(tmp_path / "run", *words) == 0
+    toucher.join()
+    capsys.readouterr()
+    assert there.run(tmp_path / "run", *words) == 0
+    assert "nothing is to be done" not in capsys.readouterr().out
+
+
+def test_dry_run_of_a_sweep_tells_each_job_and_writes_nothing(world, tmp_path, capsys):
+    words = ("limit=2", *CHEAP, *SMALL, "dry_run=true", "+experiment.sweep={seed: [0, 1]}")
+    assert world.with_store(tmp_path / "store").run(tmp_path / "run", *words) == 0
+    assert capsys.readouterr().out.count("2 pairs x 2 arms x 2 presentations") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_ends_a_sweep_of_hydra(world, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    begun: list[int] = []
+
+    def interrupted(settings: dict) -> None:
+        begun.append(settings["seed"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blendbench.runner.run", interrupted)
+    assert world.run(tmp_path / "run", *CHEAP, *SMALL, "limit=1", "seed=0,1,2", "-m") == 130
+    assert begun == [0]
+    assert capfd.readouterr().err.count("stopped; the same command goes on where it was") == 1
 
 
 def test_failed_rows_are_tried_again_when_asked(world, tmp_path, capsys):

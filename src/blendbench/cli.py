@@ -35,6 +35,10 @@ Any command takes --debug to show a traceback on failure.
 """
 
 
+_STOPPED = 130
+"""Exit status of a command that was interrupted."""
+
+
 class UsageError(BlendbenchError):
     """Wrong words on the command line; exit status 2."""
 
@@ -59,7 +63,7 @@ def _guard(command: Callable[[], int], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        status, text = 130, "stopped; the same command goes on where it was"
+        status, text = _STOPPED, "stopped; the same command goes on where it was"
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -172,21 +176,26 @@ def _run(arguments: list[str]) -> int:
 def _start(words: list[str], settings: dict, compose: Callable[[list[str]], dict]) -> int:
     """Run an experiment, or, if it sweeps by itself, a run a combination, then one table and plot."""
     if not _sweeps(settings):
-        return _run_settings(settings)
+        return _run_settings(settings) or 0
     from blendbench import sweeps
 
     statuses: list[int] = []
 
-    def job(own: dict) -> None:
+    def job(own: dict) -> bool:
         _group(own, words)
-        statuses.append(_run_settings(own))
+        status = _run_settings(own)
+        statuses.append(status or 0)
+        return status is not None
 
     folder = sweeps.run(words, settings, compose, job)
-    if folder is None:
-        print("the jobs were left to the executor; the same command makes their table when they are done")
-    else:
+    if folder is not None:
         _print_sweep(folder)
+    elif not settings["dry_run"]:
+        print(_LEFT)
     return max(statuses)
+
+
+_LEFT = "the jobs were left to the executor; the same command makes their table when they are done"
 
 
 def _sweeps(settings: dict) -> bool:
@@ -216,8 +225,11 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _run_settings(settings: dict) -> int:
-    """Run an experiment and print its table; one that is finished is printed at once."""
+def _run_settings(settings: dict) -> int | None:
+    """Run an experiment and print its table; one that is finished is printed at once.
+
+    Returns the exit status, or None after a dry run and where an executor does not wait.
+    """
     from blendbench import config, finished
 
     if settings["experiment"] and not (settings["dry_run"] or settings["retry_failed"]):
@@ -229,7 +241,7 @@ def _run_settings(settings: dict) -> int:
 
     quiet()
     done = runner.run(settings)
-    return 0 if done is None else _print_run(done, settings)
+    return None if done is None else _print_run(done, settings)
 
 
 def _print_run(run_dir: Path, settings: dict) -> int:
@@ -272,6 +284,8 @@ def _hydra(arguments: list[str]) -> int:
             task()
         except (HydraException, OmegaConfBaseException) as error:
             raise UsageError(_explain(error)) from error
+        except _Stop:
+            return _STOPPED
         finally:
             del os.environ[_JOBS]
             jobs = sorted(Ledger(file, ("number",)), key=lambda row: row["number"])
@@ -290,13 +304,14 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from blendbench import config, progress
+    from blendbench import config
     from blendbench.store import Ledger
 
     hydra = HydraConfig.get()
     words = list(hydra.overrides.task)
     number = hydra.job.num if hydra.mode == RunMode.MULTIRUN else 0
     record: dict[str, Any] = {"number": number, "words": words, "asked": None, "settings": None}
+    record["left"] = False
 
     def job() -> int:
         settings = _checked(composed)
@@ -313,15 +328,22 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
             # Every job of a sweep has its own folder below the one asked for.
             settings["run_dir"] = str(Path(asked) / config.digest(settings))
         record["settings"] = settings
-        return _run_settings(settings)
+        status = _run_settings(settings)
+        record["left"] = status is None
+        return status or 0
 
     # Caught here, or Hydra would print its own account of it first.
     status = _guard(job, debug=False)
-    left = not status and record["settings"] and progress.is_left(config.run_dir_of(record["settings"]))
     ledger = Ledger(Path(os.environ[_JOBS]), ("number",))
-    ledger.append(record | {"status": status, "left": left})
+    ledger.append(record | {"status": status})
     ledger.close()
+    if status == _STOPPED:
+        raise _Stop  # Hydra would begin the next job
     return status
+
+
+class _Stop(BaseException):
+    """The user, or the machine, wants the sweep to end."""
 
 
 def _summarise(jobs: list[dict[str, Any]], arguments: list[str]) -> None:
@@ -331,7 +353,8 @@ def _summarise(jobs: list[dict[str, Any]], arguments: list[str]) -> None:
     values = sweeps.swept_values([job["words"] for job in jobs])
     found = [sweeps.Job(one, config.run_dir_of(job["settings"])) for one, job in zip(values, jobs, strict=True)]
     if any(job["left"] for job in jobs):
-        print("the jobs were left to the executor; the same command makes their table when they are done")
+        if not jobs[0]["settings"]["dry_run"]:
+            print(_LEFT)
         return
     if not values[0] or not any((job.run_dir / "results.csv").is_file() for job in found):
         return  # nothing was varied, or every job has said why it has no results

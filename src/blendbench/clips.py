@@ -207,9 +207,10 @@ class Noises:
 
     def ahead(self, clips: Iterable[NoiseClip], workers: int | None = None) -> Iterator[torch.Tensor | ClipError]:
         """`read` of one clip after the other, or why it cannot be read, while threads read the next few."""
-        return ahead(self._try, clips, workers)
+        return ahead(self.attempt, clips, workers)
 
-    def _try(self, clip: NoiseClip) -> torch.Tensor | ClipError:
+    def attempt(self, clip: NoiseClip) -> torch.Tensor | ClipError:
+        """`read`, or why the clip cannot be read."""
         try:
             return self.read(clip)
         except ClipError as error:
@@ -217,7 +218,8 @@ class Noises:
 
     def _kept(self, key: str) -> torch.Tensor | None:
         """What the store holds under a key."""
-        row = self._ledger.get(key) if self._ledger is not None and _is_key(key) else None
+        ledger = self._ledger  # another thread may give it up
+        row = ledger.get(key) if ledger is not None and _is_key(key) else None
         if row is None:
             return None
         try:
@@ -227,14 +229,16 @@ class Noises:
 
     def _keep(self, key: str, values: torch.Tensor) -> None:
         """Put values into the store; a store that cannot be written makes a run slower, not fail."""
-        if self._ledger is None or not _is_key(key):
+        if not _is_key(key):
             return
-        try:
-            with self._lock:
+        with self._lock:
+            if self._ledger is None:
+                return
+            try:
                 self._ledger.append({"key": key, **self._arrays.append(values.numpy())})
-        except BlendbenchError as error:
-            print(f"blendbench: noises are not kept for the next time: {error}", file=sys.stderr)
-            self._ledger = None
+            except BlendbenchError as error:
+                print(f"blendbench: noises are not kept for the next time: {error}", file=sys.stderr)
+                self._ledger = None
 
     def close(self) -> None:
         """Close the store's files; a later call opens them again."""

@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import sys
+import sysconfig
 import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,22 +19,27 @@ from blendbench import __version__
 from blendbench.store import PAIR_KEY, Ledger, canonical, write_bytes
 
 VERSION = 1
-_IGNORED = ("/proc/", "/dev/", "/sys/", "/tmp/pip")
+_IGNORED = ("/proc/", "/dev/", "/sys/")
 _SPEED = {"executor", "batch", "device", "dry_run", "retry_failed", "threads"}
 """Settings that do not change what a finished run holds."""
-_OUTPUTS = (
-    "pairs.jsonl", "results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex",
-    "report/index.html",
+_FILES = (
+    "pairs.jsonl", "results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex", "plan.json",
 )  # fmt: skip
+_FOLDERS = ("report", "figures", "images")
+State = list[int] | None
+"""Size in bytes and time of change in ns of a file, or of a folder's list; None where there is none."""
 
 
 class Watch:
-    """Notes which files are opened to be read, and which folders listed, while it is open; and all modules' sources.
+    """Notes which files are opened to be read, and which folders listed, while it is open, in this process.
+
+    What libraries in C or Rust open is not seen; `add` tells of it. A file's state is that at its first opening, so one
+    that is changed while the run works is found changed afterwards.
 
     Attributes
     ----------
-    files : set of Path
-        Absolute, what the interpreter and its libraries are made of left out.
+    files : dict of str to State
+        Absolute paths, what the interpreter and its libraries are made of left out; complete when it is closed.
     """
 
     _open: "Watch | None" = None
@@ -40,8 +47,8 @@ class Watch:
     _lock = threading.Lock()
 
     def __init__(self) -> None:
-        self.files: set[Path] = set()
-        self._names: set[str] = set()
+        self.files: dict[str, State] = {}
+        self._seen: dict[str, State] = {}
 
     def __enter__(self) -> Self:
         with Watch._lock:
@@ -49,15 +56,29 @@ class Watch:
             if not Watch._hooked:
                 sys.addaudithook(_note)  # stays for good, and does nothing while no watch is open
                 Watch._hooked = True
+        self._add_modules()
         return self
+
+    def _add_modules(self) -> None:
+        """Modules are compiled once, so their sources need not be opened."""
+        self.add({Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))})
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Note files that something else than Python's own `open` reads."""
+        for path in paths:
+            name = os.fspath(path)
+            if name not in self._seen:
+                self._seen[name] = _state(name)
 
     def __exit__(self, *exception: object) -> None:
         Watch._open = None
-        libraries = tuple(f"{Path(one).absolute()}/" for one in (sys.prefix, sys.base_prefix))
-        modules = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-        for path in (Path(str(name)).absolute() for name in self._names | modules):
+        self._add_modules()
+        kinds, places = ("stdlib", "platstdlib", "purelib", "platlib"), sysconfig.get_paths()
+        libraries = tuple(f"{Path(places[kind]).absolute()}/" for kind in kinds)
+        for name, state in self._seen.items():
+            path = Path(name).absolute()
             if not str(path).startswith((*libraries, *_IGNORED)) and path.suffix not in (".pyc", ".part"):
-                self.files.add(path)
+                self.files[str(path)] = state
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
@@ -68,25 +89,25 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
         return
     if isinstance(name, str | bytes | os.PathLike):
-        watch._names.add(os.fsdecode(name))
+        watch.add([Path(os.fsdecode(name))])
 
 
-def note(run_dir: Path, settings: dict[str, Any], files: set[Path]) -> None:
+def note(run_dir: Path, settings: dict[str, Any], files: Mapping[str, State]) -> None:
     """Write down that a run is finished, unless rows of it are to be tried again.
 
     Parameters
     ----------
     run_dir : Path
     settings : dict
-    files : set of Path
+    files : mapping of str to State
         What the run has read.
     """
     if any(row.get("retry") for row in Ledger(run_dir / "pairs.jsonl", PAIR_KEY)):
         (run_dir / "finished.json").unlink(missing_ok=True)
         return
-    own = [Path(place).absolute() for place in (run_dir, settings["store_dir"])]
-    read = {str(file): _state(file) for file in sorted(files) if not any(file.is_relative_to(one) for one in own)}
-    facts = {"digest": _digest(settings), "read": read, "written": _written(run_dir, settings)}
+    own = tuple(f"{Path(place).absolute()}/" for place in (run_dir, settings["store_dir"]))
+    read = {name: state for name, state in sorted(files.items()) if not f"{name}/".startswith(own)}
+    facts = {"digest": _digest(settings), "read": read, "written": _written(run_dir)}
     write_bytes(run_dir / "finished.json", (json.dumps(facts) + "\n").encode())
 
 
@@ -94,9 +115,9 @@ def is_finished(settings: dict[str, Any], run_dir: Path) -> bool:
     """Whether these settings were run in this folder to the end, and no file that they read or wrote has changed."""
     try:
         facts = json.loads((run_dir / "finished.json").read_bytes())
-        if facts["digest"] != _digest(settings) or facts["written"] != _written(run_dir, settings):
+        if facts["digest"] != _digest(settings) or facts["written"] != _written(run_dir):
             return False
-        if any(_state(Path(file)) != state for file, state in facts["read"].items()):
+        if any(_state(file) != state for file, state in facts["read"].items()):
             return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -115,16 +136,15 @@ def _digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(canonical([VERSION, __version__, str(Path.cwd()), counted]).encode()).hexdigest()
 
 
-def _written(run_dir: Path, settings: dict[str, Any]) -> dict[str, list[int] | None]:
-    figures = sorted((run_dir / "figures").glob("*")) if settings["experiment"].get("figures") else []
-    files = [*(run_dir / name for name in _OUTPUTS), *figures]
-    return {file.relative_to(run_dir).as_posix(): _state(file) for file in files}
+def _written(run_dir: Path) -> dict[str, State]:
+    files = [run_dir / name for name in _FILES]
+    files += [file for name in _FOLDERS for file in sorted((run_dir / name).rglob("*")) if file.is_file()]
+    return {file.relative_to(run_dir).as_posix(): _state(os.fspath(file)) for file in files}
 
 
-def _state(path: Path) -> list[int] | None:
-    """Size and time of change of a file, or of a folder's list; None where there is none."""
+def _state(name: str) -> State:
     try:
-        there = path.stat()
-    except OSError:
+        there = Path(name).stat()
+    except (OSError, ValueError):
         return None
     return [there.st_size, there.st_mtime_ns]

@@ -213,14 +213,6 @@ def read(run_dir: Path) -> Progress:
     return found
 
 
-def is_left(run_dir: Path) -> bool:
-    """Whether a run has rows to come, and tables only from before, if any: an executor did not wait for its workers."""
-    try:
-        return read(run_dir).left > 0
-    except BlendbenchError:
-        return False
-
-
 def seconds_a_pair(found: Iterable[Worker]) -> dict[str, float]:
     """Mean seconds that a pair took, by arm, over all that the workers did."""
     pairs: Counter[str] = Counter()

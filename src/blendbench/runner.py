@@ -151,11 +151,13 @@ def begin(plan: Plan) -> None:
     facts = {"experiment": settings["experiment"]["name"], "pairs": len(plan.pairs), "arms": arms}
     progress.write_plan(plan.run_dir, facts)
     progress.forget_dead(plan.run_dir)
-    if ledger.path.exists():
-        if settings["retry_failed"]:
-            for row in list(ledger):
-                if row.get("status") == "failed" and not row.get("retry"):
-                    ledger.append(row | {"retry": True})
+    if settings["retry_failed"]:
+        for place in list(ledger.places()):
+            row = ledger.at(place)
+            if row is not None and row.get("status") == "failed" and not row.get("retry"):
+                ledger.append(row | {"retry": True})
+    # Workers of an earlier command may be at it; who writes while a file is replaced has to look twice.
+    if sum(ledger.place(*key) is not None for key in _keys(plan)) < len(ledger):
         ledger.keep(_keys(plan))
     ledger.close()
 
@@ -226,17 +228,27 @@ def work(
         noises.close()
 
 
-def unfinished(plan: Plan, of: int) -> list[int]:
-    """Which of so many shards have pairs that lack a row or an image."""
+def unfinished(plan: Plan, of: int, again: bool = True) -> list[int]:
+    """Which of so many shards have pairs that lack a row or an image, or, unless not `again`, are to be tried again."""
     noises = Noises(plan.settings["noise"], plan.store)
     ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
     found: set[int] = set()
     for name, method in plan.arms.items():
-        lacks = _Arm(plan, name, method, noises, ledger).lacks
+        arm = _Arm(plan, name, method, noises, ledger)
+        lacks = arm.lacks if again else arm.untried
         found |= {index % of for index, pair in enumerate(plan.pairs) if index % of not in found and lacks(pair)}
     ledger.close()
     noises.close()
     return sorted(found)
+
+
+def link_images(plan: Plan) -> None:
+    """Put the images that are kept into the run's folder, also those of pairs that were done before."""
+    if plan.settings["keep_images"]:
+        noises = Noises(plan.settings["noise"], plan.store)
+        ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
+        for name, method in plan.arms.items():
+            _Arm(plan, name, method, noises, ledger).link_images(plan.pairs)
 
 
 def merge(plan: Plan) -> int:
@@ -244,16 +256,15 @@ def merge(plan: Plan) -> int:
     return Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY).keep(_keys(plan))
 
 
-def give_up(plan: Plan, arm: str, pair_ids: Collection[str], reason: str) -> None:
-    """Enter pairs that cannot be done as failed; the same command tries them again."""
+def give_up(plan: Plan, arm: str, pair_ids: Collection[str], reason: str) -> int:
+    """Enter pairs that cannot be done as failed, and return for how many rows; the same command tries them again."""
     noises = Noises(plan.settings["noise"], plan.store)
     ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
     failing = _Arm(plan, arm, plan.arms[arm], noises, ledger)
-    for pair in plan.pairs:
-        if pair.pair_id in pair_ids:
-            failing.fail(pair, reason, retry=True)
+    entered = sum(failing.fail(pair, reason, retry=True) for pair in plan.pairs if pair.pair_id in pair_ids)
     ledger.close()
     noises.close()
+    return entered
 
 
 def file_name(identifier: str) -> str:
@@ -281,7 +292,7 @@ class BatchSize:
     """
 
     def __init__(self, setting: int | str, device: str, limit: int = 32) -> None:
-        self.limit, self.device = limit, torch.device(device)
+        self.limit, self.device, self.setting = limit, torch.device(device), setting
         self.measuring = setting == "auto" and self.device.type == "cuda"
         self.size = (1 if self.measuring else 2) if setting == "auto" else int(setting)
         self._before = 0
@@ -393,7 +404,7 @@ class _Arm:
         try:
             if todo:
                 self._work(todo)
-            self._link_images(pairs)
+            self.link_images(pairs)
         finally:
             if self._made is not None:
                 self._made.close()
@@ -401,6 +412,14 @@ class _Arm:
     def lacks(self, pair: Pair) -> bool:
         """Whether a pair has a presentation without a sound row, or lacks images that are to be kept."""
         return bool(self._missing(pair)) or self._lacks_images(pair)
+
+    def untried(self, pair: Pair) -> bool:
+        """Whether a presentation of a pair has no row of this run at all."""
+        found = (self.rows.get(pair.dataset, self.name, shown, pair.pair_id) for shown in self.mix_signatures)
+        return any(
+            row is None or row["signature"] != wanted
+            for row, wanted in zip(found, self.mix_signatures.values(), strict=True)
+        )
 
     def survey(self) -> Survey:
         """What there is to do, and how long it took a pair before."""
@@ -427,7 +446,7 @@ class _Arm:
         found = [self.rows.get(pair.dataset, self.name, shown, pair.pair_id) for shown in self.mix_signatures]
         return not all(one is not None and one["status"] == "failed" for one in found)
 
-    def _link_images(self, pairs: Sequence[Pair]) -> None:
+    def link_images(self, pairs: Sequence[Pair]) -> None:
         """Put the images that are kept into the run's folder."""
         if not self.plan.settings["keep_images"]:
             return
@@ -508,7 +527,10 @@ class _Arm:
         bar = tqdm(total=len(todo), desc=self.name, unit="pair", disable=not sys.stderr.isatty(), leave=True)
         batch: list[Item] = []
         self._say([])
-        for pair, noise in zip(todo, self.noises.ahead(pair.clip for pair in todo), strict=True):
+        # After a death pairs are taken one by one, each named before its clip is read.
+        alone = self.batch.setting == 1 and bool(self.beat)
+        noises = map(self._read, todo) if alone else self.noises.ahead(pair.clip for pair in todo)
+        for pair, noise in zip(todo, noises, strict=True):
             if isinstance(noise, ClipError):
                 self.fail(pair, str(noise))
                 self._said(bar, 1, len(self.mix_signatures))
@@ -519,6 +541,7 @@ class _Arm:
             seed = stable_seed(self.plan.settings["seed"], pair.pair_id)
             item = Item(pair, noise, seed, partial(self.noises.mel, pair.clip))
             if music is not None:
+                self._say([item.pair])
                 self._present(item, music)
                 self._said(bar, 1)
                 continue
@@ -531,23 +554,27 @@ class _Arm:
         bar.close()
 
     def _make_batch(self, batch: list[Item], bar: tqdm) -> None:
-        self._say(batch)
+        self._say([item.pair for item in batch])
         self._generate(batch)
         failed = [self.rows.get(item.pair.dataset, self.name, shown, item.pair.pair_id)
                   for item in batch for shown in self.mix_signatures]  # fmt: skip
         self._said(bar, len(batch), sum(row is not None and row["status"] == "failed" for row in failed))
 
-    def _say(self, batch: list[Item]) -> None:
+    def _read(self, pair: Pair) -> torch.Tensor | ClipError:
+        self._say([pair])
+        return self.noises.attempt(pair.clip)
+
+    def _say(self, pairs: list[Pair]) -> None:
         self._began = time.monotonic()
         if self.beat is not None:
-            self.beat.begin("make", self.name, [item.pair.pair_id for item in batch])
+            self.beat.begin("make", self.name, [pair.pair_id for pair in pairs])
 
     def _said(self, bar: tqdm, pairs: int, failed: int = 0) -> None:
         bar.update(pairs)
         if self.beat is not None:
             seconds = time.monotonic() - self._began
             self.beat.end(self.name, pairs, pairs * len(self.mix_signatures), failed, seconds)
-        self._began = time.monotonic()
+        self._say([])
 
     def _kept(self, pair: Pair) -> Music | None:
         """Music that the store already holds for a pair."""
@@ -598,6 +625,11 @@ class _Arm:
             if not bool(torch.isfinite(piece.waveform).all()):
                 self.fail(item.pair, f"{self.name}: the music made has samples that are not finite", retry=True)
                 continue
+            # Another worker may have been at the same pair, as after a lost node; the first copy counts.
+            self.made.refresh()
+            if (other := self._kept(item.pair)) is not None:
+                self._present(item, other)
+                continue
             file = self.folder / f"{file_name(item.pair.pair_id)}.wav"
             digest = audio.write(file, piece.waveform, SAMPLE_RATE, subtype="FLOAT")
             row: dict[str, Any] = {
@@ -621,6 +653,10 @@ class _Arm:
         plan, began = self.plan, time.monotonic()
         last = began
         for key in self._missing(item.pair):
+            self.mixes[key].refresh()
+            if (kept := self._found(self.mixes[key], key, item.pair)) is not None:
+                self._enter(item.pair, key, kept)
+                continue
             shown = plan.presentations[key]
             try:
                 result = present(
@@ -660,11 +696,16 @@ class _Arm:
             "inputs": self._inputs(pair),
         }
 
-    def fail(self, pair: Pair, reason: str, retry: bool = False, only: str | None = None) -> None:
-        """Enter the presentations of a pair that are missing, or one, as failed; with `retry` for this time only."""
-        for key in [only] if only else self._missing(pair):
+    def fail(self, pair: Pair, reason: str, retry: bool = False, only: str | None = None) -> int:
+        """Enter the presentations of a pair that are missing, or one, as failed; with `retry` for this time only.
+
+        Returns how many rows that is.
+        """
+        keys = [only] if only else self._missing(pair)
+        for key in keys:
             row = self._row(pair, key) | {"status": "failed", "reason": " ".join(reason.split())}
             self.rows.append(row | ({"retry": True} if retry else {}))
+        return len(keys)
 
 
 def describe(plan: Plan) -> str:
@@ -746,8 +787,10 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
     """
     from blendbench import report, results
 
+    executor = executors.from_settings(settings)
     with finished.Watch() as watch:
         plan = prepare(settings)
+        watch.add({clip.path for clip in (*plan.reference, *plan.music)} | {pair.clip.path for pair in plan.pairs})
         for note in plan.notes:
             say(note)
         if settings["dry_run"]:
@@ -758,7 +801,6 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
             f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
             f"in {plan.run_dir}"
         )
-        executor = executors.from_settings(settings)
         for _ in range(3):
             if not executor.run(plan):
                 return None
@@ -767,14 +809,14 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
                 break
         else:
             raise BlendbenchError(f"{plan.run_dir}: {lacking} rows are still not there; run the same command again")
+        link_images(plan)
         results.tabulate(plan.run_dir, settings)
         draw_figures(plan.run_dir, settings)
         if settings["report"]:
             report.write(plan.run_dir, settings)
         if mirrored := tracking.mirror(plan.run_dir, settings):
             say(f"W&B    {mirrored}")
-    clips = {clip.path for clip in (*plan.reference, *plan.music)} | {pair.clip.path for pair in plan.pairs}
-    finished.note(plan.run_dir, settings, watch.files | clips)
+    finished.note(plan.run_dir, settings, watch.files)
     return plan.run_dir
 
 

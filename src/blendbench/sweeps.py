@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from blendbench import config, progress, tables
+from blendbench import config, tables
 from blendbench.errors import BlendbenchError
 from blendbench.runner import file_name
 from blendbench.store import write_text
@@ -59,7 +59,7 @@ def run(
     words: list[str],
     settings: dict[str, Any],
     compose: Callable[[list[str]], dict[str, Any]],
-    job: Callable[[dict[str, Any]], None],
+    job: Callable[[dict[str, Any]], bool],
 ) -> Path | None:
     """Run an experiment's own sweep.
 
@@ -72,19 +72,19 @@ def run(
     compose : callable
         From overrides to checked settings.
     job : callable
-        Runs checked settings.
+        Runs checked settings; False where the run is left to others.
 
     Returns
     -------
     Path or None
-        The sweep's folder; None where jobs were left to an executor that does not wait.
+        The sweep's folder; None where jobs were left, or only planned.
 
     Raises
     ------
     BlendbenchError
         If the sweep or a job's settings are wrong.
     """
-    folder, jobs = config.run_dir_of(settings), []
+    folder, jobs, done = config.run_dir_of(settings), [], []
     planned = []
     for values in combinations(settings["experiment"]["sweep"]):
         names = {key: _text(value) for key, value in values.items()}
@@ -94,9 +94,9 @@ def run(
         planned.append((compose([*words, *swept, quoted, "experiment.sweep=null", "report=false"]), Job(names, place)))
     for number, (own, one) in enumerate(planned, start=1):
         print(f"[{number} of {len(planned)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items()))
-        job(own)
+        done.append(job(own))
         jobs.append(one)
-    if any(progress.is_left(one.run_dir) for one in jobs):
+    if not all(done):
         return None
     summarise(folder, jobs, settings)
     return folder

@@ -65,6 +65,8 @@ class Task:
     shard: int
     of: int
     deaths: int = 0
+    unexplained: int = 0
+    suspects: set[tuple[str, str]] = field(default_factory=set)
     skip: list[tuple[str, str]] = field(default_factory=list)
 
     def word(self) -> dict[str, Any]:
@@ -72,8 +74,8 @@ class Task:
         alone = {"batch": 1, "skip": self.skip} if self.deaths else {}
         return {"shard": self.shard, "of": self.of, **alone}
 
-    def died(self, plan: "Plan", name: str, why: str, retries: int, log: Path) -> None:
-        """Count the death of a worker; the pair at which a second one died is entered as failed.
+    def died(self, plan: "Plan", name: str, why: str, retries: int, log: Path, blame: bool = True) -> None:
+        """Count the death of a worker; a pair that was at two deaths, the second time alone, becomes a failed row.
 
         Parameters
         ----------
@@ -86,6 +88,8 @@ class Task:
             How many deaths are borne that no pair can be blamed for.
         log : Path
             Where its last lines are.
+        blame : bool
+            Whether what it was at may have caused it.
 
         Raises
         ------
@@ -96,11 +100,15 @@ class Task:
 
         self.deaths += 1
         found = next((one.facts for one in progress.workers(plan.run_dir) if one.name == name), None)
-        if self.deaths > 1 and found is not None and found["stage"] == "make" and len(found["pairs"]) == 1:
-            arm, pair = found["arm"], found["pairs"][0]
-            give_up(plan, arm, {pair}, f"its worker died twice: {why}; give it more memory, or see {log}")
-            self.skip.append((arm, pair))
-        elif self.deaths > retries:
+        at = [(found["arm"], pair) for pair in found["pairs"]] if found is not None and blame else []
+        told = f"its worker died twice: {why}; give it more memory, or see {log}"
+        if len(at) == 1 and at[0] in self.suspects and give_up(plan, at[0][0], {at[0][1]}, told):
+            self.skip.append(at[0])
+            self.unexplained -= 1  # the first death is explained, too
+        else:
+            self.suspects |= set(at)
+            self.unexplained += 1
+        if self.unexplained > retries:
             raise BlendbenchError(
                 f"shard {self.shard + 1} of {self.of}: its worker died {self.deaths} times, the last by {why}; "
                 f"{log} says more; then run the same command again"
@@ -125,4 +133,6 @@ def from_settings(settings: dict[str, Any]) -> Executor:
     """The executor of a run; raises BlendbenchError if its entry is wrong."""
     if settings["executor"] is None:
         return Inline()
+    if not isinstance(settings["executor"], dict):
+        raise BlendbenchError(f"executor: {settings['executor']!r} is no executor; use inline, local or slurm")
     return config.build(settings["executor"], "executor", settings["allow_targets"])

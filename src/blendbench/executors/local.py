@@ -6,6 +6,7 @@ machine do not meet on one GPU.
 """
 
 import fcntl
+import io
 import json
 import os
 import queue
@@ -60,7 +61,9 @@ class Local:
         shards: int | None = None,
         retries: int = 2,
     ) -> None:
-        if devices != "auto" and (isinstance(devices, str) or not devices):
+        if devices != "auto" and not (
+            isinstance(devices, list | tuple) and devices and all(isinstance(one, str) for one in devices)
+        ):
             raise BlendbenchError(f"executor.devices: {devices!r}; use auto, or a list such as [cuda:0, cuda:1]")
         check_number("workers_per_device", workers_per_device, 1, "auto")
         check_number("shards", shards, 1, None)
@@ -101,10 +104,8 @@ class Local:
 class _Worker:
     """One process, what it was given, and its answers."""
 
-    def __init__(
-        self, plan: Plan, device: str, name: str, threads: int | None, lease: Any, answers: queue.Queue
-    ) -> None:
-        self.device, self.name, self.lease, self.ready = device, name, lease, False
+    def __init__(self, plan: Plan, device: str, name: str, threads: int | None, answers: queue.Queue) -> None:
+        self.device, self.name, self.ready = device, name, False
         self.task: Task | None = None
         self.log = plan.run_dir / "workers" / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +160,9 @@ class _Pool:
         self.count = 0
         self.done = 0
         self.said: set[str] = set()
-        self.most = Counter({device: 1 if executor.per_device == "auto" else int(executor.per_device)
-                             for device in self.devices})  # fmt: skip
+        self.leases: dict[str, Any] = {}
+        each = 1 if executor.per_device == "auto" else int(executor.per_device)
+        self.most = {device: count * each for device, count in Counter(self.devices).items()}
 
     def run(self) -> bool:
         with _ended_on_termination():
@@ -169,6 +171,11 @@ class _Pool:
             try:
                 while self.done < self.of:
                     self._staff()
+                    for worker in self.workers:
+                        if worker.process.poll() is not None:
+                            _kill(worker)  # what it has started may hold its output open, and hide its end
+                        elif worker.ready and worker.task is None:
+                            self._give(worker)
                     if not self.workers and not waited:
                         print("blendbench: waiting for a GPU that another run has leased", file=sys.stderr)
                         waited = True
@@ -187,19 +194,22 @@ class _Pool:
                 bar.close()
                 for worker in self.workers:
                     self._end(worker)
+                for lease in self.leases.values():
+                    lease.close()
         return True
 
     def _staff(self) -> None:
         """Start workers where there are tasks for them and devices to be leased."""
-        idle = sum(worker.task is None for worker in self.workers)
-        for device in self.devices:
+        idle = sum(worker.task is None and worker.process.poll() is None for worker in self.workers)
+        for device in self.most:
             while len(self.tasks) > idle and self._on(device) < self.most[device]:
-                lease = _lease(device, self.most[device])
-                if lease is None:
+                if device not in self.leases and (lease := _lease(device)) is not None:
+                    self.leases[device] = lease
+                if device not in self.leases:
                     break
                 name = f"local-{os.getpid()}-{self.count}"
                 self.count += 1
-                self.workers.append(_Worker(self.plan, device, name, self._threads(device), lease, self.answers))
+                self.workers.append(_Worker(self.plan, device, name, self._threads(device), self.answers))
                 idle += 1
 
     def _on(self, device: str) -> int:
@@ -268,28 +278,30 @@ class _Pool:
 
     @staticmethod
     def _end(worker: _Worker) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
+        _kill(worker)
         worker.process.wait()
-        if worker.lease is not True:
-            worker.lease.close()
 
 
-def _lease(device: str, slots: int) -> Any:
-    """A lock on one of a GPU's slots, or None while other runs hold all; True for what needs no lease."""
-    if not device.startswith("cuda"):
-        return True
+def _kill(worker: _Worker) -> None:
+    """End a worker and what it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def _lease(device: str) -> Any:
+    """A lock on a GPU, or None while another run of this user holds it; what needs no lock gets an empty one."""
+    # Slurm gives a job GPUs of its own, and calls each job's first one 0.
+    if not device.startswith("cuda") or "SLURM_JOB_ID" in os.environ:
+        return io.StringIO()
     folder = Path(tempfile.gettempdir()) / f"blendbench-leases-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    for slot in range(slots):
-        file = (folder / f"{re.sub('[^A-Za-z0-9]', '-', _physical(device))}.{slot}.lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            continue
-        return file
-    return None
+    file = (folder / f"{re.sub('[^A-Za-z0-9]', '-', _physical(device))}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def _physical(device: str) -> str:

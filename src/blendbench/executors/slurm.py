@@ -6,6 +6,7 @@ those that still work, and submits only what is missing. Folders must lie on a d
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blendbench import progress
+from blendbench import config, progress
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.executors import Task, check_number, python_path
 from blendbench.runner import Plan, unfinished
@@ -24,6 +25,10 @@ from blendbench.store import Ledger
 
 _MOST_TASKS = 1000
 """Of an array; Slurm's default limit (MaxArraySize) is 1001."""
+_DEAD = {"BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT"}
+_BLAMELESS = ("BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "REQUEUED")
+_LATE_S = 120.0
+"""How long a result may be late on a shared disk after its task has left the queue."""
 _OUTAGE_S = 900.0
 """How long Slurm may give no answer."""
 
@@ -37,21 +42,26 @@ class ShardJob:
     allow_targets : list of str
     task : dict
         As `worker.do` takes it.
+    digest : str
+        Of the run's settings; a folder that another run uses now is left alone.
     """
 
-    def __init__(self, run_dir: Path, allow_targets: list[str], task: dict[str, Any]) -> None:
-        self.run_dir, self.allow_targets, self.task = run_dir, allow_targets, task
+    def __init__(self, run_dir: Path, allow_targets: list[str], task: dict[str, Any], digest: str) -> None:
+        self.run_dir, self.allow_targets, self.task, self.digest = run_dir, allow_targets, task, digest
 
     def __call__(self) -> dict[str, Any]:
         """Bring the shard to its end; returns {"done": shard}, or {"error": a failure that would meet others, too}."""
-        from blendbench import results, worker
+        from blendbench import config, results, worker
         from blendbench.cli import quiet
 
         quiet()
+        _end_by_signal()
         cpus = os.environ.get("SLURM_CPUS_PER_TASK")
         beat, done = None, False
         try:
             settings = results.read_settings(self.run_dir)
+            if config.digest(settings) != self.digest:
+                return {"error": f"{self.run_dir}: another command with other settings uses this folder now"}
             device, threads = settings["device"], settings["threads"] or (int(cpus) if cpus else None)
             beat = progress.Beat(self.run_dir, device, (self.task["shard"], self.task["of"]), _name(_job_id()))
             worker.do(worker.open_plan(self.run_dir, device, self.allow_targets, threads), self.task, beat)
@@ -68,6 +78,21 @@ class ShardJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _end_by_signal() -> None:
+    """Let what submitit's handler raises, as when requeueing fails, end the task and not become a pair's failure."""
+    handler = signal.getsignal(signal.SIGUSR2)
+
+    def stop(number: int, frame: Any) -> None:
+        assert callable(handler)
+        try:
+            handler(number, frame)
+        except Exception as error:
+            raise SystemExit(f"not requeued: {one_line(str(error))}") from error
+
+    if callable(handler):
+        signal.signal(signal.SIGUSR2, stop)
 
 
 def _job_id() -> str:
@@ -140,8 +165,18 @@ class Slurm:
             check_number(key, value, least)
         check_number("parallel", parallel, 1, None)
         check_number("cpus", cpus, 1, None)
-        if not poll_s > 0:
-            raise BlendbenchError(f"executor.poll_s: {poll_s!r} is out of range; use more than 0")
+        if not (isinstance(poll_s, int | float) and 0 < poll_s < 3600):
+            raise BlendbenchError(f"executor.poll_s: {poll_s!r} is out of range; use more than 0, less than 3600")
+        if not isinstance(wait, bool):
+            raise BlendbenchError(f"executor.wait: {wait!r}; use true or false")
+        if isinstance(setup, str) or not all(isinstance(line, str) for line in setup):
+            raise BlendbenchError(f"executor.setup: {setup!r}; use a list of shell lines, such as [module load cuda]")
+        if directives is not None and not isinstance(directives, dict):
+            raise BlendbenchError(f"executor.directives: {directives!r}; use a mapping, such as {{exclude: node7}}")
+        for key, text in (("partition", partition), ("account", account), ("qos", qos), ("gres", gres),
+                          ("memory", memory), ("constraint", constraint)):  # fmt: skip
+            if not isinstance(text, str | int | None):
+                raise BlendbenchError(f"executor.{key}: {text!r}; use one word, as sbatch takes it")
         self.shards, self.parallel, self.retries, self.wait, self.poll_s = shards, parallel, retries, wait, poll_s
         self.timeouts = timeouts
         self.parameters = {
@@ -183,7 +218,9 @@ class Slurm:
             if not self.wait:
                 return False
             queue.watch(waiting)
-        tasks = {shard: Task(shard, self._of(plan)) for shard in unfinished(plan, self._of(plan))}
+        # What failed before is tried again once, by a command that waits or the first one that does not.
+        again = self.wait or not len(queue.arrays)
+        tasks = {shard: Task(shard, self._of(plan)) for shard in unfinished(plan, self._of(plan), again)}
         while tasks:
             jobs = queue.submit(list(tasks.values()))
             if not self.wait:
@@ -236,7 +273,8 @@ class _Queue:
             for start in range(0, len(tasks), _MOST_TASKS):
                 some = tasks[start : start + _MOST_TASKS]
                 allowed = self.plan.settings["allow_targets"]
-                shards = [ShardJob(self.plan.run_dir.absolute(), allowed, task.word()) for task in some]
+                run_dir, digest = self.plan.run_dir.absolute(), config.digest(self.plan.settings)
+                shards = [ShardJob(run_dir, allowed, task.word(), digest) for task in some]
                 submitted = self._array(shards)
                 names = [job.job_id for job in submitted]
                 self.arrays.append({"job": names[0].partition("_")[0], "tasks": names})
@@ -260,18 +298,24 @@ class _Queue:
     def watch(self, jobs: Mapping[int, Any]) -> dict[int, Any]:
         """Wait until all jobs have ended, however; returns them."""
         bar = tqdm(total=len(jobs), desc="tasks", unit="task", disable=not sys.stderr.isatty())
-        missed: dict[int, int] = dict.fromkeys(jobs, 0)
+        missed: dict[int, float] = dict.fromkeys(jobs, 0.0)
         try:
             while missed:
                 time.sleep(self.executor.poll_s)
                 listed = self._listed(*{job.job_id.partition("_")[0] for job in jobs.values()})
                 if listed is None:
                     continue
+                gone = [number for number in missed if jobs[number].job_id not in listed]
+                if gone:
+                    list(self.folder.iterdir())  # a shared disk then looks again for the results
+                    with suppress(Exception):
+                        jobs[gone[0]].watcher.update()  # one question for all; where there is no sacct, none
                 for number in list(missed):
-                    job = jobs[number]
-                    # A task between two states may be in no list for a moment; its result may be late on a shared disk.
-                    missed[number] = 0 if job.job_id in listed else missed[number] + 1
-                    if missed[number] > 2 or (missed[number] and job.paths.result_pickle.exists()):
+                    # A task between two states may be in no list for a moment; its result may be late.
+                    missed[number] = (missed[number] or time.monotonic()) if number in gone else 0.0
+                    if missed[number] and (
+                        self._has_ended(jobs[number]) or time.monotonic() - missed[number] > _LATE_S
+                    ):
                         del missed[number]
                         bar.update()
                 bar.set_postfix_str(self._pace())
@@ -282,6 +326,12 @@ class _Queue:
         finally:
             bar.close()
         return dict(jobs)
+
+    @staticmethod
+    def _has_ended(job: Any) -> bool:
+        """Whether the task's result is there, or the accounting tells that none will come."""
+        state = job.watcher.get_state(job.job_id, mode="cache").partition(" ")[0]
+        return job.paths.result_pickle.exists() or state in _DEAD
 
     def _pace(self) -> str:
         found = progress.workers(self.plan.run_dir)
@@ -326,8 +376,6 @@ class _Queue:
         BlendbenchError
             If tasks were cancelled, or failed in a way that would meet others, too, or too often.
         """
-        with suppress(Exception):
-            next(iter(jobs.values())).watcher.update()  # one question for all; where there is no sacct, none
         again, cancelled, errors = {}, [], []
         for shard, job in jobs.items():
             outcome = self._outcome(job)
@@ -339,7 +387,8 @@ class _Queue:
                 cancelled.append(job.job_id)
             else:
                 task = tasks[shard]
-                task.died(self.plan, _name(job.job_id), outcome, self.executor.retries, job.paths.stderr)
+                blame = not outcome.startswith(_BLAMELESS)
+                task.died(self.plan, _name(job.job_id), outcome, self.executor.retries, job.paths.stderr, blame)
                 again[shard] = task
         if errors:
             raise BlendbenchError(errors[0])
@@ -350,14 +399,19 @@ class _Queue:
             )
         return again
 
-    @staticmethod
-    def _outcome(job: Any) -> dict[str, Any] | str:
+    def _outcome(self, job: Any) -> dict[str, Any] | str:
         """The task's answer, or the state that it ended in."""
         if job.paths.result_pickle.exists():
             error = job.exception()
             return job.result() if error is None else f"{type(error).__name__}: {_last_line(str(error))}"
         state = job.watcher.get_state(job.job_id, mode="cache")
-        return state if state != "UNKNOWN" else "state UNKNOWN (no accounting)"
+        if state == "UNKNOWN":
+            shown = subprocess.run(["scontrol", "show", "job", job.job_id], capture_output=True, text=True).stdout
+            state = shown.partition("JobState=")[2].partition(" ")[0] or "UNKNOWN (no accounting)"
+        beat = next((one.facts for one in progress.workers(self.plan.run_dir) if one.name == _name(job.job_id)), None)
+        # Its result is lost or late, its rows are not; what they lack is submitted again.
+        done = state == "COMPLETED" or (beat is not None and beat["finished"])
+        return {"done": True} if done else state
 
 
 def _last_line(text: str) -> str:
