@@ -111,10 +111,13 @@ def part(name: str, folder: Path, count: int) -> dict[str, float]:
         Inline().run(plan)
         out["ms a pair"] = 1e3 * (time.perf_counter() - began) / count
     elif name == "resume":
-        # The last of the rows were not written when the process was killed.
+        # The last of the rows were not written when the process was killed, and one was torn.
         for file in [plan.run_dir / "pairs.jsonl", *plan.store.glob("m*/*/ledger.jsonl")]:
-            lines = file.read_bytes().splitlines(keepends=True)
-            file.write_bytes(b"".join(lines[:-100]) + lines[-100][:30])
+            with file.open("r+b") as ledger:
+                size = ledger.seek(0, 2)
+                ledger.seek(max(0, size - 200_000))
+                last = ledger.read().splitlines(keepends=True)[-100:]
+                ledger.truncate(size - sum(map(len, last)) + 30)
         method = plan.arms["stub"]
         made = method.generate
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from blendbench.errors import BlendbenchError, one_line, printable
 
@@ -196,13 +197,16 @@ class Ledger:
     def _key_of(self, line: bytes) -> tuple | None:
         """Key of a line; None for one that is no row, such as what a crash has torn: its work is done again."""
         row = _row_of(line)
-        return None if row is None or not set(self.key) <= set(row) else tuple(row[name] for name in self.key)
+        try:
+            return None if row is None else tuple([row[name] for name in self.key])
+        except KeyError:
+            return None
 
     def get(self, *key: Any) -> dict | None:
         """The row of a key, or None."""
         place = self.place(*key)
         row = None if place is None else self.at(place)
-        return row if row is not None and all(row.get(n) == k for n, k in zip(self.key, key, strict=True)) else None
+        return row if row is not None and tuple([row.get(name) for name in self.key]) == key else None
 
     def place(self, *key: Any) -> int | None:
         """Where the row of a key begins in the file, or None; `at` reads it."""
@@ -258,6 +262,10 @@ class Ledger:
                 self._index.put(_hash_of(tuple(row[name] for name in self.key)), start)
         except OSError as error:
             raise BlendbenchError(f"{self.path}: cannot be written ({_write_failure(error)})") from error
+
+    def others(self, keys: Iterable[tuple]) -> int:
+        """How many rows have none of these keys."""
+        return self._index.others(np.fromiter(map(_hash_of, keys), "<u8"))
 
     def keep(self, keys: Iterable[tuple]) -> int:
         """Rewrite the file with the rows of these keys alone, in their order; returns how many keys have no row.
@@ -367,9 +375,12 @@ class Rows(Sequence[dict]):
 
 def _row_of(line: bytes) -> dict | None:
     try:
-        row = json.loads(line)
+        row = orjson.loads(line)
     except ValueError:
-        return None
+        try:
+            row = json.loads(line)  # which also knows NaN
+        except ValueError:
+            return None
     return row if isinstance(row, dict) else None
 
 
@@ -393,7 +404,7 @@ class _Index:
     def get(self, key: int) -> int | None:
         found = self._recent.get(key)
         if found is None and len(self._hashes):
-            at = int(np.searchsorted(self._hashes, np.uint64(key)))
+            at = int(self._hashes.searchsorted(np.uint64(key)))
             if at < len(self._hashes) and int(self._hashes[at]) == key:
                 found = int(self._places[at])
         return found
@@ -407,6 +418,11 @@ class _Index:
     def __len__(self) -> int:
         self._fold()
         return len(self._hashes)
+
+    def others(self, hashes: np.ndarray) -> int:
+        """How many of the hashes held are not among these."""
+        self._fold()
+        return int(np.count_nonzero(~np.isin(self._hashes, hashes)))
 
     def places(self) -> Iterator[int]:
         """All places, in order."""
