@@ -6,6 +6,7 @@ one shard to the next. All else that it prints goes to standard error.
 """
 
 import argparse
+import io
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ import resource
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -67,6 +69,19 @@ def _tasks(stream: TextIO) -> "queue.Queue[dict[str, Any] | None]":
     return found
 
 
+class _Log(io.TextIOBase):
+    """Standard error that takes no harm from a full disk, on which its file lies."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The process's way from its arguments to its end; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m blendbench.worker")
@@ -78,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     words = parser.parse_args(argv)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    sys.stdout = sys.stderr = _Log(sys.stderr)
     tasks = _tasks(sys.stdin)
 
     from blendbench.progress import Beat
