@@ -34,7 +34,7 @@ from blendbench.metrics import (
     masking_model,
 )
 from blendbench.scoring import Scoring, mix_key, reference_key
-from blendbench.store import PAIR_KEY, Arrays, Ledger, Rows, canonical, signature, write_text
+from blendbench.store import PAIR_KEY, Arrays, Ledger, Rows, canonical, signature, write_lines, write_text
 
 COLUMNS = [
     "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
@@ -210,7 +210,7 @@ def _scores(rows: Rows, measures: Sequence["_Measure"]) -> pd.DataFrame:
         sound[index] = row["status"] == "ok"
         for key, values in columns.items():
             value = row.get(key)
-            values.append(sys.intern(value) if type(value) is str else value)
+            values.append(sys.intern(value) if type(value) is str and key != "pair_id" else value)
     frame = pd.DataFrame(columns)
     for measure in measures:
         if measure.per_pair is not None:
@@ -482,11 +482,18 @@ def _partner(row: dict, clips: list[MusicClip], by_genre: dict[str, list[int]], 
     return choices[stable_seed(seed, "kl", row["pair_id"]) % len(choices)]
 
 
+def _csv(frame: pd.DataFrame) -> Iterator[str]:
+    """A table as CSV, some thousand lines at a time."""
+    for start in range(0, max(1, len(frame)), 10_000):
+        part = frame.iloc[start : start + 10_000]
+        yield part.to_csv(index=False, header=not start, lineterminator="\n", float_format="%.6g")
+
+
 def tabulate(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
     """Compute the results, write `results.csv`, `scores.csv`, `comparisons.csv` and the tables; returns the results."""
     found = compute(run_dir, settings)
     for name, frame in (("results", found.values), ("scores", found.scores), ("comparisons", found.comparisons)):
-        write_text(run_dir / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+        write_lines(run_dir / f"{name}.csv", _csv(frame))
     table = tables.layout(found.values, settings)
     write_text(run_dir / "table.csv", table.to_csv(index=False, lineterminator="\n"))
     title, notes = settings["experiment"]["title"], tables.notes(found.values, settings)
