@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -147,6 +148,8 @@ class Cluster:
         self.environment = {"SLURM_CONF": str(self.root / "slurm.conf")}
         """What Slurm's commands, and programs that call them, need in their environment."""
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -165,6 +168,9 @@ class Cluster:
             self._configure()
             self._start_database()
             self._start_daemons()
+            self._stopping.clear()
+            self._keeper = threading.Thread(target=self._keep_controller, daemon=True)
+            self._keeper.start()
         except BaseException as error:
             error.add_note(self._last_lines())
             self.stop()
@@ -172,6 +178,9 @@ class Cluster:
 
     def stop(self) -> None:
         """Kill every daemon and every process of a job; may be called at any time, and again."""
+        self._stopping.set()
+        if self._keeper is not None:
+            self._keeper.join()
         wait(self._kill, PATIENCE, "killed processes to end")
         for daemon in self._daemons.values():
             daemon.wait()
@@ -180,9 +189,13 @@ class Cluster:
 
     def command(self, *words: str, check: bool = True) -> str:
         """What a command of Slurm prints; `RuntimeError` with its message if it fails."""
-        done = subprocess.run(
-            words, env=os.environ | self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        for _ in range(20):
+            done = subprocess.run(
+                words, env=os.environ | self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            if "Unable to contact slurm controller" not in done.stderr or self._keeper is None:
+                break
+            time.sleep(0.5)
         if done.returncode:
             message = f"{shlex.join(words)}: {done.stderr.strip()}"
             if check:
@@ -308,6 +321,12 @@ class Cluster:
         for node in self.nodes:
             self._start_node(node)
         wait(lambda: self._running("slurmctld") and all(map(self._usable, self.nodes)), PATIENCE, "the nodes")
+
+    def _keep_controller(self) -> None:
+        """Start the controller again when it has crashed; that of Slurm 22.05 may when a node is lost."""
+        while not self._stopping.wait(0.5):
+            if self._daemons["slurmctld"].poll() is not None:
+                self._spawn("slurmctld", "-D")
 
     def _registered(self) -> bool:
         """Whether the accounting answers and, at the latest now, knows the cluster."""
