@@ -19,12 +19,14 @@ class Slow:
     label : str
     seconds : float
         How long a pair takes.
+    held_by : str
+        A file; while it exists, no pair is made.
     """
 
     adaptive = False
 
-    def __init__(self, label: str, seconds: float = 0.0) -> None:
-        self.label, self.seconds = label, seconds
+    def __init__(self, label: str, seconds: float = 0.0, held_by: str = "") -> None:
+        self.label, self.seconds, self.held_by = label, seconds, held_by
 
     def signature(self) -> dict[str, Any]:
         """Time changes nothing."""
@@ -38,6 +40,8 @@ class Slow:
         made = []
         for item in items:
             time.sleep(self.seconds)
+            while self.held_by and Path(self.held_by).exists():
+                time.sleep(0.05)
             samples = torch.arange(len(item.noise)) / 44_100
             made.append(Music(0.1 * torch.sin(2 * torch.pi * (200 + item.seed % 500) * samples)))
         return made

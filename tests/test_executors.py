@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from worlds import CHEAP, World, call, rows_of, untimed
+from worlds import CHEAP, World, call, rows_of, same
 
 from blendbench import progress
 from blendbench.errors import BlendbenchError
 from blendbench.executors import Task, local
 
-TABLES = ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex")
 SMALL = ("report=false", "threads=1")
 LOCAL = ("executor=local", "executor.devices=[cpu]")
 
@@ -36,12 +35,6 @@ def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     assert world.with_store(folder / "store").run(folder / "run", "limit=6", *slow(0)) == 0
     return folder / "run"
-
-
-def same(run_dir: Path, expected: Path) -> None:
-    for name in TABLES:
-        assert (run_dir / name).read_bytes() == (expected / name).read_bytes(), name
-    assert untimed(rows_of(run_dir)) == untimed(rows_of(expected))
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import slurm
 from own_methods import Slow
-from worlds import CHEAP, World, rows_of, untimed
+from worlds import CHEAP, World, same
 
 from blendbench import progress
 
-SLOW = f"+arms.slow={{_target_: {Slow.__module__}.Slow, label: Slow, seconds: SECONDS}}"
+SLOW = f"+arms.slow={{_target_: {Slow.__module__}.Slow, label: Slow, held_by: HOLD}}"
 ARRAY = ("executor=slurm", "executor.shards=2", "executor.gres=gpu:1", "executor.time=10", "executor.poll_s=0.5")
 
 
@@ -60,16 +60,36 @@ class Here:
     folder: Path
     environment: dict[str, str]
 
-    def start(self, *words: str, seconds: float = 0.0) -> Command:
-        given = [*words, *CHEAP, SLOW.replace("SECONDS", str(seconds)), "allow_targets=[own_methods]"]
+    @property
+    def hold(self) -> Path:
+        """A file; while it exists, the slow arm makes no pair."""
+        return self.folder / "hold"
+
+    @property
+    def said(self) -> Path:
+        """What the command started last prints."""
+        return self.folder / "said"
+
+    def start_held(self, *words: str) -> Command:
+        """As `start`, but the slow arm waits until the file `hold` is gone."""
+        self.hold.touch()
+        return self.start(*words)
+
+    def start(self, *words: str) -> Command:
+        given = [*words, *CHEAP, SLOW.replace("HOLD", str(self.hold)), "allow_targets=[own_methods]"]
         run_dir = self.folder / "run"
         all_words = self.world.run_words(run_dir, "limit=6", "threads=1", "report=false", "device=cpu", *given)
         code = "from blendbench.cli import main; main()"
         environment = os.environ | self.environment
-        environment["PYTHONPATH"] = os.pathsep.join(one for one in sys.path if one)
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *all_words], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        environment |= {"PYTHONPATH": os.pathsep.join(one for one in sys.path if one), "PYTHONUNBUFFERED": "1"}
+        with self.said.open("w") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, *all_words],
+                env=environment,
+                stdout=said,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         return Command(run_dir, process)
 
 
@@ -96,12 +116,6 @@ def until(process: subprocess.Popen, condition: Callable[[], object], seconds: f
         time.sleep(0.1)
 
 
-def same(run_dir: Path, expected: Path) -> None:
-    for name in ("results.csv", "scores.csv", "comparisons.csv", "table.md"):
-        assert (run_dir / name).read_bytes() == (expected / name).read_bytes(), name
-    assert untimed(rows_of(run_dir)) == untimed(rows_of(expected))
-
-
 def job_of(worker: progress.Worker) -> str:
     return worker.name.removeprefix("slurm-")
 
@@ -116,8 +130,9 @@ def test_an_array_makes_the_same_table_as_one_process(here, expected):
 
 
 def test_a_killed_task_is_submitted_again(here, expected):
-    command = here.start(*ARRAY, seconds=1)
+    command = here.start_held(*ARRAY)
     os.kill(command.working().facts["pid"], signal.SIGKILL)
+    here.hold.unlink()
     status, said = command.end()
     assert status == 0, said
     assert "a worker died (FAILED" in said
@@ -125,21 +140,23 @@ def test_a_killed_task_is_submitted_again(here, expected):
 
 
 def test_a_requeued_task_goes_on_where_it_was(here, cluster, expected):
-    command = here.start(*ARRAY, seconds=1)
+    command = here.start_held(*ARRAY)
     job = job_of(command.working())
     cluster.command("scontrol", "requeue", job)
     cluster.hurry(job)
+    here.hold.unlink()
     status, said = command.end()
     assert status == 0, said
     same(command.run_dir, expected)
 
 
 def test_a_task_that_makes_room_for_an_urgent_job_goes_on_later(here, cluster, expected):
-    command = here.start(*ARRAY, seconds=1)
+    command = here.start_held(*ARRAY)
     job = job_of(command.working())
     words = ("--partition=urgent", "--gres=gpu:2", "--wait", "--output=/dev/null", "--wrap=sleep 1")
     cluster.command("sbatch", *words)
     cluster.hurry(job.partition("_")[0])
+    here.hold.unlink()
     status, said = command.end()
     assert status == 0, said
     assert max(int(row["restarts"]) for row in restarts(cluster, job.partition("_")[0])) >= 1
@@ -152,33 +169,37 @@ def restarts(cluster: slurm.Cluster, array: str) -> list[dict[str, str]]:
 
 
 def test_tasks_of_a_lost_node_run_again_beside_their_first_copies(here, cluster, expected):
-    command = here.start(*ARRAY, seconds=1)
+    command = here.start_held(*ARRAY)
     job = job_of(command.working())
     cluster.lose_node()
     cluster.return_node()
     cluster.hurry(job.partition("_")[0])
+    here.hold.unlink()
     status, said = command.end()
     assert status == 0, said
     same(command.run_dir, expected)
 
 
 def test_cancelled_tasks_end_the_command_and_the_next_goes_on(here, cluster, expected):
-    command = here.start(*ARRAY, seconds=1)
+    command = here.start_held(*ARRAY)
     cluster.command("scancel", job_of(command.working()).partition("_")[0])
     status, said = command.end()
     assert status == 1
     assert "tasks were cancelled" in said.splitlines()[-1]
+    here.hold.unlink()
     command = here.start(*ARRAY)
     assert command.end()[0] == 0
     same(command.run_dir, expected)
 
 
 def test_a_command_that_does_not_wait_is_finished_by_a_later_one(here, cluster, expected):
-    command = here.start(*ARRAY, "executor.wait=false", seconds=1)
+    command = here.start_held(*ARRAY, "executor.wait=false")
     assert command.end() == (0, "")
     assert not (command.run_dir / "table.md").exists()
     # Called while the tasks work, it waits for them and submits no others.
-    command = here.start(*ARRAY, seconds=1)
+    command = here.start(*ARRAY)
+    until(command.process, lambda: "waiting for 2 tasks" in here.said.read_text())
+    here.hold.unlink()
     assert command.end() == (0, "")
     assert len(list((command.run_dir / "slurm").glob("*submission.sh"))) == 1
     same(command.run_dir, expected)

@@ -178,6 +178,13 @@ def untimed(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in rows]
 
 
+def same(run_dir: Path, expected: Path) -> None:
+    """Hold the tables of two runs against each other byte for byte, and their rows but for the seconds they took."""
+    for name in ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex"):
+        assert (run_dir / name).read_bytes() == (expected / name).read_bytes(), name
+    assert untimed(rows_of(run_dir)) == untimed(rows_of(expected))
+
+
 class Impatient(PocketTagger):
     """An evaluator for which every clip is too short."""
 
