@@ -139,11 +139,13 @@ def part(name: str, folder: Path, count: int) -> dict[str, float]:
         assert runner.merge(plan) == 0
         out["merge s"] = time.perf_counter() - began
     elif name == "tabulate":
-        results.manifests.music_set = lambda settings: argparse.Namespace(clips=plan.reference)
+        run_dir, settings, reference = plan.run_dir, plan.settings, plan.reference
+        del plan  # as `runner.run` does
+        results.manifests.music_set = lambda settings: argparse.Namespace(clips=reference)
         results.split_music = lambda clips, seed: (clips, [])
         results.reference_key, results.mix_key = scoring.reference_key, scoring.mix_key
         began = time.perf_counter()
-        results.tabulate(plan.run_dir, plan.settings)
+        results.tabulate(run_dir, settings)
         out["tabulate s"] = time.perf_counter() - began
     elif name == "status":
         began = time.perf_counter()

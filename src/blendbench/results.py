@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 import sys
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from blendbench import config, tables
 from blendbench.datasets import MusicClip, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError
-from blendbench.evaluators import KeptScores, Scorer, Scores, TextEvaluator, Unscored
+from blendbench.evaluators import KeptScores, Scorer, Scores, TextEvaluator
 from blendbench.metrics import (
     audibility,
     bootstrap,
@@ -44,8 +44,10 @@ COMPARISON_COLUMNS = [
     "experiment", "dataset", "presentation", "metric", "arm", "other", "difference", "ci_low", "ci_high", "p", "p_holm",
     "n", "test",
 ]  # fmt: skip
-_FACTS = ["status", "reason", "clip", "label", "genre", "noise_lufs", "music_lufs", "gain_db"]
+_FACTS = ["status", "reason", "clip", "label", "genre"]
+_LEVELS = ["noise_lufs", "music_lufs", "gain_db"]
 """What `scores.csv` takes over from a row."""
+_CELL = ["dataset", "arm", "presentation"]
 
 
 def read_rows(run_dir: Path) -> Rows:
@@ -103,12 +105,9 @@ class _Heard:
 
     def _score_reference(self, scorer: Scorer) -> KeptScores:
         """Scores of the reference clips; one that cannot be read or scored is left out, for every evaluator."""
-        while self.clips:
-            try:
-                return self.scoring.reference(scorer, self.clips, self.clip_keys, "reference")
-            except Unscored as error:
-                print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
-                del self.clips[error.index], self.clip_keys[error.index]
+        found = self.scoring.reference(scorer, self.clips, self.clip_keys, "reference")
+        if found:
+            return found
         raise BlendbenchError(
             f"music: {scorer.evaluator.name} can score no reference clip of {self.scoring.seconds:g} s "
             "(noise.seconds); see the lines above"
@@ -149,7 +148,7 @@ class Results(NamedTuple):
 class _Cell(NamedTuple):
     """The rows of one data set, arm and presentation that took part, as indices into the heard rows."""
 
-    chosen: list[int]
+    chosen: np.ndarray
     pairs: list[str]
     groups: list[str]
 
@@ -177,46 +176,52 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
         If the folder is no run's, or a metric's model is missing or makes no such scores.
     """
     rows = read_rows(run_dir)
-    heard = _Heard(run_dir, settings, rows.only(lambda row: row["status"] == "ok"))
+    scores = _facts(rows)
+    sound = (scores["status"] == "ok").to_numpy()
+    heard = _Heard(run_dir, settings, rows.only(sound))
     measures = [_MEASURES[name](heard) for name in heard.evaluators]
     if names := heard.scoring.audible_names:
         values = heard.scoring.audible(heard.rows, "audibility")
         measures += [_Audible(heard, name, values) for name in names]
-    counts = Counter((row["dataset"], row["arm"], row["presentation"]) for row in rows)
-    taken = {key: _Cell([], [], []) for key in counts}
-    for index, row in enumerate(heard.rows):
-        cell = taken[row["dataset"], row["arm"], row["presentation"]]
-        cell.chosen.append(index)
-        cell.pairs.append(row["pair_id"])
-        cell.groups.append(sys.intern(row["clip"]))
-    paper = tables.paper_figures(settings["experiment"]).set_index(["dataset", "arm", "presentation", "metric"])[
-        "value"
-    ]
+    counts = scores.groupby(_CELL, sort=False).size()
+    cells = _cells(scores[sound], list(counts.index))
+    paper = tables.paper_figures(settings["experiment"]).set_index([*_CELL, "metric"])["value"]
     name, out = settings["experiment"]["name"], []
-    for key, cell in taken.items():
+    for key, cell in cells.items():
         for measure in measures:
             for one in measure.values(cell):
                 recipe = f"{heard.recipe(measure.evaluator)}; {one.recipe}" if measure.evaluator else one.recipe
                 expected = paper.get((*key, one.metric), math.nan)
                 out.append([name, *key, *one[:4], one.n, counts[key] - len(cell.chosen), expected, recipe])
-    return Results(pd.DataFrame(out, columns=COLUMNS), _scores(rows, measures), _comparisons(taken, measures, settings))
-
-
-def _scores(rows: Rows, measures: Sequence["_Measure"]) -> pd.DataFrame:
-    """A row a mix: what its row says of levels, and its value by every metric that has one a pair."""
-    columns: dict[str, list[Any]] = {key: [] for key in (*PAIR_KEY, *_FACTS)}
-    sound = np.zeros(len(rows), dtype=bool)
-    for index, row in enumerate(rows):
-        sound[index] = row["status"] == "ok"
-        for key, values in columns.items():
-            value = row.get(key)
-            values.append(sys.intern(value) if type(value) is str and key != "pair_id" else value)
-    frame = pd.DataFrame(columns)
     for measure in measures:
         if measure.per_pair is not None:
-            frame[measure.metric] = math.nan
-            frame.loc[sound, measure.metric] = measure.per_pair.astype(float)
-    return frame
+            scores[measure.metric] = math.nan
+            scores.loc[sound, measure.metric] = measure.per_pair.astype(float)
+    return Results(pd.DataFrame(out, columns=COLUMNS), scores, _comparisons(cells, measures, settings))
+
+
+def _facts(rows: Rows) -> pd.DataFrame:
+    """A row a mix: what its row says of it and of its levels."""
+    facts: dict[str, list[Any]] = {key: [] for key in (*PAIR_KEY, *_FACTS)}
+    levels = {key: array("d") for key in _LEVELS}
+    for row in rows:
+        for key, values in facts.items():
+            value = row.get(key)
+            values.append(sys.intern(value) if type(value) is str and key != "pair_id" else value)
+        for key, numbers in levels.items():
+            value = row.get(key)
+            numbers.append(math.nan if value is None else value)
+    return pd.DataFrame(facts | {key: np.array(numbers) for key, numbers in levels.items()})
+
+
+def _cells(sound: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], _Cell]:
+    """The cells of these data sets, arms and presentations over the facts of the heard rows."""
+    found = sound.groupby(_CELL, sort=False).indices
+    cells = {}
+    for key in keys:
+        chosen = np.asarray(found.get(key, []), dtype=int)
+        cells[key] = _Cell(chosen, *(sound[name].iloc[chosen].tolist() for name in ("pair_id", "clip")))
+    return cells
 
 
 def _comparisons(
@@ -310,12 +315,12 @@ class _PairMeasure(_Measure):
         return comparison.paired_means(one[sound], two[sound], labels, 9999, confidence, seed), int(sound.sum())
 
 
-def _shared(first: _Cell, second: _Cell) -> tuple[list[int], list[int], list[str]]:
+def _shared(first: _Cell, second: _Cell) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Indices of the pairs that two cells share, in the first one's order, and their noise clips."""
     there = dict(zip(second.pairs, second.chosen, strict=True))
-    rows = zip(first.chosen, first.pairs, first.groups, strict=True)
-    shared = [(index, there[pair], group) for index, pair, group in rows if pair in there]
-    return [row[0] for row in shared], [row[1] for row in shared], [row[2] for row in shared]
+    mask = np.array([pair in there for pair in first.pairs], dtype=bool)
+    other = np.array([there[pair] for pair in first.pairs if pair in there], dtype=int)
+    return first.chosen[mask], other, list(itertools.compress(first.groups, mask))
 
 
 def _interval_text(settings: dict[str, Any]) -> str:
@@ -361,12 +366,20 @@ class _Fad(_Measure):
         yield from (_Value(*one) for one in row["values"])
 
     def _key(self, cell: _Cell) -> str:
-        rows = [mix_key(self.heard.rows[i]) for i in cell.chosen]
-        return hashlib.sha256(canonical([rows, cell.groups]).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for index, group in zip(cell.chosen, cell.groups, strict=True):
+            digest.update(f"{canonical([mix_key(self.heard.rows[index]), group])}\n".encode())
+        return digest.hexdigest()
 
-    def _clips(self, chosen: Sequence[int]) -> Any:
-        clips = [self.heard.embeddings("fad", self.mixes[i]) for i in chosen]
-        return torch.cat(clips) if all(len(frames) == 1 for frames in clips) else clips
+    def _clips(self, chosen: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
+        """Embeddings [N, D] if a clip has but one, else N of [frames, D]."""
+        clips = _Clips(self, chosen)
+        together = clips[0].new_empty(len(chosen), clips[0].shape[-1])
+        for index, frames in enumerate(clips):
+            if len(frames) > 1:
+                return clips
+            together[index] = frames[0]
+        return together
 
     def _compute(self, cell: _Cell) -> tuple[list[_Value], np.ndarray | None]:
         settings, n = self.settings, len(cell.chosen)
@@ -397,7 +410,7 @@ class _Fad(_Measure):
         if len(a) < 2:
             return None
         resamples, confidence, seed = self._statistics()
-        if (a, b) == (first.chosen, second.chosen) and first.groups == second.groups:
+        if len(a) == len(first.pairs) and first.pairs == second.pairs and first.groups == second.groups:
             # The same draws of the same noises, made for the intervals.
             rows = [self.kept.get(self._key(cell)) for cell in (first, second)]
             if all(row is not None and "draws" in row for row in rows):
@@ -407,6 +420,19 @@ class _Fad(_Measure):
                 return comparison.Difference(value, low, high, comparison.shift_test(drawn, value)), len(a)
         one, two = (frechet.frechet_of_indices(self._clips(chosen), self.reference) for chosen in (a, b))
         return comparison.paired_statistics(one, two, len(a), groups, resamples, confidence, seed), len(a)
+
+
+class _Clips(Sequence[torch.Tensor]):
+    """Embeddings of mixes [frames, D], read when asked for."""
+
+    def __init__(self, measure: _Fad, chosen: np.ndarray) -> None:
+        self._measure, self._chosen = measure, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._measure.heard.embeddings("fad", self._measure.mixes[self._chosen[index]])
 
 
 _TOO_FEW = ["no pair took part", "one pair took part, and FAD wants two"]
@@ -431,7 +457,9 @@ class _Kl(_PairMeasure):
         self.recipe = (
             f"{kl['activation']} KL({kl['direction']}), natural log, epsilon={kl['epsilon']:g}, pairing={pairing}"
         )
-        partners = [_partner(row, clips, by_genre, kl["pairing"], heard.settings["seed"]) for row in heard.rows]
+        seed = heard.settings["seed"]
+        drawn = (_partner(row, clips, by_genre, kl["pairing"], seed) for row in heard.rows)
+        partners = np.fromiter(drawn, int, len(heard.rows))
         values = np.empty(len(heard.rows))
         for start in range(0, len(values), 1024):
             some = range(start, min(start + 1024, len(values)))

@@ -18,7 +18,8 @@ import secrets
 import shutil
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -61,28 +62,33 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
 
     Without `sync` a power cut may leave an empty file, which is good enough for what is written again in a moment.
     """
+    with _placing(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _placing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a path, whose file takes the path's place at the end, or is gone after a failure."""
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
+        yield temporary
+        if temporary.exists():
+            temporary.replace(path)
+    except (OSError, ValueError) as error:
+        raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
+    finally:
+        # Also where a rename onto another link of the same file has done nothing and left both.
         with suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError | ValueError):
-            raise
-        raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Replace a file by lines that end in a newline each, unless it holds just them; errors as `write_bytes`."""
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _placing(path) as temporary:
         with temporary.open("xb") as file:
             for line in lines:
                 file.write(line.encode())
@@ -90,14 +96,6 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
             temporary.unlink()
-        else:
-            temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise BlendbenchError(f"{printable(path)}: cannot be written ({_write_failure(error)})") from None
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -108,20 +106,11 @@ def link_file(source: Path, target: Path) -> None:
     BlendbenchError
         If the target cannot be written.
     """
-    temporary = target.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _placing(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-        temporary.replace(target)
-        # A rename onto another link of the same file does nothing and leaves both.
-        temporary.unlink(missing_ok=True)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise BlendbenchError(f"{printable(target)}: cannot be written ({_write_failure(error)})") from None
 
 
 def _write_failure(error: OSError | ValueError) -> str:
@@ -346,19 +335,21 @@ class Rows(Sequence[dict]):
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        keys = []
+        keys, places = [], array("q")
         for place in ledger.places():
             row = ledger.at(place)
             if row is not None:
-                keys.append(("\x00".join(str(row[name]) for name in ledger.key), place))
-        keys.sort()
-        self._places = np.fromiter((place for _, place in keys), "<i8", len(keys))
+                # Bytes take less memory, and have the order of the characters.
+                text = "\x00".join(str(row[name]) for name in ledger.key)
+                keys.append(text.encode("utf-8", "surrogatepass"))
+                places.append(place)
+        order = np.fromiter(sorted(range(len(keys)), key=keys.__getitem__), int, len(keys))
+        self._places = np.frombuffer(places, "<i8")[order] if keys else np.empty(0, "<i8")
 
-    def only(self, wanted: Callable[[dict], bool]) -> "Rows":
-        """The rows for which a condition holds."""
+    def only(self, wanted: np.ndarray) -> "Rows":
+        """The rows for which an array of bool [rows] is true."""
         found = copy(self)
-        chosen = (place for place, row in zip(self._places, self, strict=True) if wanted(row))
-        found._places = np.fromiter(chosen, "<i8")
+        found._places = self._places[wanted]
         return found
 
     def __len__(self) -> int:

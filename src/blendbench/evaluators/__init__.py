@@ -151,12 +151,12 @@ class Scorer:
         folder = store / "scores" / signature("score", 2, evaluator.signature())
         self._ledger, self._arrays = Ledger(folder / "scores.jsonl", ("key",)), Arrays(folder / "scores.f32")
 
-    def scores(self, keys: Sequence[str], read: Callable[[int], torch.Tensor], title: str = "") -> KeptScores:
+    def scores(self, keys: Iterable[str], read: Callable[[int], torch.Tensor], title: str = "") -> KeptScores:
         """Scores of N sounds, computed once a content; the next sound is read while one is scored.
 
         Parameters
         ----------
-        keys : sequence of str
+        keys : iterable of str
             What identifies each sound's content, such as a SHA-256 with the seconds read.
         read : callable
             From an index to the waveform [samples]; called, in a thread, for what is new.
@@ -169,17 +169,25 @@ class Scorer:
             A sound raised ClipError.
         """
         self._ledger.refresh()
-        new = [index for index, key in enumerate(keys) if self._ledger.place(key) is None]
+        places, new = array("q"), {}
+        for index, key in enumerate(keys):
+            place = self._ledger.place(key)
+            if place is None:
+                new[index] = key
+            places.append(-1 if place is None else place)
         bar = tqdm(total=len(new), desc=title, unit="clip", disable=not (title and new and sys.stderr.isatty()))
         try:
-            for index, waveform in zip(new, ahead(partial(_try, read), new, workers=1), strict=True):
-                self._score(keys[index], index, waveform)
+            sounds = ahead(partial(_try, read), new, workers=1)
+            for (index, key), waveform in zip(new.items(), sounds, strict=True):
+                self._score(key, index, waveform)
+                place = self._ledger.place(key)
+                assert place is not None
+                places[index] = place
                 bar.update()
         finally:
             bar.close()
             self._ledger.close()
-        places = [self._ledger.place(key) for key in keys]
-        return KeptScores(self._arrays, self._ledger, array("q", [place for place in places if place is not None]))
+        return KeptScores(self._arrays, self._ledger, places)
 
     def known(self, keys: Iterable[str]) -> int:
         """How many of the keys have scores."""

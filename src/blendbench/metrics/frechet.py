@@ -8,7 +8,7 @@ epsilon on the diagonal, and a set has distance 0 to itself.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from blendbench.errors import BlendbenchError
 HIGHER_IS_BETTER = False
 UNIT = "squared embedding distance"
 SOURCE = "Kilgour et al. (2019), Fréchet Audio Distance; Heusel et al. (2017) for the formula"
+_PART = 8192
+"""Embeddings looked at together."""
 
 
 def validate(embeddings: Tensor, smallest: int = 1) -> None:
@@ -159,9 +161,9 @@ def frechet_of_indices(
 ) -> Callable[[Tensor], float]:
     """Make the statistic that `bootstrap_interval` resamples: from indices into the embeddings to their distance.
 
-    What does not change between resamples (the reference's factor F2 and the embeddings' projection on it) is computed
-    once. A resample then costs the eigenvalues of a matrix as large as D or as its number of distinct embeddings,
-    whichever is less. The reference is held fixed.
+    What does not change between resamples (the reference's factor F2) is computed once. A resample then costs its
+    covariance and the eigenvalues of a matrix as large as D or as its number of distinct embeddings, whichever is less,
+    and little memory. The reference is held fixed.
 
     Where a clip has several embeddings (VGGish, EnCodec), clips are what indices name, and their moments are kept:
     8 D^2 bytes a clip.
@@ -186,11 +188,14 @@ def frechet_of_indices(
         return _of_clips(embeddings, _statistics(reference))
     validate(embeddings)
     reference = _statistics(reference)
-    reference_covariance = reference.covariance
     _same_dimensions(embeddings.shape[1], len(reference.mean))
-    centred = embeddings.detach().double().cpu() - reference.mean
-    projected = centred @ _factor(reference_covariance)
-    reference_trace = reference_covariance.trace()
+    values, origin, factor = embeddings.detach().cpu(), reference.mean, _factor(reference.covariance)
+    reference_trace = reference.covariance.trace()
+
+    def centred(distinct: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        # Part by part, since a million embeddings in double precision would fill the memory several times.
+        for some, theirs in zip(distinct.split(_PART), weights.split(_PART), strict=True):
+            yield values[some].double() - origin, theirs
 
     def statistic(indices: Tensor) -> float:
         n = len(indices)
@@ -198,12 +203,19 @@ def frechet_of_indices(
             raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n}: use more clips")
         distinct, counts = indices.unique(return_counts=True)
         weights = counts.double()
-        chosen = centred[distinct]
-        difference = weights @ chosen / n
-        trace = weights @ (chosen - difference).square().sum(1) / (n - 1)
-        factor = projected[distinct]
-        factor = (factor - weights @ factor / n) * (weights / (n - 1)).sqrt()[:, None]
-        gram = factor.T @ factor if factor.shape[0] > factor.shape[1] else factor @ factor.T
+        difference = torch.stack([theirs @ part for part, theirs in centred(distinct, weights)]).sum(0) / n
+        scaled = (
+            (part - difference) * (theirs / (n - 1)).sqrt()[:, None] for part, theirs in centred(distinct, weights)
+        )
+        if len(distinct) <= min(len(difference), _PART):
+            rows = next(scaled)
+            trace, projected = rows.square().sum(), rows @ factor
+            gram = projected @ projected.T
+        else:
+            scatter = torch.zeros(len(difference), len(difference), dtype=torch.float64)
+            for rows in scaled:
+                scatter += rows.T @ rows
+            trace, gram = scatter.trace(), factor.T @ scatter @ factor
         return _distance(
             difference @ difference, trace + reference_trace, _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
         )
