@@ -310,8 +310,7 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
     hydra = HydraConfig.get()
     words = list(hydra.overrides.task)
     number = hydra.job.num if hydra.mode == RunMode.MULTIRUN else 0
-    record: dict[str, Any] = {"number": number, "words": words, "asked": None, "settings": None}
-    record["left"] = False
+    record: dict[str, Any] = {"number": number, "words": words, "asked": None, "settings": None, "left": False}
 
     def job() -> int:
         settings = _checked(composed)

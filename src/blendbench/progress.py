@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from blendbench.errors import BlendbenchError
 from blendbench.store import PAIR_KEY, Ledger, write_bytes
@@ -26,7 +26,7 @@ _BEAT_S = 5.0
 
 
 class Beat:
-    """A worker's sign of life; a thread renews it while the worker is busy.
+    """A worker's sign of life; a thread renews it while the worker is busy. A context manager, which says how it ends.
 
     Parameters
     ----------
@@ -89,6 +89,12 @@ class Beat:
         with self._lock:
             self._stages[stage] += seconds
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close(finished=kind is None)
+
     def close(self, finished: bool = True) -> None:
         """The worker's last word."""
         self._stop.set()
@@ -137,6 +143,18 @@ def workers(run_dir: Path) -> list[Worker]:
         if isinstance(facts, dict) and {"finished", "stage", "arms", "done", "failed", "rate"} <= set(facts):
             found.append(Worker(file.stem, facts, max(0.0, age)))
     return found
+
+
+def facts_of(run_dir: Path, name: str) -> dict[str, Any] | None:
+    """What a worker said last, by its name; None where nothing is known of it."""
+    return next((one.facts for one in workers(run_dir) if one.name == name), None)
+
+
+def pace(found: Sequence[Worker]) -> str:
+    """Rows, failures and rate of some workers, for a progress bar."""
+    alive = [one for one in found if one.alive]
+    rows, failed = (sum(one.facts[key] for one in found) for key in ("done", "failed"))
+    return f"{rows} rows, {failed} failed, {sum(one.facts['rate'] for one in alive):.2g} rows/s, {len(alive)} at work"
 
 
 def _disk_time(folder: Path) -> float:

@@ -16,10 +16,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import soundfile
 import torch
@@ -36,6 +37,9 @@ from blendbench.images import write_image
 from blendbench.methods import Context, Item, Music
 from blendbench.presentation import Amplification, Presentation, present
 from blendbench.store import PAIR_KEY, Ledger, link_file, make_folder, mean_seconds, signature, write_text
+
+if TYPE_CHECKING:
+    from blendbench.scoring import Scoring
 
 T = TypeVar("T")
 SAMPLE_RATE = 44_100
@@ -63,6 +67,29 @@ class Plan:
     def rows(self) -> Ledger:
         """The run's rows, read once a process; `refresh` takes in what others have appended since."""
         return Ledger(self.run_dir / "pairs.jsonl", PAIR_KEY)
+
+    @cached_property
+    def scoring(self) -> "Scoring":
+        """The evaluators with what they have said before; loaded once a process, whatever shards it takes."""
+        from blendbench.scoring import Scoring
+
+        return Scoring(self.run_dir, self.settings)
+
+    @contextmanager
+    def opened(
+        self, beat: progress.Beat | None = None, skip: frozenset[tuple[str, str]] | None = None
+    ) -> Iterator[dict[str, "_Arm"]]:
+        """The arms by name, with the rows of now; their files are closed at the end.
+
+        `skip` is what is not to be tried, as (arm, pair_id), after workers have died; pairs are then taken one by one.
+        """
+        noises = Noises(self.settings["noise"], self.store)
+        self.rows.refresh()
+        try:
+            yield {name: _Arm(self, name, method, noises, beat, skip) for name, method in self.arms.items()}
+        finally:
+            self.rows.close()
+            noises.close()
 
 
 def pick_device(name: str) -> str:
@@ -151,12 +178,11 @@ def begin(plan: Plan) -> None:
     write_text(plan.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
     if not plan.store.is_dir():
         make_folder(plan.store)  # one that cannot be written is still read: it may hold all
-    ledger = plan.rows
-    ledger.refresh()
-    noises = Noises(settings["noise"], plan.store)
-    arms = {name: _Arm(plan, name, method, noises, ledger).mix_signatures for name, method in plan.arms.items()}
-    facts = {"experiment": settings["experiment"]["name"], "pairs": len(plan.pairs), "arms": arms}
+    with plan.opened() as arms:
+        signatures = {name: arm.mix_signatures for name, arm in arms.items()}
+    facts = {"experiment": settings["experiment"]["name"], "pairs": len(plan.pairs), "arms": signatures}
     progress.write_plan(plan.run_dir, facts)
+    ledger = plan.rows
     progress.forget_dead(plan.run_dir)
     if settings["retry_failed"]:
         for place in list(ledger.places()):
@@ -194,7 +220,11 @@ class Shard:
 
 
 def work(
-    plan: Plan, shard: Shard, beat: progress.Beat, skip: frozenset[tuple[str, str]] = frozenset(), scoring: bool = True
+    plan: Plan,
+    shard: Shard,
+    beat: progress.Beat,
+    skip: frozenset[tuple[str, str]] | None = None,
+    scoring: bool = True,
 ) -> None:
     """Bring a shard's pairs to mixes, rows and scores; what is already there is left alone.
 
@@ -204,8 +234,8 @@ def work(
     shard : Shard
     beat : Beat
         Where to say what is being done.
-    skip : set of (arm, pair_id)
-        What is not to be tried, as it has ended a worker before.
+    skip : set of (arm, pair_id), optional
+        What is not to be tried, as it has ended a worker before. Given, be it empty, pairs are taken one by one.
     scoring : bool
         Whether the mixes are scored, too.
 
@@ -215,48 +245,35 @@ def work(
         If a file cannot be written, such as on a full disk.
     """
     pairs = shard.part(plan.pairs)
-    noises = Noises(plan.settings["noise"], plan.store)
-    ledger = plan.rows
-    ledger.refresh()
-    try:
-        for name, method in plan.arms.items():
-            _Arm(plan, name, method, noises, ledger, beat, skip).run(pairs)
+    with plan.opened(beat, skip) as arms:
+        for arm in arms.values():
+            arm.run(pairs)
         if scoring:
-            from blendbench.scoring import Scoring
-
             beat.begin("score")
             keys = ((pair.dataset, arm, shown, pair.pair_id)
                     for arm in plan.arms for shown in plan.presentations for pair in pairs)  # fmt: skip
-            rows = (row for key in keys if (row := ledger.get(*key)) is not None and row["status"] == "ok")
+            rows = (row for key in keys if (row := plan.rows.get(*key)) is not None and row["status"] == "ok")
             began = time.monotonic()
-            Scoring(plan.run_dir, plan.settings).part(rows, shard.part(plan.reference))
+            plan.scoring.part(rows, shard.part(plan.reference))
             beat.spend("score", time.monotonic() - began)
-    finally:
-        ledger.close()
-        noises.close()
 
 
 def unfinished(plan: Plan, of: int, again: bool = True) -> list[int]:
     """Which of so many shards have pairs that lack a row or an image, or, unless not `again`, are to be tried again."""
-    noises = Noises(plan.settings["noise"], plan.store)
-    ledger = plan.rows
-    ledger.refresh()
     found: set[int] = set()
-    for name, method in plan.arms.items():
-        arm = _Arm(plan, name, method, noises, ledger)
-        lacks = arm.lacks if again else arm.untried
-        found |= {index % of for index, pair in enumerate(plan.pairs) if index % of not in found and lacks(pair)}
-    ledger.close()
-    noises.close()
+    with plan.opened() as arms:
+        for arm in arms.values():
+            lacks = arm.lacks if again else arm.untried
+            found |= {index % of for index, pair in enumerate(plan.pairs) if index % of not in found and lacks(pair)}
     return sorted(found)
 
 
 def link_images(plan: Plan) -> None:
     """Put the images that are kept into the run's folder, also those of pairs that were done before."""
     if plan.settings["keep_images"]:
-        noises = Noises(plan.settings["noise"], plan.store)
-        for name, method in plan.arms.items():
-            _Arm(plan, name, method, noises, plan.rows).link_images(plan.pairs)
+        with plan.opened() as arms:
+            for arm in arms.values():
+                arm.link_images(plan.pairs)
 
 
 def merge(plan: Plan) -> int:
@@ -266,14 +283,8 @@ def merge(plan: Plan) -> int:
 
 def give_up(plan: Plan, arm: str, pair_ids: Collection[str], reason: str) -> int:
     """Enter pairs that cannot be done as failed, and return for how many rows; the same command tries them again."""
-    noises = Noises(plan.settings["noise"], plan.store)
-    ledger = plan.rows
-    ledger.refresh()
-    failing = _Arm(plan, arm, plan.arms[arm], noises, ledger)
-    entered = sum(failing.fail(pair, reason, retry=True) for pair in plan.pairs if pair.pair_id in pair_ids)
-    ledger.close()
-    noises.close()
-    return entered
+    with plan.opened() as arms:
+        return sum(arms[arm].fail(pair, reason, retry=True) for pair in plan.pairs if pair.pair_id in pair_ids)
 
 
 @lru_cache(maxsize=100_000)
@@ -306,7 +317,7 @@ class BatchSize:
     """
 
     def __init__(self, setting: int | str, device: str, limit: int = 32) -> None:
-        self.limit, self.device, self.setting = limit, torch.device(device), setting
+        self.limit, self.device = limit, torch.device(device)
         self.measuring = setting == "auto" and self.device.type == "cuda"
         self.size = (1 if self.measuring else 2) if setting == "auto" else int(setting)
         self._before = 0
@@ -370,13 +381,12 @@ class _Arm:
         name: str,
         method: Any,
         noises: Noises,
-        rows: Ledger,
-        beat: progress.Beat | None = None,
-        skip: frozenset[tuple[str, str]] = frozenset(),
+        beat: progress.Beat | None,
+        skip: frozenset[tuple[str, str]] | None,
     ) -> None:
-        self.plan, self.name, self.method, self.noises, self.rows = plan, name, method, noises, rows
-        self.beat, self.skip, self._run_dir = beat, skip, str(plan.run_dir)
-        self.batch = BatchSize(plan.settings["batch"], plan.context.device)
+        self.plan, self.name, self.method, self.noises, self.rows = plan, name, method, noises, plan.rows
+        self.beat, self.alone, self.skip, self._run_dir = beat, skip is not None, skip or frozenset(), str(plan.run_dir)
+        self.batch = BatchSize(1 if self.alone else plan.settings["batch"], plan.context.device)
         settings = plan.settings
         self.generate_settings = {
             "method": type(method).__module__ + "." + type(method).__qualname__,
@@ -541,9 +551,8 @@ class _Arm:
         bar = tqdm(total=len(todo), desc=self.name, unit="pair", disable=not sys.stderr.isatty(), leave=True)
         batch: list[Item] = []
         self._say([])
-        # After a death pairs are taken one by one, each named before its clip is read.
-        alone = self.batch.setting == 1 and bool(self.beat)
-        noises = map(self._read, todo) if alone else self.noises.ahead(pair.clip for pair in todo)
+        # After a death each pair is named before its clip is read.
+        noises = map(self._read, todo) if self.alone else self.noises.ahead(pair.clip for pair in todo)
         for pair, noise in zip(todo, noises, strict=True):
             if isinstance(noise, ClipError):
                 self.fail(pair, str(noise))
@@ -724,11 +733,8 @@ class _Arm:
 
 def describe(plan: Plan) -> str:
     """What `dry_run` prints: what would be done, what is there already, and how long it may take by earlier rows."""
-    from blendbench.scoring import Scoring, mix_key, reference_key
+    from blendbench.scoring import mix_key, reference_key
 
-    noises = Noises(plan.settings["noise"], plan.store)
-    ledger = plan.rows
-    ledger.refresh()
     executor = executors.from_settings(plan.settings)
     pairs, mixes = len(plan.pairs), len(plan.pairs) * len(plan.arms) * len(plan.presentations)
     lines = [
@@ -740,8 +746,9 @@ def describe(plan: Plan) -> str:
         f"{'arm, in pairs':<20}{'done':>9}{'to link':>9}{'to mix':>9}{'to make':>9}{'s/pair':>9}",
     ]
     total, unknown = 0.0, []
-    for name, method in plan.arms.items():
-        found = _Arm(plan, name, method, noises, ledger).survey()
+    with plan.opened() as arms:
+        surveys = {name: arm.survey() for name, arm in arms.items()}
+    for name, found in surveys.items():
         make = pairs - found.done - found.mixed - found.made
         pace = "?" if found.generate is None else f"{found.generate:.2f}"
         lines.append(f"{name:<20}{found.done:>9}{found.mixed:>9}{found.made:>9}{make:>9}{pace:>9}")
@@ -750,8 +757,8 @@ def describe(plan: Plan) -> str:
         total += make * (found.generate or 0.0) + (make + found.made) * (found.present or 0.0)
     lines += ["", f"{'scores, in sounds':<20}{'done':>9}{'':>9}{'':>9}{'to score':>9}{'s/sound':>9}"]
     keys = [key for clip in plan.reference if (key := reference_key(clip, plan.settings["noise"]["seconds"]))]
-    keys += [mix_key(row) for row in ledger if row.get("status") == "ok"]
-    for scorer in Scoring(plan.run_dir, plan.settings).scorers.values():
+    keys += [mix_key(row) for row in plan.rows if row.get("status") == "ok"]
+    for scorer in plan.scoring.scorers.values():
         done, seconds = scorer.known(keys), scorer.seconds()
         score = mixes + len(plan.reference) - done
         pace = "?" if seconds is None else f"{seconds:.2f}"
@@ -759,7 +766,6 @@ def describe(plan: Plan) -> str:
         if score and seconds is None:
             unknown.append(scorer.evaluator.name)
         total += score * (seconds or 0.0)
-    noises.close()
     workers = executor.workers(plan)
     told = (
         f"about {progress.clock(total / workers)} with {workers} worker{'s' * (workers > 1)}, by what earlier rows took"
@@ -825,14 +831,16 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
         else:
             raise BlendbenchError(f"{plan.run_dir}: {lacking} rows are still not there; run the same command again")
         link_images(plan)
-        results.tabulate(plan.run_dir, settings)
-        draw_figures(plan.run_dir, settings)
+        run_dir = plan.run_dir
+        del plan  # a million pairs take as much memory as what comes now
+        results.tabulate(run_dir, settings)
+        draw_figures(run_dir, settings)
         if settings["report"]:
-            report.write(plan.run_dir, settings)
-        if mirrored := tracking.mirror(plan.run_dir, settings):
+            report.write(run_dir, settings)
+        if mirrored := tracking.mirror(run_dir, settings):
             say(f"W&B    {mirrored}")
-    finished.note(plan.run_dir, settings, watch.files)
-    return plan.run_dir
+    finished.note(run_dir, settings, watch.files)
+    return run_dir
 
 
 def draw_figures(run_dir: Path, settings: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +83,26 @@ class Scoring:
             return audio.resample(read_mix(self.run_dir, rows[index]), SAMPLE_RATE, scorer.evaluator.sample_rate)
 
         try:
-            return scorer.scores(list(map(mix_key, rows)), read, title and f"{scorer.evaluator.name}: {title}")
+            return scorer.scores(map(mix_key, rows), read, title and f"{scorer.evaluator.name}: {title}")
         except Unscored as error:
             raise BlendbenchError(f"{self.run_dir / rows[error.index]['mix']}: {error}") from error
 
-    def reference(self, scorer: Scorer, clips: Sequence[MusicClip], keys: Sequence[str], title: str = "") -> KeptScores:
-        """Scores of reference clips, under their `reference_key`s; raises Unscored."""
+    def reference(self, scorer: Scorer, clips: list[MusicClip], keys: list[str], title: str = "") -> KeptScores:
+        """Scores of reference clips, under their `reference_key`s.
+
+        A clip that cannot be scored is taken out of both lists, with a line on stderr where there is a title.
+        """
 
         def read(index: int) -> torch.Tensor:
             return read_music(clips[index], scorer.evaluator.sample_rate, self.seconds)
 
-        return scorer.scores(keys, read, title and f"{scorer.evaluator.name}: {title}")
+        while True:
+            try:
+                return scorer.scores(keys, read, title and f"{scorer.evaluator.name}: {title}")
+            except Unscored as error:
+                if title:
+                    print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
+                del clips[error.index], keys[error.index]
 
     def audible(self, rows: Sequence[dict[str, Any]], title: str = "") -> list[dict[str, float]]:
         """The measures of audibility of each row; none for a row whose noise cannot be read, with a line on stderr."""
@@ -124,16 +132,11 @@ class Scoring:
 
         A sound that cannot be scored is left to the tabulation, which says what becomes of it.
         """
+        keyed = [(clip, key) for clip in clips if (key := reference_key(clip, self.seconds))]
         for scorer in self.scorers.values():
-            keyed = [(clip, key) for clip in clips if (key := reference_key(clip, self.seconds))]
-            for clip, key in keyed:
-                try:
-                    self.reference(scorer, [clip], [key])
-                except Unscored:
-                    continue
+            self.reference(scorer, [clip for clip, _ in keyed], [key for _, key in keyed])
         iterator = iter(rows)
-        take = partial(itertools.islice, iterator, _PART)
-        while some := list(take()):
+        while some := list(itertools.islice(iterator, _PART)):
             for scorer in self.scorers.values():
                 self.mixes(scorer, some)
             if self.audible_names:

@@ -40,14 +40,10 @@ def peak_bytes(device: str) -> int:
 
 
 def do(plan: Any, task: dict[str, Any], beat: Any) -> None:
-    """Bring one shard to its end; `task` has "shard" and "of", and may have "batch" and "skip"."""
-    from dataclasses import replace
-
+    """Bring one shard to its end; `task` has "shard" and "of", and after a death "skip"."""
     from blendbench import runner
 
-    if task.get("batch"):
-        plan = replace(plan, settings=plan.settings | {"batch": task["batch"]})
-    skip = frozenset((arm, pair) for arm, pair in task.get("skip", []))
+    skip = frozenset((arm, pair) for arm, pair in task["skip"]) if "skip" in task else None
     beat.take((task["shard"], task["of"]))
     runner.work(plan, runner.Shard(task["shard"], task["of"]), beat, skip)
     beat.begin("waits")
@@ -98,26 +94,23 @@ def main(argv: list[str] | None = None) -> int:
 
     from blendbench.progress import Beat
 
-    beat = Beat(words.run_dir, words.device, name=words.name)
     try:
-        from blendbench.cli import quiet
+        with Beat(words.run_dir, words.device, name=words.name) as beat:
+            from blendbench.cli import quiet
 
-        quiet()
-        plan = open_plan(words.run_dir, words.device, words.allow_targets, words.threads)
-        print(json.dumps({"ready": True}), file=answers)
-        while (task := tasks.get()) is not None:
-            do(plan, task, beat)
-            print(json.dumps({"done": task["shard"], "peak": peak_bytes(words.device)}), file=answers)
+            quiet()
+            plan = open_plan(words.run_dir, words.device, words.allow_targets, words.threads)
+            print(json.dumps({"ready": True}), file=answers)
+            while (task := tasks.get()) is not None:
+                do(plan, task, beat)
+                print(json.dumps({"done": task["shard"], "peak": peak_bytes(words.device)}), file=answers)
     except BlendbenchError as error:
         print(json.dumps({"error": one_line(str(error))}), file=answers)
-        beat.close(finished=False)
         return 1
     except Exception as error:
         traceback.print_exc()
         print(json.dumps({"crash": one_line(f"{type(error).__name__}: {error}")}), file=answers)
-        beat.close(finished=False)
         return 1
-    beat.close()
     return 0
 
 

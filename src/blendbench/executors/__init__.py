@@ -39,14 +39,9 @@ class Inline:
         """Do everything; raises BlendbenchError if a file cannot be written."""
         from blendbench.runner import Shard, work
 
-        beat = progress.Beat(plan.run_dir, plan.context.device)
-        finished = False
-        try:
+        with progress.Beat(plan.run_dir, plan.context.device) as beat:
             # What is scored is tabulated at once, so the tabulation scores it, with its progress bars.
             work(plan, Shard(), beat, scoring=False)
-            finished = True
-        finally:
-            beat.close(finished)
         return True
 
     def workers(self, plan: "Plan") -> int:
@@ -71,8 +66,7 @@ class Task:
 
     def word(self) -> dict[str, Any]:
         """What a worker is told; after a death, to take one pair at a time, without those that killed twice."""
-        alone = {"batch": 1, "skip": self.skip} if self.deaths else {}
-        return {"shard": self.shard, "of": self.of, **alone}
+        return {"shard": self.shard, "of": self.of} | ({"skip": self.skip} if self.deaths else {})
 
     def died(self, plan: "Plan", name: str, why: str, retries: int, log: Path, blame: bool = True) -> None:
         """Count the death of a worker; a pair that was at two deaths, the second time alone, becomes a failed row.
@@ -99,7 +93,7 @@ class Task:
         from blendbench.runner import give_up
 
         self.deaths += 1
-        found = next((one.facts for one in progress.workers(plan.run_dir) if one.name == name), None)
+        found = progress.facts_of(plan.run_dir, name)
         at = [(found["arm"], pair) for pair in found["pairs"]] if found is not None and blame else []
         told = f"its worker died twice: {why}; give it more memory, or see {log}"
         if len(at) == 1 and at[0] in self.suspects and give_up(plan, at[0][0], {at[0][1]}, told):

@@ -272,9 +272,7 @@ class _Pool:
     def _show(self, bar: tqdm) -> None:
         if not bar.disable:
             mine = [one for one in progress.workers(self.plan.run_dir) if one.name.startswith(f"local-{os.getpid()}-")]
-            rows, failed = (sum(one.facts[key] for one in mine) for key in ("done", "failed"))
-            rate = sum(one.facts["rate"] for one in mine if one.alive)
-            bar.set_postfix_str(f"{rows} rows, {failed} failed, {rate:.2g} rows/s, {len(self.workers)} workers")
+            bar.set_postfix_str(progress.pace(mine))
 
     @staticmethod
     def _end(worker: _Worker) -> None:

@@ -57,20 +57,16 @@ class ShardJob:
         quiet()
         _end_by_signal()
         cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-        beat, done = None, False
         try:
             settings = results.read_settings(self.run_dir)
             if config.digest(settings) != self.digest:
                 return {"error": f"{self.run_dir}: another command with other settings uses this folder now"}
             device, threads = settings["device"], settings["threads"] or (int(cpus) if cpus else None)
-            beat = progress.Beat(self.run_dir, device, (self.task["shard"], self.task["of"]), _name(_job_id()))
-            worker.do(worker.open_plan(self.run_dir, device, self.allow_targets, threads), self.task, beat)
-            done = True
+            shard = (self.task["shard"], self.task["of"])
+            with progress.Beat(self.run_dir, device, shard, _name(_job_id())) as beat:
+                worker.do(worker.open_plan(self.run_dir, device, self.allow_targets, threads), self.task, beat)
         except BlendbenchError as error:
             return {"error": one_line(str(error))}
-        finally:
-            if beat is not None:
-                beat.close(finished=done)
         return {"done": self.task["shard"]}
 
     def checkpoint(self) -> Any:
@@ -208,10 +204,6 @@ class Slurm:
         BlendbenchError
             If there is no Slurm here, tasks were cancelled, or one fails again and again.
         """
-        try:
-            import submitit  # noqa: F401
-        except ImportError:
-            raise BlendbenchError("executor=slurm: submitit is not installed; type: pip install submitit") from None
         queue = _Queue(self, plan)
         if waiting := queue.alive():
             print(f"waiting for {len(waiting)} tasks that are in Slurm's queue already")
@@ -228,7 +220,8 @@ class Slurm:
                     f"submitted; `blendbench status {plan.run_dir}` tells how far it is, the same command finishes it"
                 )
                 return False
-            tasks = queue.judge(tasks, queue.watch(jobs))
+            queue.watch(list(jobs.values()))
+            tasks = queue.judge(tasks, jobs)
         return True
 
 
@@ -236,8 +229,10 @@ class _Queue:
     """The run's tasks in Slurm's queue."""
 
     def __init__(self, executor: Slurm, plan: Plan) -> None:
-        import submitit
-
+        try:
+            import submitit
+        except ImportError:
+            raise BlendbenchError("executor=slurm: submitit is not installed; type: pip install submitit") from None
         self.executor, self.plan = executor, plan
         self.folder = plan.run_dir.absolute() / "slurm"
         self.arrays = Ledger(self.folder / "arrays.jsonl", ("job",))
@@ -249,17 +244,14 @@ class _Queue:
                 "executor=slurm: no srun here; run this where jobs are submitted, or use executor=local"
             ) from None
 
-    def alive(self) -> dict[int, Any]:
-        """Jobs of earlier calls that wait or work, by a number of their own."""
-        import submitit
-
-        found: dict[int, Any] = {}
+    def alive(self) -> list[Any]:
+        """Jobs of earlier calls that wait or work."""
+        found = []
         for row in self.arrays:
             while (listed := self._listed(row["job"])) is None:
                 time.sleep(self.executor.poll_s)
-            for name in row["tasks"]:
-                if name in listed:
-                    found[len(found)] = submitit.SlurmJob(folder=self.folder, job_id=name)
+            job_class = self.submitter.job_class
+            found += [job_class(folder=self.folder, job_id=name) for name in row["tasks"] if name in listed]
         return found
 
     def submit(self, tasks: Sequence[Task]) -> dict[int, Any]:
@@ -295,51 +287,42 @@ class _Queue:
         with self.submitter.batch():
             return [self.submitter.submit(shard) for shard in shards]
 
-    def watch(self, jobs: Mapping[int, Any]) -> dict[int, Any]:
-        """Wait until all jobs have ended, however; returns them."""
+    def watch(self, jobs: Sequence[Any]) -> None:
+        """Wait until all jobs have ended, however."""
         bar = tqdm(total=len(jobs), desc="tasks", unit="task", disable=not sys.stderr.isatty())
-        missed: dict[int, float] = dict.fromkeys(jobs, 0.0)
+        arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
+        waiting, gone_since = list(jobs), dict.fromkeys((job.job_id for job in jobs), 0.0)
         try:
-            while missed:
+            while waiting:
                 time.sleep(self.executor.poll_s)
-                listed = self._listed(*{job.job_id.partition("_")[0] for job in jobs.values()})
+                listed = self._listed(*arrays)
                 if listed is None:
                     continue
-                gone = [number for number in missed if jobs[number].job_id not in listed]
+                gone = [job for job in waiting if job.job_id not in listed]
                 if gone:
                     list(self.folder.iterdir())  # a shared disk then looks again for the results
                     with suppress(Exception):
-                        jobs[gone[0]].watcher.update()  # one question for all; where there is no sacct, none
-                for number in list(missed):
+                        gone[0].watcher.update()  # one question for all; where there is no sacct, none
+                for job in waiting.copy():
                     # A task between two states may be in no list for a moment; its result may be late.
-                    missed[number] = (missed[number] or time.monotonic()) if number in gone else 0.0
-                    if missed[number] and (
-                        self._has_ended(jobs[number]) or time.monotonic() - missed[number] > _LATE_S
-                    ):
-                        del missed[number]
+                    since = (gone_since[job.job_id] or time.monotonic()) if job in gone else 0.0
+                    gone_since[job.job_id] = since
+                    if since and (self._has_ended(job) or time.monotonic() - since > _LATE_S):
+                        waiting.remove(job)
                         bar.update()
-                bar.set_postfix_str(self._pace())
+                bar.set_postfix_str(progress.pace(progress.workers(self.plan.run_dir)))
         except KeyboardInterrupt:
-            names = " ".join(sorted({job.job_id.partition("_")[0] for job in jobs.values()}))
+            names = " ".join(arrays)
             print(f"blendbench: the tasks go on without this command; to end them: scancel {names}", file=sys.stderr)
             raise
         finally:
             bar.close()
-        return dict(jobs)
 
     @staticmethod
     def _has_ended(job: Any) -> bool:
         """Whether the task's result is there, or the accounting tells that none will come."""
         state = job.watcher.get_state(job.job_id, mode="cache").partition(" ")[0]
         return job.paths.result_pickle.exists() or state in _DEAD
-
-    def _pace(self) -> str:
-        found = progress.workers(self.plan.run_dir)
-        rows, failed = (sum(one.facts[key] for one in found) for key in ("done", "failed"))
-        alive = [one for one in found if one.alive]
-        return (
-            f"{rows} rows, {failed} failed, {sum(one.facts['rate'] for one in alive):.2g} rows/s, {len(alive)} at work"
-        )
 
     def _listed(self, *arrays: str) -> set[str] | None:
         """Names of the arrays' tasks that wait or work; None while Slurm gives no answer.
@@ -408,7 +391,7 @@ class _Queue:
         if state == "UNKNOWN":
             shown = subprocess.run(["scontrol", "show", "job", job.job_id], capture_output=True, text=True).stdout
             state = shown.partition("JobState=")[2].partition(" ")[0] or "UNKNOWN (no accounting)"
-        beat = next((one.facts for one in progress.workers(self.plan.run_dir) if one.name == _name(job.job_id)), None)
+        beat = progress.facts_of(self.plan.run_dir, _name(job.job_id))
         # Its result is lost or late, its rows are not; what they lack is submitted again.
         done = state == "COMPLETED" or (beat is not None and beat["finished"])
         return {"done": True} if done else state
