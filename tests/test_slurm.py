@@ -75,8 +75,8 @@ class Here:
         self.hold.touch()
         return self.start(*words)
 
-    def start(self, *words: str) -> Command:
-        given = [*words, *CHEAP, SLOW.replace("HOLD", str(self.hold)), "allow_targets=[own_methods]"]
+    def start(self, *words: str, without: tuple[str, ...] = CHEAP) -> Command:
+        given = [*words, *without, SLOW.replace("HOLD", str(self.hold)), "allow_targets=[own_methods]"]
         run_dir = self.folder / "run"
         all_words = self.world.run_words(run_dir, "limit=6", "threads=1", "report=false", "device=cpu", *given)
         code = "from blendbench.cli import main; main()"
@@ -120,10 +120,14 @@ def job_of(worker: progress.Worker) -> str:
     return worker.name.removeprefix("slurm-")
 
 
-def test_an_array_makes_the_same_table_as_one_process(here, expected):
-    command = here.start(*ARRAY)
+def test_an_array_makes_the_same_table_as_one_process(here, world, tmp_path):
+    alone = Here(world.with_store(tmp_path / "alone" / "store"), tmp_path / "alone", {})
+    alone.folder.mkdir()
+    first = alone.start(without=())
+    command = here.start(*ARRAY, without=())
     assert command.end() == (0, "")
-    same(command.run_dir, expected)
+    assert first.end()[0] == 0
+    same(command.run_dir, first.run_dir)
     tasks = progress.workers(command.run_dir)
     assert sorted(tuple(one.facts["shard"]) for one in tasks) == [(0, 2), (1, 2)]
     assert all(one.facts["finished"] for one in tasks)
