@@ -23,6 +23,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
+  blendbench listen RUN_DIR     let people rate a run's mixes on a web page of this machine; `listen analyse` etc.
   blendbench push RUN_DIR       mirror a run to Weights & Biases
   blendbench data check|fetch|manifest [NAME ...]  which data sets are there; download; write down what is there
   blendbench models list|check|fetch [NAME ...]   which models are there and whole; download those that are not
@@ -82,6 +83,7 @@ def _dispatch(arguments: list[str]) -> int:
         "status": _status,
         "table": _table,
         "report": _report,
+        "listen": _listen,
         "push": _push,
         "data": _data,
         "models": _models,
@@ -512,6 +514,12 @@ def _doctor(arguments: list[str]) -> int:
 
     doctor.print_checks(doctor.check_all(_composer(words.overrides)))
     return 0
+
+
+def _listen(arguments: list[str]) -> int:
+    from blendbench.listening import command
+
+    return command.main(arguments, _Parser)
 
 
 def _train(arguments: list[str]) -> int:
