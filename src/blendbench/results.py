@@ -183,6 +183,7 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
     if names := heard.scoring.audible_names:
         values = heard.scoring.audible(heard.rows, "audibility")
         measures += [_Audible(heard, name, values) for name in names]
+    measures += _listened(heard)
     counts = scores.groupby(_CELL, sort=False).size()
     cells = _cells(scores[sound], list(counts.index))
     paper = tables.paper_figures(settings["experiment"]).set_index([*_CELL, "metric"])["value"]
@@ -498,6 +499,44 @@ class _Audible(_PairMeasure):
         found = audibility.METRICS[name]
         self.recipe = f"{found.unit}, {found.source}; -18 LUFS played at {masking_model.PLAYBACK_DB_SPL:g} dB SPL"
         self.per_pair = np.array([one.get(name, math.nan) for one in values], dtype=float)
+
+
+class _Listened(_PairMeasure):
+    """A scale that listeners have rated, as `blendbench listen analyse` left it: means over all whom it kept."""
+
+    evaluator = ""
+
+    def __init__(self, heard: _Heard, name: str, summary: pd.DataFrame, pairs: pd.DataFrame) -> None:
+        super().__init__(heard)
+        self.metric = name
+        chosen = summary[summary["metric"] == name]
+        self.cells = {tuple(row[key] for key in _CELL): row for row in chosen.to_dict("records")}
+        means = pairs.set_index(list(PAIR_KEY))[name].to_dict()
+        keys = (tuple(row[key] for key in PAIR_KEY) for row in heard.rows)
+        self.per_pair = np.array([means.get(key, math.nan) for key in keys], dtype=float)
+
+    def values(self, cell: _Cell) -> Iterator[_Value]:
+        row = self.heard.rows[cell.chosen[0]] if len(cell.chosen) else {}
+        found = self.cells.get(tuple(row.get(key) for key in _CELL))
+        if found is not None:
+            value, low, high = (float(found[key]) for key in ("value", "ci_low", "ci_high"))
+            yield _Value(self.metric, value, low, high, int(found["n_samples"]), found["recipe"])
+
+
+def _listened(heard: _Heard) -> list[_Listened]:
+    """The scales of the run's listening study; none where it has no analysis."""
+    folder = heard.run_dir / "listening" / "analysis"
+    if not (folder / "summary.csv").exists():
+        return []
+    try:
+        summary, pairs = (
+            pd.read_csv(folder / f"{name}.csv", dtype=dict.fromkeys(PAIR_KEY, str)) for name in ("summary", "pairs")
+        )
+        return [_Listened(heard, name, summary, pairs) for name in summary["metric"].unique()]
+    except (OSError, ValueError, KeyError, pd.errors.ParserError) as error:
+        raise BlendbenchError(
+            f"{folder}: damaged ({error}); run `blendbench listen analyse {heard.run_dir}` again"
+        ) from None
 
 
 _MEASURES: dict[str, Callable[[_Heard], _Measure]] = {"fad": _Fad, "kl": _Kl, "prompt": _Clap}

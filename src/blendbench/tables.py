@@ -45,6 +45,13 @@ def metric(name: str) -> Metric:
     return found._replace(label=found.label + name[len(base) :])
 
 
+def metrics_shown(results: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """Metrics that a table has: the experiment's, and before them what listeners have rated."""
+    own, there = settings["experiment"]["metrics"], set(results["metric"])
+    rated = [name for name, one in METRICS.items() if one.unit == "1-5" and name in there and name not in own]
+    return rated + list(own)
+
+
 def paper_figures(experiment: Mapping[str, Any]) -> pd.DataFrame:
     """The paper's figures of an experiment: columns dataset, arm, presentation, metric, value; empty if it has none."""
     if not experiment.get("paper_csv"):
@@ -86,7 +93,7 @@ def _theirs(settings: Mapping[str, Any]) -> dict[tuple[str, str, str, str], floa
 def layout(results: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The paper's table: a row an arm; by presentation, data set and metric ours [interval], and the paper's."""
     experiment = settings["experiment"]
-    names, beside = experiment["metrics"], comparable(settings)
+    names, beside = metrics_shown(results, settings), comparable(settings)
     ours, theirs = _ours(results), _theirs(settings)
     lines = []
     for arm, label in experiment["rows"].items():
@@ -128,18 +135,18 @@ def best(results: pd.DataFrame, settings: Mapping[str, Any]) -> set[tuple[str, s
     ours, experiment = _ours(results), settings["experiment"]
     found = set()
     for block in _blocks(settings):
-        for name in experiment["metrics"]:
-            shown = metric(name)
+        for name in metrics_shown(results, settings):
+            facts = metric(name)
             values = {
                 label: row.value
                 for arm, label in experiment["rows"].items()
                 if (row := ours.get((block.dataset, arm, block.presentation, name))) is not None
                 and not math.isnan(row.value)
             }
-            if shown.higher_is_better is None or len(values) < 2:
+            if facts.higher_is_better is None or len(values) < 2:
                 continue
-            top = max(values.values()) if shown.higher_is_better else min(values.values())
-            found |= {(label, f"{block.heading}: {shown.label}") for label, value in values.items() if value == top}
+            top = max(values.values()) if facts.higher_is_better else min(values.values())
+            found |= {(label, f"{block.heading}: {facts.label}") for label, value in values.items() if value == top}
     return found
 
 
@@ -147,7 +154,7 @@ def agreements(results: pd.DataFrame, settings: Mapping[str, Any]) -> dict[tuple
     """Agreement of our arms' ordering with the paper's, by data set, presentation and metric."""
     ours, theirs, found = _ours(results), _theirs(settings), {}
     for block in _blocks(settings):
-        for name in settings["experiment"]["metrics"]:
+        for name in metrics_shown(results, settings):
             if block.shown is None:
                 continue
             keys = dict.fromkeys(settings["experiment"]["rows"], (block.presentation, name))
@@ -162,7 +169,7 @@ def agreements(results: pd.DataFrame, settings: Mapping[str, Any]) -> dict[tuple
 def notes(results: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read the table: whose numbers, how many took part, the recipe, what was not run."""
     experiment = settings["experiment"]
-    names = experiment["metrics"]
+    names = metrics_shown(results, settings)
     lower = [metric(name).label for name in names if metric(name).higher_is_better is False]
     higher = [metric(name).label for name in names if metric(name).higher_is_better]
     directions = [f"Lower is better for {' and '.join(lower)}."] if lower else []
@@ -175,7 +182,7 @@ def notes(results: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
             "evaluators and data); compare orderings with them, never values."
         )
         told += [_agreement_note(key, one, settings) for key, one in agreements(results, settings).items()]
-    ran = results[results["metric"] == names[0]]
+    ran = results[results["metric"] == experiment["metrics"][0]]
     per_cell = "; ".join(
         f"{dataset}, {arm}: {int(group['n'].min())} of {int((group['n'] + group['n_failed']).max())}"
         for (dataset, arm), group in ran.groupby(["dataset", "arm"], sort=False)

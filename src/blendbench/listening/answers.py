@@ -46,6 +46,9 @@ COLUMNS = [
 """Of an export; `arm` is "noise" or "music" for the bare sounds of a catch trial, `page_s` seconds on the page."""
 
 
+_NOT_NOW = "this is not asked now; load the page again"
+
+
 class Refused(BlendbenchError):
     """An answer that does not fit where the listener is."""
 
@@ -72,7 +75,7 @@ class Progress(NamedTuple):
 
 
 class Answers:
-    """The database of a study; safe to be used from several threads, and by one process a time to write.
+    """The database of a study; may be used from several threads and processes.
 
     Parameters
     ----------
@@ -88,11 +91,16 @@ class Answers:
         self.study, self._lock = study, Lock()
         self.path = study.folder / "answers.sqlite"
         self._pages: dict[int, list[Page]] = {}
+        if (study.folder / "links.csv").exists() and not self.path.exists():
+            raise BlendbenchError(
+                f"{self.path}: missing, though links.csv is there; put it back from a copy, or delete links.csv and "
+                "send new links"
+            )
         try:
             self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30)
             self.path.chmod(0o600)
-            # FULL: an answer is on the disk before it is acknowledged. secure_delete: who withdraws leaves no bytes.
-            for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+            # FULL: an answer is on the disk before it is acknowledged. The others: who withdraws leaves no bytes.
+            for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
                 self._connection.execute(f"PRAGMA {setting}")
             self._connection.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
@@ -104,25 +112,35 @@ class Answers:
             self._connection.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, forced to disk at its end."""
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread a time; its errors are BlendbenchErrors."""
         with self._lock:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
-                self._connection.execute("COMMIT")
+                yield self._connection
             except sqlite3.Error as error:
                 raise BlendbenchError(
-                    f"{self.path}: cannot be written ({error}); free space or mend its rights"
+                    f"{self.path}: cannot be used ({error}); free space, mend its rights, or put it back from a copy"
                 ) from error
 
+    @contextmanager
+    def _writing(self, listener: Listener | None = None) -> Iterator[sqlite3.Connection]:
+        """One transaction, forced to disk at its end; Refused if the listener is not as given any longer."""
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                if listener is not None:
+                    query = "SELECT state, volume_set FROM listeners WHERE number = ?"
+                    if connection.execute(query, (listener.number,)).fetchone() != listener[1:]:
+                        raise Refused(_NOT_NOW)  # another window was faster
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:  # also after a commit that found the disk full
+                    connection.execute("ROLLBACK")
+
     def _rows(self, query: str, *values: Any) -> list[tuple]:
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
+        with self._connected() as connection:
+            return connection.execute(query, values).fetchall()
 
     def invite(self, count: int) -> dict[int, str]:
         """Add listeners; returns their tokens, which are kept nowhere in the database, by number."""
@@ -171,7 +189,8 @@ class Answers:
             if not self._passed(by_attempt[attempt]) and attempt + 1 < ATTEMPTS:
                 return Progress("headphones", attempt=attempt + 1)
         done = {page for (page,) in self._rows("SELECT page FROM pages WHERE listener = ?", listener.number)}
-        return Progress("page", page=next(page.index for page in self.pages(listener.number) if page.index not in done))
+        coming = next((page.index for page in self.pages(listener.number) if page.index not in done), None)
+        return Progress("finished") if coming is None else Progress("page", page=coming)
 
     def _passed(self, answers: Mapping[int, int]) -> bool:
         right = sum(answers.get(trial) == answer for trial, (_, answer) in enumerate(self.study.checks))
@@ -191,24 +210,23 @@ class Answers:
     def consent(self, listener: Listener) -> None:
         """Note that a listener takes part; raises Refused unless that is asked."""
         self._at(listener, "consent")
-        with self._writing() as connection:
-            connection.execute(
-                "UPDATE listeners SET state = 'consented' WHERE number = ? AND state = 'invited'", (listener.number,)
-            )
+        with self._writing(listener) as connection:
+            connection.execute("UPDATE listeners SET state = 'consented' WHERE number = ?", (listener.number,))
 
     def set_volume(self, listener: Listener) -> None:
         """Note that a listener has set the volume; raises Refused unless that is asked."""
         self._at(listener, "volume")
-        with self._writing() as connection:
+        with self._writing(listener) as connection:
             connection.execute("UPDATE listeners SET volume_set = 1 WHERE number = ?", (listener.number,))
 
     def check(self, listener: Listener, attempt: int, trial: int, answer: int) -> None:
         """Keep an answer of the headphone check, the first given; raises Refused if another trial is asked."""
         at = self.progress(listener)
-        if at.step != "headphones" or (attempt, trial) > (at.attempt, at.trial):
+        asked = trial < len(self.study.checks) and (attempt, trial) <= (at.attempt, at.trial)
+        if at.step != "headphones" or not asked:
             raise Refused("this trial of the headphone check is not asked now")
         row = (listener.number, attempt, trial, answer)
-        with self._writing() as connection:
+        with self._writing(listener) as connection:
             connection.execute("INSERT INTO checks VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
             if self.study.settings["headphone_check"]["required"] and attempt + 1 == ATTEMPTS:
                 found = connection.execute(
@@ -242,7 +260,7 @@ class Answers:
         index = ord(place) - ord("A") if len(place) == 1 else -1
         if not 0 <= index < len(order) or scale not in self.study.scales or not 1 <= value <= 5:
             raise Refused("there is no such clip, scale or value on this page")
-        with self._writing() as connection:
+        with self._writing(listener) as connection:
             # Another window may have ended the page meanwhile.
             key = (listener.number, page)
             if connection.execute("SELECT 1 FROM pages WHERE listener = ? AND page = ?", key).fetchone():
@@ -262,13 +280,13 @@ class Answers:
         Refused
             If the listener is not at that page, or not all is rated.
         """
-        if self.progress(listener).page > page and listener.state == "consented":
+        pages, at = self.pages(listener.number), self.progress(listener)
+        if page < (len(pages) if at.step == "finished" else at.page):
             return  # the same request once more, as its answer was lost
         self._at(listener, "page", page)
-        pages = self.pages(listener.number)
         order = pages[page].order
         counted = {position(i): int(plays.get(position(i), 0)) for i in range(len(order))}
-        with self._writing() as connection:
+        with self._writing(listener) as connection:
             key = (listener.number, page)
             query = "SELECT COUNT(*) FROM ratings WHERE listener = ? AND page = ?"
             (rated,) = connection.execute(query, key).fetchone()
@@ -288,13 +306,15 @@ class Answers:
             connection.execute(
                 "UPDATE listeners SET state = 'withdrawn', volume_set = 0 WHERE number = ?", (listener.number,)
             )
-        with self._lock:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what was deleted is in the log, too
+        with self._connected() as connection:
+            # SQLite moves rows between pages and leaves copies; what was deleted is in the log, too.
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _at(self, listener: Listener, step: str, page: int | None = None) -> None:
         at = self.progress(listener)
         if at.step != step or (page is not None and at.page != page):
-            raise Refused("this is not asked now; load the page again")
+            raise Refused(_NOT_NOW)
 
     def headphones(self) -> dict[int, bool]:
         """Who has passed the headphone check at the last attempt; without those who have not come so far."""

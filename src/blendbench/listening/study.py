@@ -8,8 +8,8 @@ hears follows from it and the listener's number alone.
 import json
 import math
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
@@ -150,6 +150,13 @@ class Study:
         """What is asked: label, text, low and high by name."""
         return self.settings["scales"]
 
+    @property
+    def clips(self) -> Iterator[Clip]:
+        """All its sounds."""
+        yield from (self.volume, *(clip for clip, _ in self.checks))
+        for sample in self.samples:
+            yield from (sample.noise, *sample.clips.values())
+
     def clip_file(self, name: str) -> Path:
         """File of a sound."""
         return self.folder / "clips" / f"{name}.flac"
@@ -226,6 +233,7 @@ def read_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> di
     if file is not None:
         steps.insert(0, (str(file), lambda: OmegaConf.load(file)))
     for source, load in steps:
+        key: Any = None
         try:
             given = load()
             if not isinstance(given, DictConfig):
@@ -234,13 +242,15 @@ def read_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> di
                 merged.scales = {}  # other questions than the paper's
             OmegaConf.set_struct(merged, True)
             OmegaConf.set_struct(merged.scales, False)
-            merged = OmegaConf.merge(merged, given)
+            for key in given:
+                merged = OmegaConf.merge(merged, OmegaConf.masked_copy(given, [key]))
         except OSError as error:
-            raise BlendbenchError(f"{source}: cannot be read ({error.strerror}); name a study's YAML file") from None
+            reason = error.strerror or one_line(str(error))
+            raise BlendbenchError(f"{source}: cannot be read ({reason}); name a study's YAML file") from None
         except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-            raise BlendbenchError(
-                f"{source}: {one_line(str(error).splitlines()[0])}; `blendbench listen --help` tells what there is"
-            ) from None
+            where = "" if key is None else f"{getattr(error, 'full_key', None) or key}: "
+            text = f"{source}: {where}{one_line(str(error).splitlines()[0])}"
+            raise BlendbenchError(f"{text}; `blendbench listen --help` tells what there is") from None
     settings: Any = OmegaConf.to_container(merged)
     _check(settings)
     return settings
@@ -258,15 +268,20 @@ def _check(settings: dict[str, Any]) -> None:
     def names(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
+    for name in ("playback", "headphone_check", "exclusions"):
+        if not isinstance(settings[name], dict):
+            raise BlendbenchError(f"{name}: {settings[name]!r} is out of range; use its keys, such as {name}.KEY=VALUE")
     playback, check, out = settings["playback"], settings["headphone_check"], settings["exclusions"]
+    trials = check["trials"] if whole(check["trials"], 0) else 0
     share = [("finished_share", 1.0), ("same_answer_share", 1.0), ("fastest_page_s", 3600.0)]
     rules: list[tuple[str, Any, bool, str]] = [
         (name, settings[name], whole(settings[name], least), f"a whole number from {least}")
         for name, least in (("samples", 1), ("listeners", 1), ("practice", 0), ("catch_trials", 0))
     ]
-    most, seed = settings["samples_per_listener"], settings["seed"]
+    most, seed, chosen = settings["samples_per_listener"], settings["seed"], settings["dataset"]
     rules += [
-        ("seed", seed, isinstance(seed, int), "a whole number"),
+        ("seed", seed, isinstance(seed, int) and not isinstance(seed, bool), "a whole number"),
+        ("dataset", chosen, chosen is None or isinstance(chosen, str) or names(chosen), "the run's data sets, or null"),
         ("samples_per_listener", most, most is None or whole(most, 1), "a whole number from 1, or null for all"),
         ("balance", settings["balance"], names(settings["balance"]) and set(settings["balance"]) <= _FIELDS,
          f"a list of {', '.join(sorted(_FIELDS))}"),
@@ -274,9 +289,9 @@ def _check(settings: dict[str, Any]) -> None:
         ("playback.match", playback["match"], playback["match"] in _MATCHES, f"one of {', '.join(_MATCHES)}"),
         ("playback.lufs", playback["lufs"], number(playback["lufs"], -60, -10), "-60 to -10"),
         ("playback.fade_ms", playback["fade_ms"], number(playback["fade_ms"], 0, 500), "0 to 500"),
-        ("headphone_check.trials", check["trials"], whole(check["trials"], 0) and check["trials"] <= 24, "0 to 24"),
-        ("headphone_check.needed", check["needed"], (whole(check["needed"], 0) and check["needed"] <= check["trials"])
-         or not check["trials"], "at most headphone_check.trials"),
+        ("headphone_check.trials", check["trials"], whole(check["trials"], 0) and trials <= 24, "0 to 24"),
+        ("headphone_check.needed", check["needed"], (whole(check["needed"], 0) and check["needed"] <= trials)
+         or not trials, "at most headphone_check.trials"),
         ("headphone_check.required", check["required"], isinstance(check["required"], bool), "true or false"),
         ("exclusions.catch_failures", out["catch_failures"],
          out["catch_failures"] is None or whole(out["catch_failures"], 0), "a whole number from 0, or null"),
@@ -329,29 +344,32 @@ def plan(run_dir: Path, run: dict[str, Any], settings: dict[str, Any]) -> tuple[
     rows = _complete_pairs(run_dir, settings, presentation, arms)
     extra = settings["practice"] + settings["catch_trials"]
     notes = []
-    wanted = settings["samples"]
-    if len(rows) < wanted + extra:
-        wanted = max(1, len(rows) - extra)
+    spare = len(rows) >= 4 * extra  # else practice and catch trials use pairs of samples, too
+    wanted = min(settings["samples"], len(rows) - extra if spare else len(rows))
+    if wanted < settings["samples"]:
         notes.append(f"{len(rows)} pairs have mixes of all arms: {wanted} samples in place of {settings['samples']}")
     maker = _Maker(folder, run_dir, run, settings, arms)
-    order = _balanced(rows, settings["balance"], settings["seed"])
     kinds = ["sample"] * wanted + ["catch"] * settings["catch_trials"] + ["practice"] * settings["practice"]
-    if len(order) < len(kinds):
-        notes.append("too few pairs: pairs of catch trials and practice stand among the samples, too")
-        order += order * len(kinds)
+    if len(rows) < len(kinds):
+        notes.append("few pairs: those of practice and catch trials stand among the samples, too")
+    coming, used = _balanced(rows, settings["balance"], settings["seed"]), deque[dict[str, dict]]()
     drafts: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
     numbers = Counter[str]()
-    for row in order:
-        if len(drafts) == len(kinds):
+    for kind in kinds:
+        name = f"s{numbers[kind] + 1:03d}" if kind == "sample" else f"{kind}{numbers[kind] + 1}"
+        # A pair is a sample once; practice and catch trials come back to those used where no others are left.
+        while (row := next(coming, None)) is not None or (used and kind != "sample"):
+            row = row or used.popleft()
+            try:
+                drafts.append(maker.draft(name, kind, row))
+            except ClipError as error:
+                notes.append(f"{next(iter(row.values()))['pair_id']} left out: {error}")
+                continue
+            numbers[kind] += 1
+            used.append(row)
             break
-        kind = kinds[len(drafts)]
-        numbers[kind] += 1
-        name = f"s{numbers[kind]:03d}" if kind == "sample" else f"{kind}{numbers[kind]}"
-        try:
-            drafts.append(maker.draft(name, kind, row))
-        except ClipError as error:
-            numbers[kind] -= 1
-            notes.append(f"{next(iter(row.values()))['pair_id']} left out: {error}")
+    if numbers["sample"] < wanted:
+        notes.append(f"{numbers['sample']} samples in place of {wanted}, as no other pair's sounds can be read")
     if not drafts:
         raise BlendbenchError(f"{run_dir}: no pair's sounds can be read; {'; '.join(notes[-3:])}")
     samples, lowered = maker.write(drafts)
@@ -383,11 +401,14 @@ def read(run_dir: Path) -> Study | None:
             for one in facts["samples"]
         ]
         checks = tuple((Clip(**clip), int(answer)) for clip, answer in facts["checks"])
-        return Study(
+        made = Study(
             folder, read_settings(folder / SETTINGS), facts["arms"], facts["presentation"], tuple(samples), checks,
             Clip(**facts["volume"]), facts["seconds"],
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not made.of_kind("sample") or any(len(sample.clips) != len(made.arms) for sample in samples):
+            raise ValueError("samples without all their clips")
+        return made
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BlendbenchError(f"{folder / _PLAN}: damaged ({one_line(str(error))}); put it back from a copy") from None
 
 
@@ -416,6 +437,9 @@ def _arms(settings: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]
             raise BlendbenchError(f"arms: the run has no {arm!r}; it has {', '.join(there)}")
     if not chosen or len(chosen) > 25:
         raise BlendbenchError(f"arms: {len(chosen)} to be rated; choose 1 to 25 of {', '.join(there)}")
+    if settings["catch_trials"] and (len(chosen) < 2 or {NOISE, MUSIC} & set(chosen)):
+        # Its page would have another number of clips than the others, or two of one name.
+        raise BlendbenchError("catch_trials: need two arms, none of them called noise or music; use catch_trials=0")
     return {arm: there[arm] for arm in chosen}
 
 
@@ -438,8 +462,12 @@ def _complete_pairs(
     return whole
 
 
-def _balanced(rows: Iterable[dict[str, dict]], fields: Sequence[str], seed: int) -> list[dict[str, dict]]:
-    """All pairs, so ordered that any first so many of them hold the values of each field as evenly as can be."""
+def _balanced(rows: Iterable[dict[str, dict]], fields: Sequence[str], seed: int) -> Iterator[dict[str, dict]]:
+    """All pairs, so ordered that any first so many of them hold the values of each field evenly.
+
+    The next is one whose values have come least often. Where every combination of values has pairs left, counts differ
+    by one at most; where some run out, they may differ by two more than they must.
+    """
 
     def facts(by_arm: dict[str, dict]) -> tuple[str, ...]:
         return tuple(str(next(iter(by_arm.values())).get(field)) for field in fields)
@@ -447,17 +475,17 @@ def _balanced(rows: Iterable[dict[str, dict]], fields: Sequence[str], seed: int)
     strata: dict[tuple[str, ...], list[dict[str, dict]]] = {}
     for by_arm in shuffled(rows, seed, lambda by_arm: next(iter(by_arm.values()))["pair_id"]):
         strata.setdefault(facts(by_arm), []).append(by_arm)
-    rank = {values: place for place, values in enumerate(shuffled(strata, seed, str))}
-    counts = [Counter[str]() for _ in fields]
-    order = []
-    while strata:
-        values = min(strata, key=lambda one: (sum(c[v] for c, v in zip(counts, one, strict=True)), rank[one]))
-        order.append(strata[values].pop(0))
-        for count, value in zip(counts, values, strict=True):
-            count[value] += 1
-        if not strata[values]:
-            del strata[values]
-    return order
+    order = shuffled(strata, seed, str)
+    left = np.array([len(strata[values]) for values in order])
+    codes = [np.unique(values, return_inverse=True)[1] for values in zip(*order, strict=True)]
+    counts = [np.zeros(len(order), int) for _ in fields]
+    while left.any():
+        taken = sum((count[code] for count, code in zip(counts, codes, strict=True)), np.zeros(len(order), int))
+        place = int(np.where(left > 0, taken, np.iinfo(int).max).argmin())
+        yield strata[order[place]].pop(0)
+        left[place] -= 1
+        for count, code in zip(counts, codes, strict=True):
+            count[code[place]] += 1
 
 
 class _Maker:
@@ -477,9 +505,11 @@ class _Maker:
         arms = list(self.arms)
         if kind == "catch":
             # Its music is that of the last arm: under noise it is among the others, so this is the same, bare.
-            waves |= {NOISE: waves[""], MUSIC: self.sounds.music(rows[arms[-1]])}
+            played = [arm for arm in arms if rows[arm]["gain_db"] is not None] or arms
+            waves |= {NOISE: waves[""], MUSIC: self.sounds.music(rows[played[-1]])}
             arms = arms[2:]
         waves |= {arm: read_mix(self.run_dir, rows[arm]) for arm in arms}
+        waves = {key: self._faded(wave) for key, wave in waves.items()}
         if audio.integrated_loudness(waves[""], SAMPLE_RATE, row["clip"]) == -math.inf:
             raise ClipError(f"{row['clip']}: is silent; no level can be set by it")
         if self.settings["playback"]["match"] == "clips":
@@ -489,7 +519,7 @@ class _Maker:
         elif self.settings["playback"]["match"] == "samples":
             _, gain = audio.normalize_loudness(waves[""], SAMPLE_RATE, self._lufs)
             waves = {key: wave * audio.from_db(gain) for key, wave in waves.items()}
-        return {"name": name, "kind": kind, **facts}, {key: self._faded(wave) for key, wave in waves.items()}
+        return {"name": name, "kind": kind, **facts}, waves
 
     @property
     def _lufs(self) -> float:
