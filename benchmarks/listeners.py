@@ -1,6 +1,6 @@
 """Listeners who all rate at once: how long each kind of request takes them, and whether any answer is lost or doubled.
 
-    python benchmarks/listeners.py [RUN_DIR] [--listeners 50] [--think 0 2] [--seconds 60] [--pages N] [key=value ...]
+    python benchmarks/listeners.py [RUN_DIR] [--listeners 50] [--think 0,2] [--seconds 60] [--pages N] [key=value ...]
 
 Plans a study of a copy of a finished run (`make demo` makes runs/demo), serves it by `blendbench listen` in a process
 of its own, and lets listeners go through it from consent to thanks, as the page does: each sound is loaded once, each
@@ -156,10 +156,12 @@ class Listener:
         return json.loads(await self.connection.ask(what, self.at + what, body))
 
 
-async def round_of(tokens: dict[int, str], port: int, words: argparse.Namespace, think: float, kept: Kept) -> Times:
+async def round_of(
+    tokens: dict[int, str], port: int, kept: Kept, think: float, seconds: float, pages: int | None
+) -> Times:
     """All listeners at once; returns seconds by kind of request."""
     times: Times = defaultdict(list)
-    until = time.perf_counter() + words.seconds
+    until = time.perf_counter() + seconds
 
     async def front() -> None:
         connection = Connection(port, times)
@@ -169,7 +171,7 @@ async def round_of(tokens: dict[int, str], port: int, words: argparse.Namespace,
 
     beside = asyncio.create_task(front())
     listeners = [Listener(number, token, port, times, kept) for number, token in tokens.items()]
-    await asyncio.gather(*(one.go(think, until, words.pages) for one in listeners))
+    await asyncio.gather(*(one.go(think, until, pages) for one in listeners))
     beside.cancel()
     return times
 
@@ -217,15 +219,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, nargs="?", default=Path("runs/demo"), metavar="RUN_DIR")
     parser.add_argument("--listeners", type=int, default=50)
-    parser.add_argument("--think", type=float, nargs="+", default=[0.0, 2.0], metavar="SECONDS")
+    parser.add_argument("--think", default="0,2", metavar="SECONDS,...")
     parser.add_argument("--seconds", type=float, default=60.0, help="a round lasts no longer")
     parser.add_argument("--pages", type=int, help="so many pages a listener, not all")
     parser.add_argument("words", nargs="*", metavar="key=value", help="settings of the study")
     words = parser.parse_intermixed_args()
+    thinks = [float(think) for think in words.think.split(",")]
     with tempfile.TemporaryDirectory() as place:
         run_dir = Path(place) / "run"
         shutil.copytree(words.run_dir, run_dir, ignore=shutil.ignore_patterns("listening"))
-        count = words.listeners * len(words.think)
+        count = words.listeners * len(thinks)
         subprocess.run(
             [*COMMAND, run_dir, "--plan", f"listeners={count}", *words.words], check=True, stdout=subprocess.DEVNULL
         )
@@ -240,10 +243,10 @@ def main() -> None:
             assert server.stdout is not None
             serving = next(line for line in server.stdout if line.startswith("serving on "))
             port = int(serving.split()[2].rstrip(";").rpartition(":")[2])
-            for turn, think in enumerate(words.think):
+            for turn, think in enumerate(thinks):
                 tokens = {n: token for n, token in links.items() if n // words.listeners == turn}
                 began = time.perf_counter()
-                times = asyncio.run(round_of(tokens, port, words, think, kept))
+                times = asyncio.run(round_of(tokens, port, kept, think, words.seconds, words.pages))
                 print(f"\n{len(tokens)} listeners, {think:g} s between answers")
                 told(times, time.perf_counter() - began)
         finally:
@@ -251,7 +254,8 @@ def main() -> None:
             server.wait(timeout=30)
         wrong = faults(run_dir, kept)
         print(f"\n{len(kept.ratings)} ratings and {len(kept.pages)} pages acknowledged; {len(wrong)} not kept as such")
-        print("\n".join(wrong[:20]))
+        for line in wrong[:20]:
+            print(line)
     sys.exit(bool(wrong))
 
 

@@ -72,15 +72,13 @@ class Visit:
 
     def new_page(self) -> Any:
         page = self.context.new_page()
-        page.on("console", lambda message: self.note(f"{message.type}: {message.text} {message.location['url']}"))
-        page.on("pageerror", lambda error: self.note(str(error)))
-        page.on("dialog", lambda dialog: self.note(f"dialog: {dialog.message}"))
+        page.on(
+            "console", lambda message: self.problems.append(f"{message.type}: {message.text} {message.location['url']}")
+        )
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: self.requests.append(request.url))
         return page
-
-    def note(self, problem: str) -> None:
-        if not problem.endswith("/favicon.ico"):
-            self.problems.append(problem)
 
     def open(self, listener: int, heading: str) -> Any:
         """The listener's page, once it shows a heading."""

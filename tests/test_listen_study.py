@@ -24,7 +24,7 @@ from worlds import CHEAP, RATE, rows_of
 
 from blendbench import audio, results
 from blendbench.errors import BlendbenchError
-from blendbench.listening import study
+from blendbench.listening import planning, study
 from blendbench.listening.answers import COLUMNS, Answers, Listener, Refused
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, williams
 from blendbench.runner import read_mix
@@ -181,7 +181,7 @@ def counts_of(rows: Sequence[dict[str, dict]], field: str, everything: Sequence[
 def test_where_every_combination_has_pairs_left_values_come_equally_often_whatever_the_count(seed):
     rows = [pair(i, label=f"l{i % 5}", genre=f"g{i // 5 % 7}") for i in range(5 * 7 * 8)]
     random.Random(seed).shuffle(rows)
-    order = list(itertools.islice(study._balanced(rows, ["label", "genre"], seed), 50))
+    order = list(itertools.islice(planning._balanced(rows, ["label", "genre"], seed), 50))
     for count in range(1, 51):
         for field in ("label", "genre"):
             found = counts_of(order[:count], field, rows)
@@ -193,7 +193,7 @@ def test_where_values_are_scarce_counts_differ_by_two_more_than_they_must_at_mos
     for seed in range(25):
         draw = random.Random(seed)
         rows = [pair(i, label=f"l{draw.randrange(3)}", genre=f"g{draw.randrange(3)}") for i in range(9)]
-        order = list(study._balanced(rows, ["label", "genre"], seed))
+        order = list(planning._balanced(rows, ["label", "genre"], seed))
         assert sorted(row["arm"]["pair_id"] for row in order) == sorted(row["arm"]["pair_id"] for row in rows)
 
         def spread(chosen: Sequence[dict[str, dict]], rows: list[dict[str, dict]] = rows) -> int:
@@ -211,16 +211,16 @@ def test_where_values_are_scarce_counts_differ_by_two_more_than_they_must_at_mos
 def test_the_order_depends_on_the_seed_and_not_on_the_order_of_the_rows():
     rows = [pair(i, label=f"l{i % 3}", genre=f"g{i % 4}") for i in range(40)]
     mixed = random.Random(0).sample(rows, len(rows))
-    assert list(study._balanced(rows, ["label"], 0)) == list(study._balanced(mixed, ["label"], 0))
-    assert list(study._balanced(rows, ["label"], 0)) != list(study._balanced(rows, ["label"], 1))
-    assert len(list(study._balanced(rows, [], 0))) == 40
+    assert list(planning._balanced(rows, ["label"], 0)) == list(planning._balanced(mixed, ["label"], 0))
+    assert list(planning._balanced(rows, ["label"], 0)) != list(planning._balanced(rows, ["label"], 1))
+    assert len(list(planning._balanced(rows, [], 0))) == 40
 
 
 @pytest.mark.parametrize(("labels", "genres"), [(50, 7), (2000, 10)])
 def test_fifty_of_twenty_thousand_pairs_are_chosen_at_once(labels, genres):
     rows = [pair(i, label=f"l{i % labels}", genre=f"g{i // labels % genres}") for i in range(20_000)]
     began = time.perf_counter()
-    chosen = list(itertools.islice(study._balanced(rows, ["label", "genre"], 0), 50))
+    chosen = list(itertools.islice(planning._balanced(rows, ["label", "genre"], 0), 50))
     assert time.perf_counter() - began < 2
     assert max(counts_of(chosen, "label", rows)) <= 1 and max(counts_of(chosen, "genre", rows)) <= 50 // genres + 1
 
@@ -237,7 +237,7 @@ def planned(finished, tmp_path_factory):
         run_dir = tmp_path_factory.mktemp("planned") / "some run"
         shutil.copytree(finished, run_dir)
         run = results.read_settings(run_dir)
-        return *study.plan(run_dir, run, study.read_settings(None, [*SMALL, *words])), run
+        return *planning.plan(run_dir, run, study.read_settings(None, [*SMALL, *words])), run
 
     return make
 
@@ -357,7 +357,7 @@ def test_names_and_files_of_sounds_tell_nothing(planned):
 def test_headphone_tones_differ_as_the_test_needs_it():
     length = round(RATE * 1.5)
     for quiet, turned in itertools.permutations(range(3), 2):
-        tones = study.headphone_tones(quiet, turned)
+        tones = planning.headphone_tones(quiet, turned)
         assert tones.shape == (round(RATE * 4), 2)
         parts = [tones[length * place : length * place + RATE] for place in range(3)]
         level = [np.sqrt((part**2).mean()) for part in parts]
@@ -392,7 +392,7 @@ def test_a_plan_is_read_as_it_was_made_and_no_second_is_made(planned, tmp_path):
     made, _, run = planned()
     assert study.read(made.run_dir) == made
     with pytest.raises(BlendbenchError, match="a study is there") as refused:
-        study.plan(made.run_dir, run, made.settings)
+        planning.plan(made.run_dir, run, made.settings)
     assert str(made.folder) in str(refused.value)
     assert study.read(made.run_dir) == made
     assert study.read(tmp_path) is None
@@ -446,7 +446,7 @@ def faulty(world, tmp_path_factory) -> Path:
 
 
 def planned_of(run_dir: Path, *words: str) -> tuple[Study, list[str]]:
-    return study.plan(run_dir, results.read_settings(run_dir), study.read_settings(None, [*SMALL, *words]))
+    return planning.plan(run_dir, results.read_settings(run_dir), study.read_settings(None, [*SMALL, *words]))
 
 
 @pytest.mark.parametrize("extra", [0, 2])
@@ -649,6 +649,13 @@ def test_eight_threads_lose_nothing_and_double_nothing(answers):
     assert {one.state for one in kept.listeners() if one.number != shared.number} == {"finished"}
     last = rows[rows["listener"] == shared.number]  # of eight windows the latest stamp counts
     assert len(last) == 4 * 2 and set(last["value"]) == {1 + listeners[-1].number % 5}
+
+
+def test_an_answer_is_on_the_disk_before_it_is_acknowledged(answers):
+    """No test can cut the power; this is how SQLite is told."""
+    kept = answers()
+    found = {name: kept._rows(f"PRAGMA {name}")[0][0] for name in ("journal_mode", "synchronous", "secure_delete")}
+    assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
 
 
 def test_two_processes_may_keep_answers_at_once(answers):

@@ -207,6 +207,10 @@ class Answers:
             out.setdefault(place[condition], {})[scale] = value
         return out
 
+    def latest_stamp(self, listener: int) -> int:
+        """The latest stamp of a listener's ratings, 0 without any: later ones must be above it, by whatever clock."""
+        return self._rows("SELECT COALESCE(MAX(stamp), 0) FROM ratings WHERE listener = ?", listener)[0][0]
+
     def consent(self, listener: Listener) -> None:
         """Note that a listener takes part; raises Refused unless that is asked."""
         self._at(listener, "consent")

@@ -64,6 +64,7 @@ def main(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> i
         print(f"{number:4}  {link}")
     print(f"links  {study.folder / 'links.csv'}")
     if bound is None:
+        answers.close()
         return 0
     if words.host not in ("127.0.0.1", "::1", "localhost") and not url.startswith("https:"):
         print(
@@ -89,8 +90,7 @@ def _need(*modules: str) -> None:
 
 def _planned(words: argparse.Namespace) -> Any:
     """The run's study; planned now if there is none."""
-    from blendbench import results
-    from blendbench.cli import UsageError, quiet
+    from blendbench.cli import UsageError
     from blendbench.listening import study
 
     found = study.read(words.run_dir)
@@ -105,8 +105,10 @@ def _planned(words: argparse.Namespace) -> Any:
         settings = study.read_settings(words.study, words.overrides)
     except BlendbenchError as error:
         raise UsageError(str(error)) from error
-    quiet()
-    made, notes = study.plan(words.run_dir, results.read_settings(words.run_dir), settings)
+    from blendbench import results
+    from blendbench.listening import planning
+
+    made, notes = planning.plan(words.run_dir, results.read_settings(words.run_dir), settings)
     for note in notes:
         print(f"blendbench: {note}", file=sys.stderr)
     return made
@@ -187,6 +189,7 @@ def _status(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
         if listener.state == "consented":
             where = f"page {at.page + 1} of {len(answers.pages(listener.number))}" if at.step == "page" else at.step
             print(f"{listener.number:4}  {where}")
+    answers.close()
     return 0
 
 
@@ -200,19 +203,18 @@ def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) 
     )
     parser.add_argument("--allow-targets", nargs="+", default=[], metavar="MODULE", help="own modules the run used")
     words = parser.parse_args(arguments)
-    _need("krippendorff", "statsmodels")
+    _need("krippendorff")
     study = _opened(words.run_dir)
     from blendbench import results
-    from blendbench.cli import quiet
     from blendbench.listening import analysis, webmushra
     from blendbench.listening.answers import Answers
 
-    quiet()
     if words.answers:
         ratings, headphones = webmushra.read_results(study, words.answers), {}
     else:
         answers = Answers(study)
         ratings, headphones = answers.export(), answers.headphones()
+        answers.close()
     file = analysis.analyse(study, ratings, headphones)
     settings = results.read_settings(words.run_dir) | {"allow_targets": words.allow_targets}
     results.tabulate(words.run_dir, settings)
@@ -251,6 +253,7 @@ def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
             "ratings": json.loads(ratings.to_json(orient="records")),
         }  # fmt: skip
         write_text(words.file, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    answers.close()
     print(f"{len(ratings)} ratings: {words.file}")
     return 0
 

@@ -60,6 +60,7 @@ def application(answers: Answers) -> ASGIApp:
     app = Starlette(
         routes=[
             Route("/", _front),
+            Route("/favicon.ico", _no_icon),
             Route("/static/{name}", _static),
             Route("/s/{token}", pages.bare),
             Route("/s/{token}/", pages.page),
@@ -130,6 +131,10 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 async def _front(request: Request) -> Response:
     return PlainTextResponse("A listening study runs here. Open the link that you were given.\n")
+
+
+async def _no_icon(request: Request) -> Response:
+    return Response(status_code=204)
 
 
 async def _static(request: Request) -> Response:
@@ -320,6 +325,7 @@ def _state(answers: Answers, listener: Listener) -> dict[str, Any]:
                 for index, condition in enumerate(page.order)
             ],
             "ratings": answers.ratings(listener.number, at.page),
+            "stamp": answers.latest_stamp(listener.number),
             # In the order shown: that of the plan is the same on every page, and would tell which arm is which.
             "next": [coming.sample.noise.name, *(coming.sample.clips[condition].name for condition in coming.order)]
             if coming

@@ -240,7 +240,8 @@ class Refusal extends Error {
 
 // Asks until the server answers; a Refusal is an answer, too.
 async function ask(path, body) {
-  const request = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const headers = { "content-type": "application/json" };
+  const request = body && { method: "POST", headers, body: JSON.stringify(body) };
   for (let turn = 0; ; turn += 1) {
     try {
       const answer = await fetch(path, { ...request, cache: "no-store", signal: AbortSignal.timeout(20_000) });
@@ -507,6 +508,7 @@ const steps = {
   page({ page, pages, scales }) {
     const { index, noise, clips } = page;
     ever = false;
+    stamp = Math.max(stamp, page.stamp); // another device's clock may be ahead
     panel.querySelector("h1").textContent = `Page ${pages.done + 1} of ${pages.of}`;
     find("progress").hidden = false;
     find("progress").max = pages.of;
@@ -520,7 +522,9 @@ const steps = {
 
     // Ratings as the server has them, and those still on their way.
     const given = Object.fromEntries(clips.map(({ place }) => [place, { ...page.ratings[place] }]));
-    for (const rating of unsent) if (rating.page === index && given[rating.clip]) given[rating.clip][rating.scale] = rating.value;
+    for (const { page: on, clip, scale, value } of unsent) {
+      if (on === index && given[clip]) given[clip][scale] = value;
+    }
     const unrated = (place) => scales.filter(({ name }) => given[place][name] === undefined);
     const complete = () => clips.every(({ place }) => !unrated(place).length);
     // Who comes back to a page that is not all rated hears its noise again; what was rated may be changed after that.
@@ -562,7 +566,8 @@ const steps = {
       const boxes = make("div", "choices", ...choices(`${place} ${name}`, texts, given[place][name]));
       const ends = make("p", "ends", make("span", "", low), make("span", "", high));
       ends.setAttribute("aria-hidden", "true"); // the outer choices say it
-      const field = make("fieldset", "", make("legend", "", make("span", "unseen", `Clip ${place}, `), label), boxes, ends);
+      const legend = make("legend", "", make("span", "unseen", `Clip ${place}, `), label);
+      const field = make("fieldset", "", legend, boxes, ends);
       field.disabled = true;
       field.addEventListener("change", ({ target }) => {
         given[place][name] = Number(target.value);
@@ -590,7 +595,8 @@ const steps = {
       });
       const { place, button, groups } = wanting[0];
       const field = groups[scales.indexOf(unrated(place)[0])];
-      return { text: `Still to rate: ${names.join(", ")}`, control: field.disabled ? button : field.querySelector("input") };
+      const control = field.disabled ? button : field.querySelector("input");
+      return { text: `Still to rate: ${names.join(", ")}`, control };
     }
     const drawNext = onSubmit(missing, () => {
       sounds?.pause();
