@@ -1,7 +1,10 @@
 """Fixtures shared by all tests: offline model hubs, the place of real data, small audio files."""
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +44,44 @@ def finished(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("finished") / "run"
     assert world.run(run_dir, "limit=2", "batch=1") == 0
     return run_dir
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A small disk: call it with mount options; it is gone after the test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options: str) -> Path:
+        words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Callable[..., Any]]:
+    """Starts a headless Chromium with further arguments; skips where there is none, but fails on CI."""
+    program = Path("/usr/bin/chromium")
+    if not program.exists():
+        message = f"no browser at {program}; install Debian's chromium to run this test"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = []
+
+        def start(*arguments: str) -> Any:
+            words = ["--no-sandbox", *arguments]
+            running.append(playwright.chromium.launch(executable_path=str(program), headless=True, args=words))
+            return running[-1]
+
+        yield start
+        for one in running:
+            one.close()

@@ -1102,23 +1102,6 @@ def test_no_answer_that_was_acknowledged_is_lost_however_often_the_server_is_kil
     assert made.log.read_text() == ""
 
 
-@pytest.fixture
-def disk(tmp_path) -> Iterator[Callable[..., Path]]:
-    """A small disk: call it with mount options; it is gone after the test."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options: str) -> Path:
-        words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
-
-
 def test_a_full_disk_is_a_line_and_all_goes_on_once_there_is_space(disk, finished, forked, zygote, tmp_path):
     folder = disk("size=40m")
     made = Forked(zygote, plan(finished, folder / "run", "listeners=3"))

@@ -1,6 +1,5 @@
 """A run that is killed, starved or disturbed ends in the same table as one that is not."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,23 +38,6 @@ def test_fifty_kills_change_no_byte_of_the_results(world, nursery, tmp_path):
     )
     print(f"{kills} kills in {runs} runs; an undisturbed one takes {seconds:.1f} s")
     assert kills == 50
-
-
-@pytest.fixture
-def disk(tmp_path: Path):
-    """A small disk: call it with mount options; it is gone after the test."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options: str) -> Path:
-        words = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
 
 
 @pytest.fixture(scope="module")
