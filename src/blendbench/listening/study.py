@@ -236,8 +236,10 @@ def read_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> di
             raise BlendbenchError(f"{source}: cannot be read ({reason}); name a study's YAML file") from None
         except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
             where = "" if key is None else f"{getattr(error, 'full_key', None) or key}: "
-            text = f"{source}: {where}{one_line(str(error).splitlines()[0])}"
-            raise BlendbenchError(f"{text}; `blendbench listen --help` tells what there is") from None
+            reason = one_line(str(error).splitlines()[0]).replace("is not in struct", "is not known")
+            raise BlendbenchError(
+                f"{source}: {where}{reason}; `blendbench listen --help` tells what there is"
+            ) from None
     settings: Any = OmegaConf.to_container(merged)
     _check(settings)
     return settings
