@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/blendbench run experiment=bnmusic/table1 limit=$(DEMO_PAIRS) run_dir=runs/demo
 
 test: setup
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

@@ -18,6 +18,15 @@ def _data_root() -> Path:
     return Path(os.environ.get("BLENDBENCH_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
+LONG = ("test_slurm", "test_survival", "test_executors", "test_runner", "test_experiments")
+"""Files that take minutes: begun first, so that no worker is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Root of the real data sets; skips where it is missing, but fails on CI, where it must be there."""
