@@ -6,9 +6,11 @@ A figure is a function of a run's folder and settings, named by `_target_` in `e
 
 import math
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -22,8 +24,13 @@ from blendbench.metrics import audibility, masking_model
 from blendbench.results import read_rows
 from blendbench.runner import file_name
 from blendbench.sounds import Sounds
+from blendbench.store import write_bytes
 
-_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+_UNDATED: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}, ".svg": {"Date": None},
+}  # fmt: skip
+
+COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 
 
 def draw(run_dir: Path, settings: dict[str, Any]) -> list[Path]:
@@ -77,17 +84,24 @@ def _arms(settings: dict[str, Any], arms: Sequence[str] | None) -> list[str]:
 
 
 def _save(figure: Figure, run_dir: Path, name: str, vector: bool = False) -> list[Path]:
-    folder = run_dir / "figures"
-    files = [folder / f"{name}{ending}" for ending in (".png", ".pdf")[: 1 + vector]]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            # No date in the file: the same run, the same bytes.
-            metadata = {"Software": None} if file.suffix == ".png" else {"CreationDate": None, "Producer": None}
-            figure.savefig(file, dpi=130, bbox_inches="tight", metadata=metadata)
-    except OSError as error:
-        raise BlendbenchError(f"{folder}: cannot be written ({error.strerror}); choose another run_dir") from error
+    files = [run_dir / "figures" / f"{name}{ending}" for ending in (".png", ".pdf")[: 1 + vector]]
+    for file in files:
+        save(figure, file)
     return files
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure in the format of the file's ending, without a date in it: the same run, the same bytes.
+
+    Raises
+    ------
+    BlendbenchError
+        If the file cannot be written.
+    """
+    buffer = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "blendbench"}):
+        figure.savefig(buffer, format=file.suffix[1:], dpi=130, bbox_inches="tight", metadata=_UNDATED[file.suffix])
+    write_bytes(file, buffer.getvalue())
 
 
 def difference_heatmaps(
@@ -151,7 +165,7 @@ def metric_against_loudness(
             continue
         label = settings["experiment"]["rows"].get(arm, arm)
         label += f", {dataset}" if picked["dataset"].nunique() > 1 else ""
-        colour = _COLOURS[len(best) % len(_COLOURS)]
+        colour = COLOURS[len(best) % len(COLOURS)]
         axis.plot(group["lufs"], group["value"], marker="o", ms=3, label=label, color=colour)
         axis.fill_between(group["lufs"], group["ci_low"], group["ci_high"], alpha=0.12, color=colour)
         values = group["value"].to_numpy(float)
@@ -235,7 +249,7 @@ def waveforms(
     axes = figure.subplots(len(waves), 1, sharex=True, squeeze=False)[:, 0]
     onsets = audibility.onsets(masking_model.spectra(noise, "noise")).tolist()
     for number, (axis, (label, wave)) in enumerate(zip(axes, waves, strict=True)):
-        axis.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, lw=0.3, color=_COLOURS[number % len(_COLOURS)])
+        axis.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, lw=0.3, color=COLOURS[number % len(COLOURS)])
         for onset in onsets:
             axis.axvline(onset, color="#999", lw=0.6, ls=":")
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
@@ -280,8 +294,8 @@ def sweep(together: pd.DataFrame, keys: Sequence[str], settings: dict[str, Any],
             x = pd.to_numeric(texts) if numeric else texts.map(positions)
             order = np.argsort(x.to_numpy(), kind="stable")
             x, values = x.to_numpy()[order], group["value"].to_numpy()[order]
-            colour = _COLOURS[number % len(_COLOURS)]
-            style = ("-", "--", ":", "-.")[number // len(_COLOURS) % 4]
+            colour = COLOURS[number % len(COLOURS)]
+            style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
             axis.plot(x, values, marker="o", ms=3, ls=style, color=colour, label=label)
             low, high = group["ci_low"].to_numpy()[order], group["ci_high"].to_numpy()[order]
             if not all(math.isnan(end) for end in low):

@@ -57,16 +57,21 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
+def write_bytes(path: Path, data: bytes, sync: bool = True, private: bool = False) -> None:
     """Replace a file as a whole, or not at all; raises BlendbenchError if it cannot be written.
 
     Without `sync` a power cut may leave an empty file, which is good enough for what is written again in a moment.
+    A `private` file may be read by its owner alone, from its first byte on.
     """
-    with _placing(path) as temporary, temporary.open("xb") as file:
+    with _placing(path) as temporary, open(temporary, "xb", opener=_owners if private else None) as file:
         file.write(data)
         file.flush()
         if sync:
             os.fsync(file.fileno())
+
+
+def _owners(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

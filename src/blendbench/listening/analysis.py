@@ -7,7 +7,6 @@ in how they take an arm. Nothing is pooled over data sets. What cannot be comput
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,12 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from blendbench import results, tables
+from blendbench import figures, results, tables
 from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.listening.study import MUSIC, NOISE, SETTINGS, Sample, Study
 from blendbench.metrics import comparison
-from blendbench.store import PAIR_KEY, write_bytes, write_text
+from blendbench.store import PAIR_KEY, write_text
 
 SOURCE = (
     "Owen (2007), The pigeonhole bootstrap; Patterson and Thompson (1971), Recovery of inter-block information when "
@@ -55,7 +54,6 @@ _ARMS = 5
 """So many are needed for an order of arms to be told from chance."""
 _LARGEST_RATIO = 1e6
 """Of a random effect's variance to the residual one."""
-_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 
 _T = TypeVar("_T")
 
@@ -860,12 +858,12 @@ def _paper(study: Study, run: Mapping[str, Any]) -> dict[tuple[str, str, str], _
 
     Standard deviations are in the column `sd` of the experiment's CSV, where it has one.
     """
-    figures = tables.paper_figures(run["experiment"])
+    published = tables.paper_figures(run["experiment"])
     shown = run["experiment"].get("paper_dataset") or {}
     columns = ["dataset", "arm", "presentation", "metric", "value", "sd"]
     theirs = {
         tuple(map(str, key)): _Paper(float(value), float(sd))
-        for *key, value, sd in figures.reindex(columns=columns).itertuples(index=False, name=None)
+        for *key, value, sd in published.reindex(columns=columns).itertuples(index=False, name=None)
     }
     keys = {
         (dataset, arm, scale): (str(shown.get(dataset)), arm, study.presentation, scale)
@@ -874,17 +872,6 @@ def _paper(study: Study, run: Mapping[str, Any]) -> dict[tuple[str, str, str], _
         for scale in study.scales
     }
     return {ours: theirs[key] for ours, key in keys.items() if key in theirs}
-
-
-def _save(figure: Any, file: Path) -> None:
-    """Write a figure as its name's ending says, without a date or random names in it."""
-    import matplotlib
-
-    buffer = BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if file.suffix == ".svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "blendbench"}):
-        figure.savefig(buffer, format=file.suffix[1:], dpi=130, bbox_inches="tight", metadata=metadata)
-    write_bytes(file, buffer.getvalue())
 
 
 def _draw_ratings(
@@ -905,7 +892,7 @@ def _draw_ratings(
     for axis, one in zip(axes.flat, answers, strict=True):
         table = summary[(summary["dataset"] == one.dataset) & (summary["metric"] == one.scale)].set_index("arm")
         for place, arm in enumerate(study.arms):
-            colour = _COLOURS[place % len(_COLOURS)]
+            colour = figures.COLOURS[place % len(figures.COLOURS)]
             means = _mean(one.values[:, :, place], 1)
             means = np.sort(means[np.isfinite(means)])
             axis.boxplot(
@@ -939,7 +926,7 @@ def _draw_ratings(
         axis.grid(axis="y", alpha=0.3)
     figure.legend(handles.values(), handles, fontsize=7, loc="outside lower center", ncols=3, frameon=False)
     for ending in (".png", ".svg"):
-        _save(figure, folder / f"ratings{ending}")
+        figures.save(figure, folder / f"ratings{ending}")
 
 
 def _draw_predictors(
@@ -962,7 +949,7 @@ def _draw_predictors(
         for axis, name in zip(line, best, strict=True):
             for place, (arm, label) in enumerate(study.arms.items()):
                 chosen = ((pairs["dataset"] == dataset) & (pairs["arm"] == arm)).to_numpy()
-                colour = _COLOURS[place % len(_COLOURS)]
+                colour = figures.COLOURS[place % len(figures.COLOURS)]
                 x, y = scores.loc[chosen, name], pairs.loc[chosen, scale]
                 axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=label)
             facts = over[(over["dataset"] == dataset) & (over["metric"] == scale) & (over["predictor"] == name)]
@@ -977,7 +964,7 @@ def _draw_predictors(
             axis.grid(alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=len(labels), frameon=False)
-    _save(figure, file)
+    figures.save(figure, file)
     return best
 
 

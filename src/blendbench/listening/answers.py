@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from blendbench.errors import BlendbenchError
-from blendbench.listening.study import Page, Study, position
+from blendbench.listening.study import Page, Sample, Study, position
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS listeners (
@@ -335,15 +335,26 @@ class Answers:
             for listener, page, seconds, plays in self._rows("SELECT listener, page, seconds, plays FROM pages")
         }
         query = "SELECT listener, page, condition, scale, value, changes FROM ratings"
-        scales, lines = list(self.study.scales), []
+        lines = []
         for listener, number, condition, scale, value, changes in self._rows(query):
             page = self.pages(listener)[number]
             sample, place = page.sample, position(page.order.index(condition))
             seconds, plays = pages.get((listener, number), (None, {}))
-            facts = [sample.kind, sample.name, sample.pair_id, sample.dataset, sample.label, sample.genre]
-            lines.append([listener, number, place, *facts, condition, scale, value, changes, plays.get(place), seconds])
-        lines.sort(key=lambda line: (line[0], line[1], line[2], scales.index(line[10])))
-        return pd.DataFrame(lines, columns=COLUMNS)
+            given = [condition, scale, value, changes, plays.get(place), seconds]
+            lines.append([listener, number, place, *facts_of(sample), *given])
+        return table(self.study, lines)
+
+
+def facts_of(sample: Sample) -> list[str]:
+    """The columns `kind` to `genre` of a sample's ratings."""
+    return [sample.kind, sample.name, sample.pair_id, sample.dataset, sample.label, sample.genre]
+
+
+def table(study: Study, lines: list[list[Any]]) -> pd.DataFrame:
+    """Ratings, each a line of the values of `COLUMNS`, in order of listener, page, position and scale."""
+    scales = list(study.scales)
+    lines.sort(key=lambda line: (line[0], line[1], line[2], scales.index(line[10])))
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def _hash(token: str) -> bytes:

@@ -3,13 +3,13 @@
 import argparse
 import csv
 import io
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from blendbench.errors import BlendbenchError, one_line
+from blendbench.store import write_bytes, write_text
 
 TEXT = """Let people rate a run's mixes as for BNMusic's Table 2: overall quality (OVL) and perceived noise (PER), 1-5.
 
@@ -80,6 +80,12 @@ def main(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> i
     return 0
 
 
+def _parser(parser_class: type[argparse.ArgumentParser], verb: str, text: str) -> argparse.ArgumentParser:
+    parser = parser_class(prog=f"blendbench listen {verb}", description=text)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    return parser
+
+
 def _need(*modules: str) -> None:
     from importlib.util import find_spec
 
@@ -138,22 +144,8 @@ def _links(study: Any, answers: Any, url: str, more: int) -> dict[int, str]:
     links = {number: f"{url}/s/{token}/" for number, token in sorted(tokens.items())}
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["listener", "link"], *links.items()])
-    _write_private(file, text.getvalue())
+    write_bytes(file, text.getvalue().encode(), private=True)
     return links
-
-
-def _write_private(file: Path, text: str) -> None:
-    """Write a file that its owner alone may read."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(file)
-    except OSError as error:
-        raise BlendbenchError(f"{file}: cannot be written ({error.strerror}); free space or mend its rights") from None
 
 
 def _opened(run_dir: Path) -> Any:
@@ -177,8 +169,7 @@ def _told(answers: Any) -> str:
 
 
 def _status(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = parser_class(prog="blendbench listen status", description="How far a study's listeners are.")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser = _parser(parser_class, "status", "How far a study's listeners are.")
     study = _opened(parser.parse_args(arguments).run_dir)
     from blendbench.listening.answers import Answers
 
@@ -194,10 +185,7 @@ def _status(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
 
 
 def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = parser_class(
-        prog="blendbench listen analyse", description="Statistics of a study; its scores join the run's tables."
-    )
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser = _parser(parser_class, "analyse", "Statistics of a study; its scores join the run's tables.")
     parser.add_argument(
         "--answers", type=Path, nargs="+", metavar="FILE", help="ratings from webMUSHRA's CSV files, not this server's"
     )
@@ -224,8 +212,7 @@ def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) 
 
 
 def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = parser_class(prog="blendbench listen export", description="All ratings of a study, without any name.")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser = _parser(parser_class, "export", "All ratings of a study, without any name.")
     parser.add_argument("file", type=Path, metavar="FILE", help="ends in .csv or .json")
     words = parser.parse_args(arguments)
     from blendbench.cli import UsageError
@@ -236,10 +223,9 @@ def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
     import json
 
     from blendbench.listening.answers import Answers
-    from blendbench.store import write_text
 
     answers = Answers(study)
-    ratings = answers.export()
+    ratings, headphones = answers.export(), answers.headphones()
     if words.file.suffix.lower() == ".csv":
         write_text(words.file, ratings.to_csv(index=False, lineterminator="\n"))
     else:
@@ -247,7 +233,7 @@ def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
             "study": {"title": study.settings["title"], "presentation": study.presentation, "arms": study.arms,
                       "scales": study.scales, "playback": study.settings["playback"]},
             "listeners": [
-                {"listener": one.number, "state": one.state, "headphones": answers.headphones().get(one.number)}
+                {"listener": one.number, "state": one.state, "headphones": headphones.get(one.number)}
                 for one in answers.listeners()
             ],
             "ratings": json.loads(ratings.to_json(orient="records")),
@@ -259,8 +245,7 @@ def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
 
 
 def _webmushra(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = parser_class(prog="blendbench listen webmushra", description="Write a study for webMUSHRA.")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser = _parser(parser_class, "webmushra", "Write a study for webMUSHRA.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="webMUSHRA's folder, or one to be copied there")
     parser.add_argument("--kind", choices=["likert", "mushra"], default="likert", help="1 to 5, or 0 to 100")
     words = parser.parse_args(arguments)

@@ -210,7 +210,7 @@ class _Pages:
             study = self.answers.study
             names = {study.volume.name, *(clip.name for clip, _ in study.checks)}
             for page in self.answers.pages(listener):
-                names |= {page.sample.noise.name, *(clip.name for clip in page.sample.clips.values())}
+                names |= {clip.name for clip in page.sample.sounds}
             self._allowed[listener] = frozenset(names)
         return self._allowed[listener]
 
@@ -304,8 +304,7 @@ def _state(answers: Answers, listener: Listener) -> dict[str, Any]:
         "scales": [{"name": name, **scale} for name, scale in study.scales.items()],
     }
     if at.step == "consent":
-        text = study.settings["consent"].replace("{minutes}", str(study.minutes))
-        state["consent"] = {"text": text.strip(), "contact": study.settings["contact"]}
+        state["consent"] = {"text": study.consent(study.minutes), "contact": study.settings["contact"]}
     elif at.step == "volume":
         state["volume"] = {"clip": study.volume.name}
     elif at.step == "headphones":

@@ -71,6 +71,11 @@ class Sample:
     noise: Clip
     clips: dict[str, Clip]
 
+    @property
+    def sounds(self) -> list[Clip]:
+        """The noise alone, and what is rated."""
+        return [self.noise, *self.clips.values()]
+
 
 @dataclass(frozen=True)
 class Page:
@@ -142,7 +147,7 @@ class Study:
         """All its sounds."""
         yield from (self.volume, *(clip for clip, _ in self.checks))
         for sample in self.samples:
-            yield from (sample.noise, *sample.clips.values())
+            yield from sample.sounds
 
     def clip_file(self, name: str) -> Path:
         """File of a sound."""
@@ -155,9 +160,15 @@ class Study:
     @cached_property
     def minutes(self) -> int:
         """About how long a listener needs."""
-        pages = len(self.pages(0))
-        clips = len(self.arms) + 1
-        return max(1, math.ceil((pages * clips * (self.seconds + 4) + 60) / 60))
+        return self.minutes_of(len(self.pages(0)) * (len(self.arms) + 1))
+
+    def minutes_of(self, clips: int) -> int:
+        """About how long so many clips take to be heard and rated, with what comes before them."""
+        return max(1, math.ceil((clips * (self.seconds + 4) + 60) / 60))
+
+    def consent(self, minutes: int) -> str:
+        """What listeners agree to, with how long it takes."""
+        return self.settings["consent"].replace("{minutes}", str(minutes)).strip()
 
     def pages(self, listener: int) -> list[Page]:
         """What the listener with this number (from 0) hears, in order: practice, then samples with catch trials.

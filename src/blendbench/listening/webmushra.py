@@ -34,7 +34,7 @@ import soundfile
 import yaml
 
 from blendbench.errors import BlendbenchError
-from blendbench.listening.answers import COLUMNS
+from blendbench.listening.answers import facts_of, table
 from blendbench.listening.study import Sample, Study, position
 from blendbench.store import write_bytes, write_text
 
@@ -81,7 +81,7 @@ def export(study: Study, folder: Path, kind: str = "likert") -> Path:
     """
     if kind not in ("likert", "mushra"):
         raise BlendbenchError(f"kind: {kind!r} is unknown; use likert or mushra")
-    clips = [study.volume, *(clip for one in study.samples for clip in (one.noise, *one.clips.values()))]
+    clips = [study.volume, *(clip for one in study.samples for clip in one.sounds)]
     names = sorted({clip.name for clip in clips})
     test = f"blendbench-{hashlib.sha256(''.join(names).encode()).hexdigest()[:8]}"
     sounds = f"configs/resources/{test}"
@@ -157,9 +157,8 @@ def _keys(sample: Sample) -> dict[str, str]:
 
 def _pages(study: Study, kind: str, sounds: str) -> list[Any]:
     settings = study.settings
-    minutes = str(_minutes(study, kind))
     contact = f"Questions? {settings['contact']}" if settings["contact"] else ""
-    consent = _paragraphs(settings["consent"].replace("{minutes}", minutes), _NOTHING_SENT, contact)
+    consent = _paragraphs(study.consent(_minutes(study, kind)), _NOTHING_SENT, contact)
     volume = f"{sounds}/{study.volume.name}.wav"
     answers = [{"value": value, "label": value.capitalize()} for value in ("yes", "no")]
     code = {"type": "text", "name": "code", "label": _CODE, "optional": False}
@@ -186,7 +185,7 @@ def _minutes(study: Study, kind: str) -> int:
     """About how long a listener needs, who hears every sample once a scale."""
     pages = len(study.samples) * len(study.scales)
     clips = pages * (len(study.arms) + (kind == "mushra")) + len(study.samples) * (kind == "likert")
-    return max(1, math.ceil((clips * (study.seconds + 4) + 60) / 60))
+    return study.minutes_of(clips)
 
 
 def _group(study: Study, sample: Sample, kind: str, sounds: str) -> list[dict[str, Any]]:
@@ -284,9 +283,7 @@ def read_results(study: Study, files: Sequence[Path]) -> pd.DataFrame:
         rated = _lines(listener, session, asked)
         lines += rated
         listener += bool(rated)
-    scales = list(study.scales)
-    lines.sort(key=lambda line: (line[0], line[1], line[2], scales.index(line[10])))
-    return pd.DataFrame(lines, columns=COLUMNS)
+    return table(study, lines)
 
 
 def _rows(file: Path) -> Iterator[_Row]:
@@ -394,9 +391,16 @@ def _lines(listener: int, session: _Session, asked: Mapping[str, tuple[Sample, s
     lines = []
     for trial, ratings in session.items():
         sample, scale = asked[trial]
-        facts = [sample.kind, sample.name, sample.pair_id, sample.dataset, sample.label, sample.genre]
         for place, (stimulus, rating) in enumerate(ratings.items()):
             if rating.value is not None:
-                what = [*facts, _keys(sample)[stimulus], scale, rating.value, None, None, seconds[sample.name]]
+                what = [
+                    *facts_of(sample),
+                    _keys(sample)[stimulus],
+                    scale,
+                    rating.value,
+                    None,
+                    None,
+                    seconds[sample.name],
+                ]
                 lines.append([listener, pages[sample.name], position(place), *what])
     return lines
