@@ -646,7 +646,7 @@ def test_window_that_was_overtaken_by_another_catches_up(visit, served):
         for scale in SCALES:
             served.post(15, "rate", page=0, clip=place, scale=scale, value=3, stamp=1)
     served.post(15, "next", page=0, seconds=9.0, plays={})
-    choice(page, "A", "ovl", 1).check()
+    choice(page, "A", "ovl", 1).click()
     at(page, "Page 2 of 3")
     assert kept(served, 15)[0]["A"] == {"ovl": 3, "per": 3}
     assert any("409" in one for one in visit.problems)
