@@ -20,7 +20,7 @@ from statsmodels.stats.multitest import multipletests
 
 from blendbench import tables
 from blendbench.errors import BlendbenchError
-from blendbench.listening import analysis
+from blendbench.listening import analysis, analysis_report, findings, statistics
 from blendbench.listening.answers import COLUMNS
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, position, read_settings
 
@@ -131,8 +131,8 @@ def told(study: Study) -> str:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at tables alone: figures are most of the time."""
-    monkeypatch.setattr(analysis, "_draw_ratings", lambda *_: None)
-    monkeypatch.setattr(analysis, "_draw_predictors", lambda *_: [])
+    monkeypatch.setattr(analysis_report, "_draw_ratings", lambda *_: None)
+    monkeypatch.setattr(analysis_report, "_draw_predictors", lambda *_: [])
 
 
 BAD = {12: "straight", 13: "catch", 14: "hasty", 15: "early", 16: "headphones"}
@@ -321,7 +321,7 @@ def test_interval_is_that_of_listeners_and_samples_drawn_one_by_one(missing):
     draw = np.random.default_rng(2)
     values = draw.normal(size=(9, 1, 2)) + draw.normal(size=(1, 7, 2)) + draw.normal(size=(9, 7, 2))
     values[draw.random((9, 7)) < missing] = math.nan
-    found = analysis._resampled_means(analysis._Answers("esc50", "ovl", [], [], values), seed=0)
+    found = statistics.resampled_means(values, seed=0)
     slow = []
     for _ in range(3000):
         again = values[draw.integers(9, size=9)][:, draw.integers(7, size=7)]
@@ -331,11 +331,16 @@ def test_interval_is_that_of_listeners_and_samples_drawn_one_by_one(missing):
         assert np.quantile(one, [0.025, 0.975], 0) == pytest.approx(np.quantile(other, [0.025, 0.975], 0), abs=0.13)
 
 
-def test_scales_of_one_data_set_are_resampled_alike():
-    values = np.random.default_rng(3).normal(size=(6, 5, 2))
-    one, other = (analysis._resampled_means(analysis._Answers("a", s, [], [], values), 0) for s in ("ovl", "per"))
-    assert (one == other).all()
-    assert (one != analysis._resampled_means(analysis._Answers("b", "ovl", [], [], values), 0)).any()
+def test_scales_of_one_data_set_are_resampled_alike(done):
+    """So that intervals of OVL and of PER are of the same listeners and samples."""
+    study, ratings = done
+    ovl = ratings[(ratings["scale"] == "ovl") & (ratings["kind"] == "sample")]
+    found = findings.find(study, pd.concat([ovl, ovl.assign(scale="per")]), 0, []).summary
+    one, other = (
+        found.loc[found["metric"] == scale, ["arm", "value", "ci_low", "ci_high"]].values.tolist()
+        for scale in study.scales
+    )
+    assert one == other
 
 
 # Differences of arms
@@ -356,7 +361,7 @@ def test_model_of_complete_ratings_is_the_two_way_analysis_of_variance():
     of_row, of_column = values.mean(1), values.mean(0)
     rows, columns = m * of_row.var(ddof=1), n * of_column.var(ddof=1)
     rest = ((values - of_row[:, None] - of_column + values.mean()) ** 2).sum() / ((n - 1) * (m - 1))
-    found = analysis._crossed(values)
+    found = statistics.crossed(values)
     assert found.mean == pytest.approx(values.mean())
     assert found.se == pytest.approx(math.sqrt((rows + columns - rest) / (n * m)), rel=1e-4)
     expected = ((rows - rest) / m, (columns - rest) / n, rest)
@@ -378,7 +383,7 @@ def test_model_of_incomplete_ratings_is_that_of_statsmodels(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted = model.fit(method="powell", ftol=1e-10)
-    found = analysis._crossed(values)
+    found = statistics.crossed(values)
     assert found.mean == pytest.approx(fitted.fe_params[0], abs=1e-3)
     assert (found.rows, found.columns, found.rest) == pytest.approx((*fitted.vcomp, fitted.scale), rel=0.01, abs=1e-3)
     covariance = sum(v * one @ one.T for v, one in zip(fitted.vcomp, effects, strict=True)) + fitted.scale * np.eye(
@@ -391,7 +396,7 @@ def test_variance_that_is_not_there_is_none():
     values = differences(4, (8, 9), 0.0, 0.0)
     values -= values.mean(1, keepdims=True)  # fewer differences of listeners than chance gives
     values -= values.mean(0)
-    found = analysis._crossed(values + 0.3)
+    found = statistics.crossed(values + 0.3)
     assert found.rows == found.columns == 0
     assert found.se == pytest.approx(math.sqrt(values.var(ddof=1) / values.size), rel=1e-6)
 
@@ -430,9 +435,9 @@ def test_rank_test_is_scipys_with_ties_and_without(count):
     for values in (means, means + np.random.default_rng(0).random((count, 2))):
         difference = values[:, 0] - values[:, 1]
         expected = stats.wilcoxon(difference[difference != 0])
-        assert analysis._by_ranks(values) == pytest.approx(expected.pvalue)
+        assert statistics.by_ranks(values) == pytest.approx(expected.pvalue)
     missing = np.vstack([means, [[1, math.nan], [math.nan, 5]]])
-    assert analysis._by_ranks(missing) == analysis._by_ranks(means)
+    assert statistics.by_ranks(missing) == statistics.by_ranks(means)
 
 
 @pytest.mark.parametrize("p", ["comparisons.p", "comparisons.p_wilcoxon", "correlations.p", "correlations.p_within"])
@@ -463,7 +468,7 @@ def test_arms_that_differ_by_nothing_are_rarely_told_apart():
         true = true + 0.3 * draw.normal(size=(10, 1, 2)) + 0.5 * draw.normal(size=(1, 8, 2))
         values = np.clip(np.round(true + 0.6 * draw.normal(size=(10, 8, 2))), 1, 5)
         difference = values[..., 0] - values[..., 1]
-        wrong += analysis._by_model(difference)[-1] < 0.05
+        wrong += statistics.by_model(difference)[-1] < 0.05
         naive += stats.ttest_1samp(difference.ravel(), 0).pvalue < 0.05
     assert wrong <= 15
     assert naive > 45
@@ -480,7 +485,7 @@ def test_alpha_is_that_of_krippendorffs_example(tmp_path, no_figures):
     ratings = array_ratings(study, values[..., None])
     analysis.analyse(study, ratings, {})
     assert table(study, "agreement")["alpha"].tolist() == [pytest.approx(0.815, abs=5e-4)]
-    units = analysis._units(analysis._answers(study, analysis._checked(study, ratings))[0].values)
+    units = statistics.units(findings.by_scale(study, analysis._checked(study, ratings))[0].values)
     for level, expected in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
         assert krippendorff.alpha(units, level_of_measurement=level) == pytest.approx(expected, abs=5e-4)
 
@@ -498,10 +503,10 @@ def test_icc_is_that_of_shrout_and_fleiss(tmp_path, no_figures):
 def test_icc_of_incomplete_ratings_comes_near_that_of_all():
     draw = np.random.default_rng(1)
     units = draw.normal(size=(1, 200)) + 0.5 * draw.normal(size=(12, 1)) + draw.normal(size=(12, 200))
-    whole = analysis._icc(units)
+    whole = statistics.icc(units)
     assert whole.single == pytest.approx(1 / 2.25, abs=0.08)
     units[draw.random(units.shape) < 0.5] = math.nan
-    part = analysis._icc(units)
+    part = statistics.icc(units)
     assert part.method == "REML, cells missing"
     assert part.single == pytest.approx(whole.single, abs=0.04)
     assert part.k == pytest.approx(stats.hmean(np.isfinite(units).sum(0)))
@@ -511,7 +516,7 @@ def test_icc_of_incomplete_ratings_comes_near_that_of_all():
 def test_both_ways_to_icc_agree_where_nothing_is_missing():
     draw = np.random.default_rng(6)
     units = draw.normal(size=(1, 30)) + 0.5 * draw.normal(size=(8, 1)) + draw.normal(size=(8, 30))
-    fitted, found = analysis._crossed(units), analysis._icc(units)
+    fitted, found = statistics.crossed(units), statistics.icc(units)
     assert found.single == pytest.approx(fitted.columns / (fitted.columns + fitted.rows + fitted.rest), rel=1e-3)
 
 
@@ -556,7 +561,7 @@ def test_resampled_rank_correlation_is_that_of_the_resample():
     draw = np.random.default_rng(8)
     first, second = draw.integers(0, 6, 15).astype(float), draw.normal(size=15)
     counts = draw.multinomial(15, np.full(15, 1 / 15), 20)
-    found = analysis._spearman(first, second, counts)
+    found = statistics.spearman(first, second, counts)
     for one, count in zip(found, counts, strict=True):
         assert one == pytest.approx(stats.spearmanr(first.repeat(count), second.repeat(count)).statistic)
 
@@ -564,9 +569,9 @@ def test_resampled_rank_correlation_is_that_of_the_resample():
 def test_clips_that_hang_together_widen_the_interval():
     draw = np.random.default_rng(9)
     score, rating = draw.normal(size=(2, 10)).repeat(8, axis=1)
-    mixes = analysis._Mixes(score, rating, np.array(["a"] * 80), np.arange(10).repeat(8).astype(str))
+    mixes = statistics.Mixes(score, rating, np.array(["a"] * 80), np.arange(10).repeat(8).astype(str))
     alone = mixes._replace(clip=np.arange(80).astype(str))
-    wide, narrow = (np.diff(analysis._over_clips(one, 0)[:2])[0] for one in (mixes, alone))
+    wide, narrow = (np.diff(statistics.over_clips(one, 0)[:2])[0] for one in (mixes, alone))
     assert wide > 2 * narrow
 
 
@@ -576,7 +581,7 @@ def test_exchange_of_clips_rarely_finds_what_is_not_there():
     for _ in range(80):
         clip, arm = np.arange(12).repeat(3), np.tile(np.arange(3), 12)
         score, rating = (draw.normal(size=12)[clip] + arm + 0.5 * draw.normal(size=36) for _ in range(2))
-        found.append(analysis._within_arms(analysis._Mixes(score, rating, arm.astype(str), clip.astype(str)), 0)[1])
+        found.append(statistics.within_arms(statistics.Mixes(score, rating, arm.astype(str), clip.astype(str)), 0)[1])
     assert sum(p < 0.05 for p in found) <= 9
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
@@ -584,8 +589,8 @@ def test_exchange_of_clips_rarely_finds_what_is_not_there():
 def test_unit_of_a_score_does_not_matter():
     draw = np.random.default_rng(11)
     clip, arm = np.arange(8).repeat(3), np.tile(np.arange(3), 8)
-    mixes = analysis._Mixes(draw.normal(size=24), draw.normal(size=24), arm.astype(str), clip.astype(str))
-    found = {analysis._within_arms(mixes._replace(score=unit * mixes.score), 0) for unit in (1e-12, 1.0, 1e12)}
+    mixes = statistics.Mixes(draw.normal(size=24), draw.normal(size=24), arm.astype(str), clip.astype(str))
+    found = {statistics.within_arms(mixes._replace(score=unit * mixes.score), 0) for unit in (1e-12, 1.0, 1e12)}
     assert len(found) == 1
 
 
