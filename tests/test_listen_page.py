@@ -653,6 +653,31 @@ def test_window_that_was_overtaken_by_another_catches_up(visit, served):
     visit.problems.clear()
 
 
+def test_sound_that_does_not_start_is_told_of_and_starts_once(visit, served):
+    """As in Firefox, which waits for a device to play on."""
+    served.post(14, "consent", agree=True)
+    served.post(14, "volume")
+    visit.page.add_init_script("""
+        const start = AudioBufferSourceNode.prototype.start;
+        let connect;
+        const connected = new Promise((resolve) => (connect = resolve));
+        Object.assign(window, { connect, starts: 0 });
+        AudioContext.prototype.resume = () => connected;
+        Object.defineProperty(AudioContext.prototype, "state", { value: "suspended" });
+        AudioBufferSourceNode.prototype.start = function (...at) { window.starts += 1; return start.apply(this, at); };
+    """)
+    page = visit.open(14, "Headphone check, 1 of 2")
+    for _ in range(2):
+        button(page, "Play the three tones").click()
+    note = page.locator(".sound .note")
+    note.get_by_text("The browser does not start the sound. Connect your headphones").wait_for()
+    assert page.evaluate("starts") == 0
+    page.evaluate("connect()")
+    until(page, "fieldset:enabled")
+    assert page.evaluate("starts") == 1
+    assert note.inner_text() == ""
+
+
 def test_page_works_below_a_prefix(visitor, served):
     """As behind a web server that serves the study at an address of its own."""
     visit, prefix = visitor(), f"http://127.0.0.1:{served.port}/lab/study"

@@ -5,6 +5,7 @@ const FADE_S = 0.01;
 const LEAD_S = 0.01; // from a command to its effect, so that no change of level comes too late to be heard as a ramp
 const HEARD_S = 1; // a clip may be rated once it has been played for so long
 const HEARD_SHARE = 0.95; // of the noise, before the clips open
+const LATE_S = 3; // after which a sound that has not started is told of
 const WAITS_S = [0.5, 1, 2, 4, 8, 15, 30]; // between attempts to reach the server
 const VALUES = [1, 2, 3, 4, 5];
 
@@ -85,10 +86,19 @@ export function mixer(context, buffers) {
 
 let context = null;
 
-// The audio context, running. Browsers start it by a listener's gesture alone, so it is not made before.
+// The audio context, running. Browsers start it by a listener's gesture alone, so it is not made before. Firefox also
+// waits for a device to play on, for ever if there is none.
 async function running() {
   context ??= new AudioContext({ sampleRate: RATE });
-  if (context.state !== "running") await context.resume();
+  if (context.state === "running") return context;
+  const told = panel.querySelector(".sound .note");
+  const late = setTimeout(() => {
+    told.textContent = "The browser does not start the sound. Connect your headphones, and load this page again.";
+    say(told.textContent);
+  }, 1000 * LATE_S);
+  await context.resume();
+  clearTimeout(late);
+  told.textContent = "";
   return context;
 }
 
@@ -462,7 +472,7 @@ const steps = {
     panel.querySelector(".sound").prepend(button);
     const question = panel.querySelector("fieldset");
     question.querySelector(".choices").append(...choices("tone", [["First"], ["Second"], ["Third"]]));
-    let source = null;
+    let source = null, asked = false;
     const answer = () => Number(question.querySelector(":checked")?.value);
     const draw = onSubmit(
       () => {
@@ -475,7 +485,8 @@ const steps = {
     question.addEventListener("change", draw);
     withSounds({ tones: clip }, [], ({ tones }) => {
       async function play() {
-        if (source !== null) return;
+        if (asked) return;
+        asked = true;
         source = new AudioBufferSourceNode(await running(), { buffer: tones });
         if (!button.isConnected) return;
         const began = context.currentTime;
@@ -486,6 +497,7 @@ const steps = {
         };
         source.addEventListener("ended", () => {
           source = null;
+          asked = false;
           button.draw(false, 0);
           if (question.disabled) say("Which was the quietest?");
           question.disabled = false;
