@@ -577,6 +577,7 @@ def try_one(target: str, data: bytes, folder: Path) -> None:
     with warnings.catch_warnings(), limits():
         # A warning would be a second line on stderr.
         warnings.simplefilter("error")
+        warnings.simplefilter("default", ResourceWarning)  # of garbage from before
         check(dice, make(dice), folder)
 
 

@@ -257,7 +257,7 @@ def test_damaged_mp3_says_nothing_on_stderr(name: str, tmp_path: Path, capfd: py
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "default::ResourceWarning")
 def test_channels_near_the_largest_float_are_averaged(tmp_path: Path):
     soundfile.write(tmp_path / "loud.wav", np.stack([6e38 * audio_corpus.sound()] * 2, axis=1), RATE, subtype="FLOAT")
     assert audio.read(tmp_path / "loud.wav").abs().max() == pytest.approx(6e38 * abs(audio_corpus.sound()).max())
@@ -954,7 +954,7 @@ def test_recording_of_one_great_chunk_is_not_unpacked_whole(tmp_path: Path):
     assert peak_kilobytes(again=False) - before < 60_000
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "default::ResourceWarning")
 def test_recording_beyond_float32_is_refused_without_a_warning(tmp_path: Path):
     with h5py.File(tmp_path / "audio.hdf5", "w") as file:
         file["P"] = np.full(72_000, 1e300)

@@ -1,5 +1,6 @@
 """Noise clips as a run hears them: kept on disk by content, read ahead, and never worse for a bad store."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,15 +113,15 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
     bad = NoiseClip("bad", tmp_path / "data" / "bad.wav", "noise", "bad")
     bad.path.write_text("no sound")
     order = [some[2], bad, *some, bad, some[5]] * 3
-    noises = clips.Noises(HEARD, tmp_path / "store")
-    found = list(noises.ahead(order, workers=3))
-    assert len(found) == len(order)
-    for clip, heard in zip(order, found, strict=True):
-        if clip is bad:
-            assert isinstance(heard, ClipError)
-            assert "bad.wav" in str(heard)
-        else:
-            assert torch.equal(heard, noises.read(clip))
+    with closing(clips.Noises(HEARD, tmp_path / "store")) as noises:
+        found = list(noises.ahead(order, workers=3))
+        assert len(found) == len(order)
+        for clip, heard in zip(order, found, strict=True):
+            if clip is bad:
+                assert isinstance(heard, ClipError)
+                assert "bad.wav" in str(heard)
+            else:
+                assert torch.equal(heard, noises.read(clip))
 
 
 def test_reading_ahead_stops_where_its_taker_stops(some, tmp_path, decoded):

@@ -35,6 +35,7 @@ def no_warnings() -> Iterator[None]:
     """Nothing warns: what is not defined is told in the notes, not on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("default", ResourceWarning)  # of another test's garbage
         yield
 
 
