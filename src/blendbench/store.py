@@ -154,10 +154,11 @@ class Ledger:
         Columns that identify a row.
     """
 
+    _file: Any = None
+    _reader: Any = None
+
     def __init__(self, path: Path, key: Iterable[str]) -> None:
         self.path, self.key = path, tuple(key)
-        self._file: Any = None
-        self._reader: Any = None
         self._forget(None)
         self.refresh()
 
@@ -323,6 +324,8 @@ class Ledger:
                 file.close()
         self._file = self._reader = None
 
+    __del__ = close
+
 
 def mean_seconds(ledger: Ledger) -> float | None:
     """Mean of `seconds` over the first thousand rows that have them; None if none has."""
@@ -458,9 +461,10 @@ class Arrays:
         The file; made with its folder at the first append. Values are little-endian float32.
     """
 
+    _file: Any = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: Any = None
 
     def append(self, values: np.ndarray) -> dict[str, Any]:
         """Write an array, force it to disk, and return its place: what `read` takes; fits into JSON.
@@ -512,3 +516,5 @@ class Arrays:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    __del__ = close
