@@ -124,9 +124,10 @@ class _Worker:
 
     def _listen(self, answers: queue.Queue) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with suppress(ValueError):
-                answers.put((self, json.loads(line)))
+        with self.process.stdout as lines:
+            for line in lines:
+                with suppress(ValueError):
+                    answers.put((self, json.loads(line)))
         self.process.wait()
         answers.put((self, None))
 
@@ -278,6 +279,9 @@ class _Pool:
     def _end(worker: _Worker) -> None:
         _kill(worker)
         worker.process.wait()
+        assert worker.process.stdin is not None
+        with suppress(OSError):  # what it was not told any more
+            worker.process.stdin.close()
 
 
 def _kill(worker: _Worker) -> None:
