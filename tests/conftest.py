@@ -87,7 +87,8 @@ def chromium() -> Iterator[Callable[..., Any]]:
         running = []
 
         def start(*arguments: str) -> Any:
-            words = ["--no-sandbox", *arguments]
+            # Sounds go to a device of Chromium's own, also where there is none.
+            words = ["--no-sandbox", "--disable-audio-output", *arguments]
             running.append(playwright.chromium.launch(executable_path=str(program), headless=True, args=words))
             return running[-1]
 

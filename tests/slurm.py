@@ -189,11 +189,12 @@ class Cluster:
 
     def command(self, *words: str, check: bool = True) -> str:
         """What a command of Slurm prints; `RuntimeError` with its message if it fails."""
-        for _ in range(20):
+        again = ("Unable to contact slurm controller", "Zero Bytes were transmitted", "Socket timed out")
+        for _ in range(60):
             done = subprocess.run(
                 words, env=os.environ | self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
             )
-            if "Unable to contact slurm controller" not in done.stderr or self._keeper is None:
+            if not any(text in done.stderr for text in again) or self._keeper is None:
                 break
             time.sleep(0.5)
         if done.returncode:
@@ -222,10 +223,17 @@ class Cluster:
         jobs = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={job_id}"]
         # What is being requeued becomes pending only when its processes are gone.
         wait(lambda: not self.command(*jobs, "--states=COMPLETING"), PATIENCE, f"job {job_id} to end")
-        for job in self.command(*jobs, "--states=PENDING").split():
-            # A node does not take a job again in the very second in which it killed its first run. Errors are passed
-            # over, since the job may have started meanwhile.
-            self.command("scontrol", "update", f"JobId={job}", "StartTime=now+2", check=False)
+        for _ in range(5):
+            refused = False
+            for job in self.command(*jobs, "--states=PENDING").split():
+                # A node does not take a job again in the very second in which it killed its first run.
+                try:
+                    self.command("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+                except RuntimeError:
+                    refused = True  # it is on its way to another state, or has started meanwhile
+            if not refused:
+                return
+            time.sleep(1)
 
     def processes(self) -> Iterator[int]:
         """Ids of the daemons, of the jobs' processes, and of all that these started; without those that have ended."""

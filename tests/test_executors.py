@@ -19,6 +19,8 @@ from blendbench import progress
 from blendbench.errors import BlendbenchError
 from blendbench.executors import Task, local
 
+pytestmark = pytest.mark.timeout(900)  # each process takes its time to begin, the more so beside others
+
 SMALL = ("report=false", "threads=1")
 LOCAL = ("executor=local", "executor.devices=[cpu]")
 
@@ -37,7 +39,7 @@ def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not come to pass"
@@ -67,8 +69,9 @@ def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
     run_dir = tmp_path / "run"
 
     def kill() -> None:
-        until(lambda: at_work(run_dir))
-        os.kill(at_work(run_dir)[0].facts["pid"], signal.SIGKILL)
+        found: list[progress.Worker] = []
+        until(lambda: found.extend(at_work(run_dir)) or found)
+        os.kill(found[0].facts["pid"], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -98,13 +101,15 @@ def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_late
     assert (tmp_path / "run" / "results.csv").read_bytes() == (alone / "results.csv").read_bytes()
 
 
-def test_workers_are_added_while_memory_and_cores_allow(world, alone, tmp_path):
+def test_workers_are_added_while_memory_and_cores_allow(world, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(local, "_free_bytes", lambda _: 2**40)
     there = world.with_store(tmp_path / "store")
     words = (*slow(0.3), *LOCAL, "executor.workers_per_device=auto", "executor.shards=6")
     assert there.run(tmp_path / "run", "limit=6", *words) == 0
     same(tmp_path / "run", alone)
-    # One core is for one worker; a second comes when the first has shown what it takes.
-    assert len(progress.workers(tmp_path / "run")) == min(2, len(os.sched_getaffinity(0)))
+    # A second comes when the first has shown what it takes, and no third.
+    assert len(progress.workers(tmp_path / "run")) == 2
 
 
 def test_a_gpu_is_leased_by_one_run_at_a_time(monkeypatch, tmp_path):

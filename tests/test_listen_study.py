@@ -219,9 +219,9 @@ def test_the_order_depends_on_the_seed_and_not_on_the_order_of_the_rows():
 @pytest.mark.parametrize(("labels", "genres"), [(50, 7), (2000, 10)])
 def test_fifty_of_twenty_thousand_pairs_are_chosen_at_once(labels, genres):
     rows = [pair(i, label=f"l{i % labels}", genre=f"g{i // labels % genres}") for i in range(20_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     chosen = list(itertools.islice(planning._balanced(rows, ["label", "genre"], 0), 50))
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert max(counts_of(chosen, "label", rows)) <= 1 and max(counts_of(chosen, "genre", rows)) <= 50 // genres + 1
 
 

@@ -19,7 +19,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 def cluster(running: slurm.Cluster) -> Iterator[slurm.Cluster]:
     yield running
     running.command("scancel", "--user=root")
-    slurm.wait(lambda: not running.command("squeue", "--noheader"), 30, "an empty queue")
+    slurm.wait(lambda: not running.command("squeue", "--noheader"), slurm.PATIENCE, "an empty queue")
 
 
 def _need_slurm() -> None:
@@ -44,12 +44,12 @@ def _states(cluster: slurm.Cluster, *jobs: str) -> list[str]:
 
 
 def _reach(cluster: slurm.Cluster, state: str, *jobs: str) -> None:
-    slurm.wait(lambda: set(_states(cluster, *jobs)) == {state}, 30, f"jobs {jobs} to be {state}")
+    slurm.wait(lambda: set(_states(cluster, *jobs)) == {state}, slurm.PATIENCE, f"jobs {jobs} to be {state}")
 
 
 def _printed(output: Path) -> list[str]:
     """Lines of a job's output, once there are any; without what Slurm adds to them."""
-    slurm.wait(lambda: output.exists() and output.read_text(), 30, f"{output.name}")
+    slurm.wait(lambda: output.exists() and output.read_text(), slurm.PATIENCE, f"{output.name}")
     return [line for line in output.read_text().splitlines() if not line.startswith(("slurmstepd", "srun"))]
 
 
@@ -100,7 +100,9 @@ def test_accounting_tells_how_jobs_ended(cluster, tmp_path):
     cancelled = list(jobs)[-1]
     _reach(cluster, "RUNNING", cancelled)
     cluster.command("scancel", cancelled)
-    slurm.wait(lambda: all(_accounted(cluster, job) == [state] for job, state in jobs.items()), 30, f"{jobs}")
+    slurm.wait(
+        lambda: all(_accounted(cluster, job) == [state] for job, state in jobs.items()), slurm.PATIENCE, f"{jobs}"
+    )
 
 
 def test_tasks_of_an_array_know_their_number(cluster, tmp_path):
@@ -119,7 +121,7 @@ def test_jobs_of_a_lost_node_run_again(cluster, tmp_path):
 
     cluster.lose_node()
     assert set(_states(cluster, job, array)) == {"PENDING"}
-    slurm.wait(lambda: len(_mentioning("sleep\x0060.5")) == 3, 30, "the processes, which must run on")
+    slurm.wait(lambda: len(_mentioning("sleep\x0060.5")) == 3, slurm.PATIENCE, "the processes, which must run on")
     cluster.return_node()
     cluster.hurry(job)
     cluster.hurry(array)
@@ -127,7 +129,7 @@ def test_jobs_of_a_lost_node_run_again(cluster, tmp_path):
     _reach(cluster, "COMPLETED", job, array)
     assert [_printed(output) for output in outputs] == [["0", "1"]] * 3
     assert _restarts(cluster, job) == "1"
-    slurm.wait(lambda: _accounted(cluster, job) == ["NODE_FAIL", "COMPLETED"], 30, "the accounting")
+    slurm.wait(lambda: _accounted(cluster, job) == ["NODE_FAIL", "COMPLETED"], slurm.PATIENCE, "the accounting")
 
 
 def test_an_urgent_job_has_another_signalled_and_requeued(cluster, tmp_path):
@@ -149,7 +151,7 @@ def test_an_urgent_job_has_another_signalled_and_requeued(cluster, tmp_path):
 
     _reach(cluster, "COMPLETED", job)
     assert _printed(output) == ["0", "signal", "1"]
-    slurm.wait(lambda: _accounted(cluster, job) == ["PREEMPTED", "COMPLETED"], 30, "the accounting")
+    slurm.wait(lambda: _accounted(cluster, job) == ["PREEMPTED", "COMPLETED"], slurm.PATIENCE, "the accounting")
 
 
 def test_nothing_is_left_of_a_stopped_cluster(tmp_path):
@@ -159,7 +161,7 @@ def test_nothing_is_left_of_a_stopped_cluster(tmp_path):
     with slurm.Cluster(folder, gpus=0, nodes=2) as cluster:
         script = "setsid nohup sleep 60.25 & srun --nodes=2 --ntasks=2 bash -c 'exec sleep 60.25'"
         _submit(cluster, tmp_path, script, "--nodes=2")
-        slurm.wait(lambda: len(_mentioning("sleep\x0060.25")) == 3, 30, "the job's processes")
+        slurm.wait(lambda: len(_mentioning("sleep\x0060.25")) == 3, slurm.PATIENCE, "the job's processes")
         assert list(cluster.processes())
     cluster.stop()
     assert _mentioning("sleep\x0060.25") == _mentioning(str(cluster.root)) == list(cluster.processes()) == []

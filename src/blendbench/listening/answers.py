@@ -287,7 +287,8 @@ class Answers:
         pages, at = self.pages(listener.number), self.progress(listener)
         if page < (len(pages) if at.step == "finished" else at.page):
             return  # the same request once more, as its answer was lost
-        self._at(listener, "page", page)
+        if at.step != "page" or at.page != page:
+            raise Refused(_NOT_NOW)
         order = pages[page].order
         counted = {position(i): int(plays.get(position(i), 0)) for i in range(len(order))}
         with self._writing(listener) as connection:

@@ -286,6 +286,7 @@ function reached(now) {
 
 // Ratings that the server has not yet, oldest first: sent one by one, and kept over a reload.
 const unsent = store.keys(`${PREFIX}rating `).map(store.get).filter(Boolean).sort((one, two) => one.stamp - two.stamp);
+let late = []; // what was unsent when the state was asked for, which may be from before it came
 let sending = null, stamp = unsent.at(-1)?.stamp ?? 0;
 let ever = false; // has one been saved since this page was shown
 
@@ -332,10 +333,15 @@ async function send() {
 
 // Where the listener is; null where the server will not say, which is shown.
 async function refresh() {
+  const asked = [...unsent];
   try {
-    render(await ask("state"));
+    const found = await ask("state");
+    late = asked;
+    render(found);
   } catch (refusal) {
     fail(refusal);
+  } finally {
+    late = [];
   }
 }
 
@@ -534,7 +540,7 @@ const steps = {
 
     // Ratings as the server has them, and those still on their way.
     const given = Object.fromEntries(clips.map(({ place }) => [place, { ...page.ratings[place] }]));
-    for (const { page: on, clip, scale, value } of unsent) {
+    for (const { page: on, clip, scale, value } of [...late, ...unsent]) {
       if (on === index && given[clip]) given[clip][scale] = value;
     }
     const unrated = (place) => scales.filter(({ name }) => given[place][name] === undefined);
