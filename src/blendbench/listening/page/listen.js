@@ -92,12 +92,12 @@ async function running() {
   context ??= new AudioContext({ sampleRate: RATE });
   if (context.state === "running") return context;
   const told = panel.querySelector(".sound .note");
-  const late = setTimeout(() => {
+  const timer = setTimeout(() => {
     told.textContent = "The browser does not start the sound. Connect your headphones, and load this page again.";
     say(told.textContent);
   }, 1000 * LATE_S);
   await context.resume();
-  clearTimeout(late);
+  clearTimeout(timer);
   told.textContent = "";
   return context;
 }
