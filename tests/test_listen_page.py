@@ -27,7 +27,7 @@ PLACES = "ABCD"
 @pytest.fixture(scope="module")
 def served(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A study of a sample, a practice page and a catch trial, whose sounds are cut so that listening is quick."""
-    words = ("samples=1", "listeners=16", "headphone_check.trials=2", f"title='{TITLE}'", f"scales.ovl.low='{LOW}'")
+    words = ("samples=1", "listeners=18", "headphone_check.trials=2", f"title='{TITLE}'", f"scales.ovl.low='{LOW}'")
     run_dir = plan(finished, tmp_path_factory.mktemp("listen") / "run", *words)
     found = study.read(run_dir)
     assert found is not None
@@ -371,16 +371,16 @@ def test_nothing_is_lost_while_the_server_is_away(visitor, served):
 
 
 def test_rating_that_was_under_way_when_the_state_was_asked_for_is_shown(visit, served):
-    to_pages(served, 9)
-    served.post(9, "rate", page=0, clip="A", scale="ovl", value=1, stamp=1)
+    to_pages(served, 16)
+    served.post(16, "rate", page=0, clip="A", scale="ovl", value=1, stamp=1)
     page, held, asked = visit.page, list[Any](), list[Any]()
     kept_here = {"page": 0, "clip": "A", "scale": "ovl", "value": 4, "stamp": 2}
     page.add_init_script(
-        f"localStorage.setItem('blendbench /s/{served.tokens[9]}/ rating 2', {json.dumps(json.dumps(kept_here))})"
+        f"localStorage.setItem('blendbench /s/{served.tokens[16]}/ rating 2', {json.dumps(json.dumps(kept_here))})"
     )
     page.route("**/rate", lambda route: held.append(route))
     page.route("**/state", lambda route: asked.append((route, route.fetch())))
-    page.goto(served.link(9))
+    page.goto(served.link(16))
     for _ in range(200):
         if held and asked:
             break
@@ -389,7 +389,7 @@ def test_rating_that_was_under_way_when_the_state_was_asked_for_is_shown(visit, 
     page.wait_for_function("() => Object.keys(localStorage).length === 0")
     asked[0][0].fulfill(response=asked[0][1])
     at(page, "Page 1 of 3")
-    assert kept(served, 9)[0] == shown(page) == {"A": {"ovl": 4}}
+    assert kept(served, 16)[0] == shown(page) == {"A": {"ovl": 4}}
 
 
 def test_page_by_keyboard_alone(visit, served):
@@ -680,8 +680,8 @@ def test_window_that_was_overtaken_by_another_catches_up(visit, served):
 
 def test_sound_that_does_not_start_is_told_of_and_starts_once(visit, served):
     """As in Firefox, which waits for a device to play on."""
-    served.post(14, "consent", agree=True)
-    served.post(14, "volume")
+    served.post(17, "consent", agree=True)
+    served.post(17, "volume")
     visit.page.add_init_script("""
         const start = AudioBufferSourceNode.prototype.start;
         let connect;
@@ -691,7 +691,7 @@ def test_sound_that_does_not_start_is_told_of_and_starts_once(visit, served):
         Object.defineProperty(AudioContext.prototype, "state", { value: "suspended" });
         AudioBufferSourceNode.prototype.start = function (...at) { window.starts += 1; return start.apply(this, at); };
     """)
-    page = visit.open(14, "Headphone check, 1 of 2")
+    page = visit.open(17, "Headphone check, 1 of 2")
     for _ in range(2):
         button(page, "Play the three tones").click()
     note = page.locator(".sound .note")
