@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from worlds import CHEAP, World, call, rows_of, same
@@ -20,6 +21,8 @@ from blendbench.errors import BlendbenchError
 from blendbench.executors import Task, local
 
 pytestmark = pytest.mark.timeout(900)  # each process takes its time to begin, the more so beside others
+
+T = TypeVar("T")
 
 SMALL = ("report=false", "threads=1")
 LOCAL = ("executor=local", "executor.devices=[cpu]")
@@ -39,11 +42,13 @@ def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def until(condition: Callable[[], object], seconds: float = 240) -> None:
+def until(condition: Callable[[], T], seconds: float = 240) -> T:
+    """Wait for a condition, and return what it then was."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, "did not come to pass"
         time.sleep(0.05)
+    return found
 
 
 def at_work(run_dir: Path) -> list[progress.Worker]:
@@ -69,9 +74,7 @@ def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
     run_dir = tmp_path / "run"
 
     def kill() -> None:
-        found: list[progress.Worker] = []
-        until(lambda: found.extend(at_work(run_dir)) or found)
-        os.kill(found[0].facts["pid"], signal.SIGKILL)
+        os.kill(until(lambda: at_work(run_dir))[0].facts["pid"], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import slurm
@@ -17,6 +18,8 @@ from worlds import CHEAP, World, same
 from blendbench import progress
 
 pytestmark = pytest.mark.timeout(900)  # each process takes its time to begin, the more so beside others
+
+T = TypeVar("T")
 
 SLOW = f"+arms.slow={{_target_: {Slow.__module__}.Slow, label: Slow, held_by: HOLD}}"
 ARRAY = ("executor=slurm", "executor.shards=2", "executor.gres=gpu:1", "executor.time=10", "executor.poll_s=0.5")
@@ -41,9 +44,7 @@ class Command:
 
     def working(self) -> progress.Worker:
         """A task that is at the slow arm; waits for one."""
-        found: list[progress.Worker] = []
-        until(self.process, lambda: found.extend(self._at_work()) or found)
-        return found[0]
+        return until(self.process, self._at_work)[0]
 
     def _at_work(self) -> list[progress.Worker]:
         found = progress.workers(self.run_dir)
@@ -113,12 +114,14 @@ def expected(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return command.run_dir
 
 
-def until(process: subprocess.Popen, condition: Callable[[], object], seconds: float = 240) -> None:
+def until(process: subprocess.Popen, condition: Callable[[], T], seconds: float = 240) -> T:
+    """Wait for a condition, and return what it then was."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert process.poll() is None, "the command ended"
         assert time.monotonic() < end, "did not come to pass"
         time.sleep(0.1)
+    return found
 
 
 def job_of(worker: progress.Worker) -> str:

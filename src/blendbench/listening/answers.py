@@ -213,13 +213,13 @@ class Answers:
 
     def consent(self, listener: Listener) -> None:
         """Note that a listener takes part; raises Refused unless that is asked."""
-        self._at(listener, "consent")
+        _require(self.progress(listener), "consent")
         with self._writing(listener) as connection:
             connection.execute("UPDATE listeners SET state = 'consented' WHERE number = ?", (listener.number,))
 
     def set_volume(self, listener: Listener) -> None:
         """Note that a listener has set the volume; raises Refused unless that is asked."""
-        self._at(listener, "volume")
+        _require(self.progress(listener), "volume")
         with self._writing(listener) as connection:
             connection.execute("UPDATE listeners SET volume_set = 1 WHERE number = ?", (listener.number,))
 
@@ -259,7 +259,7 @@ class Answers:
         Refused
             If the listener is not at that page, or there is no such clip or scale.
         """
-        self._at(listener, "page", page)
+        _require(self.progress(listener), "page", page)
         order = self.pages(listener.number)[page].order
         index = ord(place) - ord("A") if len(place) == 1 else -1
         if not 0 <= index < len(order) or scale not in self.study.scales or not 1 <= value <= 5:
@@ -287,8 +287,7 @@ class Answers:
         pages, at = self.pages(listener.number), self.progress(listener)
         if page < (len(pages) if at.step == "finished" else at.page):
             return  # the same request once more, as its answer was lost
-        if at.step != "page" or at.page != page:
-            raise Refused(_NOT_NOW)
+        _require(at, "page", page)
         order = pages[page].order
         counted = {position(i): int(plays.get(position(i), 0)) for i in range(len(order))}
         with self._writing(listener) as connection:
@@ -316,11 +315,6 @@ class Answers:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _at(self, listener: Listener, step: str, page: int | None = None) -> None:
-        at = self.progress(listener)
-        if at.step != step or (page is not None and at.page != page):
-            raise Refused(_NOT_NOW)
-
     def headphones(self) -> dict[int, bool]:
         """Who has passed the headphone check at the last attempt; without those who have not come so far."""
         found: dict[int, dict[int, dict[int, int]]] = {}
@@ -344,6 +338,11 @@ class Answers:
             given = [condition, scale, value, changes, plays.get(place), seconds]
             lines.append([listener, number, place, *facts_of(sample), *given])
         return table(self.study, lines)
+
+
+def _require(at: Progress, step: str, page: int | None = None) -> None:
+    if at.step != step or (page is not None and at.page != page):
+        raise Refused(_NOT_NOW)
 
 
 def facts_of(sample: Sample) -> list[str]:

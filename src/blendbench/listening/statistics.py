@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import linalg, optimize, stats
 
 from blendbench.datasets.pairing import stable_seed
-from blendbench.metrics import comparison
+from blendbench.metrics import bootstrap, comparison
 
 SOURCE = (
     "Owen (2007), The pigeonhole bootstrap; Patterson and Thompson (1971), Recovery of inter-block information when "
@@ -67,9 +67,7 @@ def interval(drawn: np.ndarray) -> tuple[float, float]:
     """Percentile interval of resampled values, of which few may be nan."""
     if np.isnan(drawn).mean() > LEVEL:
         return math.nan, math.nan
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    return bootstrap.interval(drawn[np.isfinite(drawn)], 0.0, CONFIDENCE)
 
 
 def sd(values: np.ndarray) -> float:

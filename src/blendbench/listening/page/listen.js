@@ -286,7 +286,6 @@ function reached(now) {
 
 // Ratings that the server has not yet, oldest first: sent one by one, and kept over a reload.
 const unsent = store.keys(`${PREFIX}rating `).map(store.get).filter(Boolean).sort((one, two) => one.stamp - two.stamp);
-let late = []; // what was unsent when the state was asked for, which may be from before it came
 let sending = null, stamp = unsent.at(-1)?.stamp ?? 0;
 let ever = false; // has one been saved since this page was shown
 
@@ -333,15 +332,11 @@ async function send() {
 
 // Where the listener is; null where the server will not say, which is shown.
 async function refresh() {
-  const asked = [...unsent];
+  const late = [...unsent]; // may come after the state is looked up, and before it is here
   try {
-    const found = await ask("state");
-    late = asked;
-    render(found);
+    render({ ...await ask("state"), late });
   } catch (refusal) {
     fail(refusal);
-  } finally {
-    late = [];
   }
 }
 
@@ -523,7 +518,7 @@ const steps = {
     };
   },
 
-  page({ page, pages, scales }) {
+  page({ page, pages, scales, late = [] }) {
     const { index, noise, clips } = page;
     ever = false;
     stamp = Math.max(stamp, page.stamp); // another device's clock may be ahead
