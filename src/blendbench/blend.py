@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from blendbench import audio, config
+from blendbench import audio, config, telling
 from blendbench.clips import Noises
 from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
@@ -56,11 +56,13 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
         _, half = split_music(manifests.music_set(settings).clips, settings["seed"])
     context = make_context(settings, half)
     start = time.perf_counter()
-    method.prepare(context)
+    with telling.stage("load", bar=False):
+        method.prepare(context)
     timings["load_s"] = time.perf_counter() - start
     pair = Pair("file", clip, Prompt("prompt", "", prompt))
     item = Item(pair, noise, stable_seed(settings["seed"], noise_file.stem, prompt))
-    made = method.generate([item])[0]
+    with telling.stage("generate", bar=False):
+        made = method.generate([item])[0]
     start = time.perf_counter()
     amplification = Amplification(**settings["amplification"])
     shown = Presentation("direct", "direct", "Direct")

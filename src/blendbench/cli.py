@@ -10,10 +10,11 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from blendbench import __version__
+from blendbench import __version__, telling
 from blendbench.errors import BlendbenchError
 
 USAGE = f"""blendbench {__version__}: blend environmental noise into music
@@ -32,7 +33,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
 
 run also takes Hydra's flags: -m (sweep), --cfg job (print the config), --help (all keys and groups).
 --retry-failed does again what failed before. executor=local|slurm fans out; dry_run=true prints the plan alone.
-Any command takes --debug to show a traceback on failure.
+Any command takes --debug to show a traceback on failure, and --quiet to say nothing while it works.
 """
 
 
@@ -52,9 +53,11 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `blendbench` program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [word for word in arguments if word != "--debug"]
-    sys.exit(_guard(lambda: _dispatch(arguments), debug))
+    debug, quiet = "--debug" in arguments, "--quiet" in arguments
+    arguments = [word for word in arguments if word not in ("--debug", "--quiet")]
+    with telling.aloud(quiet):
+        status = _guard(lambda: _dispatch(arguments), debug)
+    sys.exit(status)
 
 
 def _guard(command: Callable[[], int], debug: bool) -> int:
@@ -98,7 +101,10 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in commands:
         raise UsageError(f"no command {arguments[0]!r}; there are {', '.join(commands)}")
-    return commands[arguments[0]](arguments[1:])
+    # These two have stages of their own, and a server is at nothing while nobody asks.
+    named = nullcontext() if arguments[0] in ("run", "listen") else telling.stage(arguments[0], bar=False)
+    with named:
+        return commands[arguments[0]](arguments[1:])
 
 
 def compose(overrides: list[str]) -> dict:
@@ -239,11 +245,17 @@ def _run_settings(settings: dict) -> int | None:
         if finished.is_finished(settings, run_dir):
             print(f"{run_dir} is finished; nothing is to be done")
             return _print_run(run_dir, settings)
-    from blendbench import runner
+    with telling.stage("start", bar=False, kind="start"):
+        from blendbench import progress, runner
 
-    quiet()
+        quiet()
     done = runner.run(settings)
-    return None if done is None else _print_run(done, settings)
+    if done is None:
+        return None
+    status = _print_run(done, settings)
+    print(progress.took(done, telling.accounts()))
+    telling.restart()
+    return status
 
 
 def _print_run(run_dir: Path, settings: dict) -> int:

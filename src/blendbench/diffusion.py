@@ -15,7 +15,7 @@ dtype. In float32 an item's image does not depend on the rest of its batch beyon
 import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -39,7 +39,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from blendbench import lora
+from blendbench import lora, telling
 from blendbench.autoencoder import PatchAutoencoder
 from blendbench.errors import BlendbenchError
 
@@ -633,7 +633,7 @@ def _denoise(
         return without + settings.guidance_scale * (towards - without)
 
     parts = _parts(model, len(latents))
-    for index, timestep in enumerate(timesteps):
+    for index, timestep in enumerate(_told(timesteps)):
         prediction = torch.cat([predict(latents, timestep, items) for items in parts])
         latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
         if known is not None:
@@ -644,6 +644,14 @@ def _denoise(
         if progress is not None:
             progress(index + 1, len(timesteps))
     return latents
+
+
+def _told(timesteps: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The time steps; says how many of them are done."""
+    with telling.stage("denoise", len(timesteps), "step", bar=False) as told:
+        for timestep in timesteps:
+            yield timestep
+            told.update()
 
 
 def _generators(seeds: Seeds, count: int, what: str) -> list[torch.Generator]:

@@ -10,7 +10,6 @@ import http.client
 import io
 import os
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,9 +18,7 @@ from email.message import Message
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
-from blendbench import __version__
+from blendbench import __version__, telling
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.store import file_hash, make_folder, write_text
 
@@ -182,12 +179,11 @@ def _receive(label: str, url: str, file: io.FileIO, size: int | None) -> str | N
         total = None if length is None else came + int(length)
         if total is not None and size is not None and total != size:
             raise ValueError(f"it has {total} bytes there, not {size}")
-        bar = tqdm(total=total, initial=came, desc=label, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
-        with bar:
+        with telling.stage(label, total, "B", done=came) as told:
             try:
                 while block := answer.read1(1 << 20):  # read would drop a chunk that breaks off
                     _append(file, block)
-                    bar.update(len(block))
+                    told.update(len(block))
             except http.client.IncompleteRead as error:
                 raise ConnectionError(f"the connection broke after {file.tell()} bytes") from error
     if total is not None and file.tell() != total:

@@ -9,7 +9,6 @@ plain files from instead. Sizes are in MB of 10^6 bytes.
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
+from blendbench import telling
 from blendbench.datasets.builtin import package_folder
 from blendbench.doctor import Check
 from blendbench.errors import BlendbenchError, one_line
@@ -524,7 +524,7 @@ def _fetch_snapshot(model: Model, broken: Sequence[str]) -> Path:
     from huggingface_hub.utils import disable_progress_bars, logging
 
     logging.set_verbosity_error()  # its accounts of every retry
-    if not sys.stderr.isatty():
+    if not telling.bars():
         disable_progress_bars()
     address = f"{constants.ENDPOINT}/{model.source} (revision {model.revision})"
     try:

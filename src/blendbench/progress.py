@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from blendbench import telling
 from blendbench.errors import BlendbenchError
 from blendbench.store import PAIR_KEY, Ledger, write_bytes
 
 ALIVE_S = 30.0
 """A worker that was not heard of for so many seconds is taken for lost."""
 _BEAT_S = 5.0
+_ENDED = ("finished", "stopped")
 
 
 class Beat:
@@ -37,9 +39,18 @@ class Beat:
         Which part of how many.
     name : str, optional
         Of the file; host and process by default.
+    leads : bool
+        Whether it is that of a command whose pairs other processes may be at.
     """
 
-    def __init__(self, run_dir: Path, device: str, shard: tuple[int, int] = (0, 1), name: str | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        device: str,
+        shard: tuple[int, int] = (0, 1),
+        name: str | None = None,
+        leads: bool = False,
+    ) -> None:
         host = socket.gethostname()
         self.path = run_dir / "workers" / f"{name or f'{host}-{os.getpid()}'}.json"
         self._facts: dict[str, Any] = {"host": host, "pid": os.getpid(), "device": device, "shard": list(shard)}
@@ -51,6 +62,7 @@ class Beat:
             "failed": 0,
             "arms": {},
             "finished": False,
+            "leads": leads,
         }
         self._seconds: dict[str, list[float]] = {}
         self._stages: dict[str, float] = {"generate": 0.0, "present": 0.0, "score": 0.0}
@@ -113,6 +125,7 @@ class Beat:
             first, last = self._recent[0], self._recent[-1]
             rate = (last[1] - first[1]) / (time.monotonic() - first[0]) if len(self._recent) > 1 else 0.0
             facts = self._facts | {"rate": rate, "arms": self._seconds, "stages": self._stages}
+            facts["told"] = "" if facts["stage"] in _ENDED else telling.now()
             data = json.dumps(facts).encode()
         with suppress(BlendbenchError):  # a full disk stops the work, not the word of it
             write_bytes(self.path, data, sync=False)
@@ -130,6 +143,11 @@ class Worker:
     def alive(self) -> bool:
         """Whether it works still, as far as one can tell."""
         return not self.facts["finished"] and self.facts["stage"] != "stopped" and self.age < ALIVE_S
+
+    @property
+    def works(self) -> bool:
+        """Whether it is at pairs: a command that waits for others, or has gone on to the tables, is not."""
+        return self.alive and not (self.facts.get("leads") and self.facts["stage"] not in ("starts", "make", "score"))
 
 
 def workers(run_dir: Path) -> list[Worker]:
@@ -151,10 +169,8 @@ def facts_of(run_dir: Path, name: str) -> dict[str, Any] | None:
 
 
 def pace(found: Sequence[Worker]) -> str:
-    """Rows, failures and rate of some workers, for a progress bar."""
-    alive = [one for one in found if one.alive]
-    rows, failed = (sum(one.facts[key] for one in found) for key in ("done", "failed"))
-    return f"{rows} rows, {failed} failed, {sum(one.facts['rate'] for one in alive):.2g} rows/s, {len(alive)} at work"
+    """Failures of some workers, and how many are at work, for a line of progress."""
+    return f"{sum(one.facts['failed'] for one in found)} failed, {sum(one.works for one in found)} at work"
 
 
 def _disk_time(folder: Path) -> float:
@@ -244,15 +260,18 @@ def seconds_a_pair(found: Iterable[Worker]) -> dict[str, float]:
 
 def text(found: Progress) -> str:
     """What `blendbench status` prints."""
-    alive = [worker for worker in found.workers if worker.alive]
+    alive = [worker for worker in found.workers if worker.works]
+    leads = [worker for worker in found.workers if worker.alive and worker.facts.get("leads")]
     spent = seconds_a_pair(found.workers)
     done, failed = sum(found.done.values()), sum(found.failed.values())
     head = f"{found.experiment}: {done} of {found.total} rows, {failed} failed, {found.left} left"
     if alive:
         rate = sum(worker.facts["rate"] for worker in alive)
         head += f"; {len(alive)} worker{'s' * (len(alive) > 1)}, {rate:.2g} rows/s" + _time_left(found, spent, alive)
-    elif found.left:
+    elif found.left and not leads:
         head += "; no worker is at it: the same `blendbench run` goes on"
+    if leads and not leads[0].works:
+        head += f"; now at: {leads[0].facts.get('told') or leads[0].facts['stage']}"
     lines = [head, "", f"{'arm':<24}{'done':>9}{'failed':>9}{'left':>9}{'s/pair':>9}"]
     for arm, count in found.done.items():
         pace = f"{spent[arm]:.2f}" if arm in spent else "–"
@@ -261,7 +280,7 @@ def text(found: Progress) -> str:
         lines += ["", f"{'worker':<28}{'device':<9}{'shard':<10}{'rows':>7}  at"]
     for worker in found.workers:
         facts = worker.facts
-        at = f"{facts['stage']} {facts['arm']}".strip()
+        at = (facts.get("told") if worker.alive else "") or f"{facts['stage']} {facts['arm']}".strip()
         if not worker.alive and not facts["finished"]:
             at = f"lost {worker.age:.0f} s ago at: {at}"
         shard = f"{facts['shard'][0] + 1} of {facts['shard'][1]}"
@@ -275,13 +294,32 @@ def _time_left(found: Progress, spent: Mapping[str, float], alive: Sequence[Work
     if not set(left) <= set(spent):
         return ""
     seconds = sum(spent[arm] * rows / found.shown for arm, rows in left.items())
-    return f", about {clock(seconds / len(alive))} left"
+    return f", about {telling.clock(seconds / len(alive))} left"
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 0:05, 1:02:03 or 2 d 3:00:00."""
-    whole = round(seconds)
-    days, hours = divmod(whole // 3600, 24)
-    short = f"{whole // 60 % 60:02d}:{whole % 60:02d}"
-    text = f"{hours}:{short}" if hours or days else f"{whole // 60 % 60}:{whole % 60:02d}"
-    return f"{days} d {text}" if days else text
+def took(run_dir: Path, seconds: Mapping[str, float]) -> str:
+    """One line of how long a command's stages took.
+
+    Parameters
+    ----------
+    run_dir : Path
+        The run's folder, whose workers say how long they generated, presented and scored.
+    seconds : mapping of str to float
+        The command's own accounts, as `telling.accounts` has them.
+    """
+    order = ("", "start", "prepare", "make", "score", "tabulate")
+    names = [*(name for name in order if name in seconds), *(name for name in seconds if name not in order)]
+    found = workers(run_dir)
+    spent: Counter[str] = Counter()
+    for worker in found:
+        spent.update(worker.facts.get("stages", {}))
+    parts = []
+    for name in names:
+        whole = round(seconds[name])
+        if not whole:
+            continue
+        inner = [f"{stage} {told:.0f} s" for stage, told in spent.items() if told >= 0.5] if name == "make" else []
+        count = sum(not worker.facts.get("leads") for worker in found)
+        by = f"{count} workers: " if inner and count > 1 else ""
+        parts.append(f"{name or 'the rest'} {whole} s" + (f" ({by}{', '.join(inner)})" if inner else ""))
+    return f"took   {telling.clock(sum(seconds.values()))}: {', '.join(parts)}"

@@ -26,7 +26,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from blendbench import audio, spectrogram, tables
+from blendbench import audio, spectrogram, tables, telling
 from blendbench.clips import SAMPLE_RATE
 from blendbench.errors import BlendbenchError
 from blendbench.results import read_rows
@@ -84,7 +84,11 @@ def write(run_dir: Path, settings: dict[str, Any], most: int = 60) -> Path:
     chosen, left_out = run.shown(most)
     folder = run_dir / "report"
     sounds = _Sounds(run_dir, settings, run, _kept(folder / "data.js"))
-    pairs = [run.facts(key, hide) | sounds.of(key) for key in chosen]
+    pairs = []
+    with telling.stage("report", len(chosen), "pair") as told:
+        for key in chosen:
+            pairs.append(run.facts(key, hide) | sounds.of(key))
+            told.update()
     data = {
         "seconds": settings["noise"]["seconds"],
         "presentations": [label for _, label in run.presentations.items()],

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from blendbench import config, tables
+from blendbench import config, tables, telling
 from blendbench.datasets import MusicClip, manifests
 from blendbench.datasets.pairing import split_music, stable_seed
 from blendbench.errors import BlendbenchError
@@ -188,12 +188,14 @@ def compute(run_dir: Path, settings: dict[str, Any]) -> Results:
     cells = _cells(scores[sound], list(counts.index))
     paper = tables.paper_figures(settings["experiment"]).set_index([*_CELL, "metric"])["value"]
     name, out = settings["experiment"]["name"], []
-    for key, cell in cells.items():
-        for measure in measures:
-            for one in measure.values(cell):
-                recipe = f"{heard.recipe(measure.evaluator)}; {one.recipe}" if measure.evaluator else one.recipe
-                expected = paper.get((*key, one.metric), math.nan)
-                out.append([name, *key, *one[:4], one.n, counts[key] - len(cell.chosen), expected, recipe])
+    with telling.stage("intervals", len(cells) * len(measures), "value") as told:
+        for key, cell in cells.items():
+            for measure in measures:
+                for one in measure.values(cell):
+                    recipe = f"{heard.recipe(measure.evaluator)}; {one.recipe}" if measure.evaluator else one.recipe
+                    expected = paper.get((*key, one.metric), math.nan)
+                    out.append([name, *key, *one[:4], one.n, counts[key] - len(cell.chosen), expected, recipe])
+                told.update()
     for measure in measures:
         if measure.per_pair is not None:
             scores[measure.metric] = math.nan
@@ -230,20 +232,26 @@ def _comparisons(
 ) -> pd.DataFrame:
     """Every two arms of a data set and presentation, by every metric."""
     out: list[list[Any]] = []
-    name = settings["experiment"]["name"]
+    name, compared = settings["experiment"]["name"], {}
     for dataset, presentation in dict.fromkeys((key[0], key[2]) for key in cells):
         arms = [key[1] for key in cells if (key[0], key[2]) == (dataset, presentation)]
-        for measure in measures:
-            family: list[list[Any]] = []
-            for arm, other in itertools.combinations(arms, 2):
-                found = measure.compare(cells[dataset, arm, presentation], cells[dataset, other, presentation])
-                if found is not None:
-                    difference, n = found
-                    family.append([name, dataset, presentation, measure.metric, arm, other, *difference, math.nan, n])
-            corrected = comparison.holm([line[9] for line in family])
-            for line, p in zip(family, corrected, strict=True):
-                line[10] = p
-                out.append([*line, measure.test])
+        compared[dataset, presentation] = list(itertools.combinations(arms, 2))
+    with telling.stage("tests between arms", len(measures) * sum(map(len, compared.values())), "test") as told:
+        for (dataset, presentation), pairs in compared.items():
+            for measure in measures:
+                family: list[list[Any]] = []
+                for arm, other in pairs:
+                    found = measure.compare(cells[dataset, arm, presentation], cells[dataset, other, presentation])
+                    told.update()
+                    if found is not None:
+                        difference, n = found
+                        family.append(
+                            [name, dataset, presentation, measure.metric, arm, other, *difference, math.nan, n]
+                        )
+                corrected = comparison.holm([line[9] for line in family])
+                for line, p in zip(family, corrected, strict=True):
+                    line[10] = p
+                    out.append([*line, measure.test])
     return pd.DataFrame(out, columns=COMPARISON_COLUMNS)
 
 

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import soundfile
 import torch
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
-from blendbench import audio, config, executors, finished, progress, tracking
+from blendbench import audio, config, executors, finished, progress, telling, tracking
 from blendbench.clips import Noises
 from blendbench.datasets import MusicClip, Pair, manifests
 from blendbench.datasets.pairing import make_pairs, split_music, stable_seed
@@ -67,6 +66,11 @@ class Plan:
     def rows(self) -> Ledger:
         """The run's rows, read once a process; `refresh` takes in what others have appended since."""
         return Ledger(self.run_dir / "pairs.jsonl", PAIR_KEY)
+
+    @cached_property
+    def beat(self) -> progress.Beat:
+        """The sign of life of the command that leads the run; begun when first asked for."""
+        return progress.Beat(self.run_dir, self.context.device, leads=True)
 
     @cached_property
     def scoring(self) -> "Scoring":
@@ -548,7 +552,10 @@ class _Arm:
                 self.fail(pair, str(error), retry=True)
             print(f"blendbench: arm {self.name} cannot run: {error}", file=sys.stderr)
             return
-        bar = tqdm(total=len(todo), desc=self.name, unit="pair", disable=not sys.stderr.isatty(), leave=True)
+        with telling.stage(self.name, len(todo), "pair") as told:
+            self._make_all(todo, told)
+
+    def _make_all(self, todo: list[Pair], bar: telling.Stage) -> None:
         batch: list[Item] = []
         self._say([])
         # After a death each pair is named before its clip is read.
@@ -574,9 +581,8 @@ class _Arm:
                 batch = []
         if batch:
             self._make_batch(batch, bar)
-        bar.close()
 
-    def _make_batch(self, batch: list[Item], bar: tqdm) -> None:
+    def _make_batch(self, batch: list[Item], bar: telling.Stage) -> None:
         self._say([item.pair for item in batch])
         self._generate(batch)
         failed = [self.rows.get(item.pair.dataset, self.name, shown, item.pair.pair_id)
@@ -592,7 +598,7 @@ class _Arm:
         if self.beat is not None:
             self.beat.begin("make", self.name, [pair.pair_id for pair in pairs])
 
-    def _said(self, bar: tqdm, pairs: int, failed: int = 0) -> None:
+    def _said(self, bar: telling.Stage, pairs: int, failed: int = 0) -> None:
         bar.update(pairs)
         if self.beat is not None:
             seconds = time.monotonic() - self._began
@@ -768,7 +774,7 @@ def describe(plan: Plan) -> str:
         total += score * (seconds or 0.0)
     workers = executor.workers(plan)
     told = (
-        f"about {progress.clock(total / workers)} with {workers} worker{'s' * (workers > 1)}, by what earlier rows took"
+        f"about {telling.clock(total / workers)} with {workers} worker{'s' * (workers > 1)}, by what earlier rows took"
     )
     if unknown:
         told += f"; nothing is known yet of {', '.join(unknown)}"
@@ -810,37 +816,66 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
 
     executor = executors.from_settings(settings)
     with finished.Watch() as watch:
-        plan = prepare(settings)
+        with telling.stage("prepare", kind="prepare"):
+            plan = prepare(settings)
         watch.add({clip.path for clip in (*plan.reference, *plan.music)} | {pair.clip.path for pair in plan.pairs})
         for note in plan.notes:
             say(note)
         if settings["dry_run"]:
             say(describe(plan))
             return None
-        begin(plan)
+        with telling.stage("prepare", kind="prepare"):
+            begin(plan)
         say(
             f"{len(plan.pairs)} pairs x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
             f"in {plan.run_dir}"
         )
-        for _ in range(3):
-            if not executor.run(plan):
-                return None
-            lacking = merge(plan)
-            if not lacking:
-                break
-        else:
-            raise BlendbenchError(f"{plan.run_dir}: {lacking} rows are still not there; run the same command again")
-        link_images(plan)
         run_dir = plan.run_dir
-        del plan  # a million pairs take as much memory as what comes now
-        results.tabulate(run_dir, settings)
-        draw_figures(run_dir, settings)
-        if settings["report"]:
-            report.write(run_dir, settings)
-        if mirrored := tracking.mirror(run_dir, settings):
-            say(f"W&B    {mirrored}")
+        with plan.beat as beat:
+            if not _make(plan, executor):
+                return None
+            del plan  # a million pairs take as much memory as what comes now
+            with _stage(beat, "tabulate"):
+                results.tabulate(run_dir, settings)
+            with _stage(beat, "figures"):
+                draw_figures(run_dir, settings)
+            if settings["report"]:
+                with _stage(beat, "report"):
+                    report.write(run_dir, settings)
+            with _stage(beat, "W&B"):
+                mirrored = tracking.mirror(run_dir, settings)
+            if mirrored:
+                say(f"W&B    {mirrored}")
     finished.note(run_dir, settings, watch.files)
     return run_dir
+
+
+@contextmanager
+def _stage(beat: progress.Beat, name: str) -> Iterator[None]:
+    """A stage of the command after its pairs, as `status` and the lines of progress tell it."""
+    with telling.stage(name, kind=name):
+        beat.begin(name)
+        yield
+
+
+def _make(plan: Plan, executor: executors.Executor) -> bool:
+    """Have all rows of a run made; False where the executor leaves it to others.
+
+    Raises
+    ------
+    BlendbenchError
+        If rows are still not there in the end, or the executor says why it cannot go on.
+    """
+    for _ in range(3):
+        plan.beat.begin("waits")
+        with telling.stage("make", kind="make", bar=False):
+            if not executor.run(plan):
+                return False
+            lacking = merge(plan)
+        if not lacking:
+            link_images(plan)
+            return True
+    raise BlendbenchError(f"{plan.run_dir}: {lacking} rows are still not there; run the same command again")
 
 
 def draw_figures(run_dir: Path, settings: dict[str, Any]) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from blendbench import audio
+from blendbench import audio, telling
 from blendbench.clips import read_music
 from blendbench.datasets import MusicClip
 from blendbench.datasets.tables import check_links
@@ -106,26 +105,30 @@ class Scoring:
 
     def audible(self, rows: Sequence[dict[str, Any]], title: str = "") -> list[dict[str, float]]:
         """The measures of audibility of each row; none for a row whose noise cannot be read, with a line on stderr."""
-        values = []
+        values: list[dict[str, float]] = []
         self._measured.refresh()
         try:
-            hidden = not (title and sys.stderr.isatty())
-            for row in tqdm(rows, desc=title, unit="mix", disable=hidden):
-                key = f"{mix_key(row)}:{row['inputs'].partition('-')[0]}"
-                found = self._measured.get(key)
-                if found is None:
-                    try:
-                        noise, music = self._sounds.noise(row), self._sounds.music(row)
-                        measured = audibility.measure(noise, music, smr_db=self._smr_db, **self._mask)
-                    except ClipError as error:
-                        print(f"blendbench: {row['pair_id']}: audibility not measured: {error}", file=sys.stderr)
-                        measured = {}
-                    found = {"key": key} | {k: None if math.isnan(v) else v for k, v in measured.items()}
-                    self._measured.append(found)
-                values.append({k: math.nan if v is None else v for k, v in found.items() if k != "key"})
+            with telling.stage(title or "audibility", len(rows), "mix", bar=bool(title), kind="score") as told:
+                for row in rows:
+                    values.append(self._audible(row))
+                    told.update()
         finally:
             self._measured.close()
         return values
+
+    def _audible(self, row: dict[str, Any]) -> dict[str, float]:
+        key = f"{mix_key(row)}:{row['inputs'].partition('-')[0]}"
+        found = self._measured.get(key)
+        if found is None:
+            try:
+                noise, music = self._sounds.noise(row), self._sounds.music(row)
+                measured = audibility.measure(noise, music, smr_db=self._smr_db, **self._mask)
+            except ClipError as error:
+                print(f"blendbench: {row['pair_id']}: audibility not measured: {error}", file=sys.stderr)
+                measured = {}
+            found = {"key": key} | {k: None if math.isnan(v) else v for k, v in measured.items()}
+            self._measured.append(found)
+        return {k: math.nan if v is None else v for k, v in found.items() if k != "key"}
 
     def part(self, rows: Iterable[dict[str, Any]], clips: Sequence[MusicClip]) -> None:
         """Score some rows and reference clips, so that it is done when the run is tabulated.

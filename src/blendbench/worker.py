@@ -92,10 +92,11 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout = sys.stderr = _Log(sys.stderr)
     tasks = _tasks(sys.stdin)
 
+    from blendbench import telling
     from blendbench.progress import Beat
 
     try:
-        with Beat(words.run_dir, words.device, name=words.name) as beat:
+        with telling.aloud(), Beat(words.run_dir, words.device, name=words.name) as beat:
             from blendbench.cli import quiet
 
             quiet()

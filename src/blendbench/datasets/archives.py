@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -24,8 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from tqdm import tqdm
-
+from blendbench import telling
 from blendbench.errors import BlendbenchError, one_line, printable
 
 _BLOCK = 1 << 20
@@ -127,21 +125,20 @@ def unpack(
         prefixes = [tuple(name.strip("/").split("/")) for name in keep]
         place = ""
         try:
-            members = _members(archive, file, max_members)
-            for number, member in enumerate(
-                tqdm(members, desc=f"unpacking {archive.name}", unit="file", disable=not sys.stderr.isatty()), start=1
-            ):
-                place = f", member {_shown(member.name)}"
-                if number > max_members:
-                    raise _Refused(f"more than the {max_members} members that were expected")
-                parts = _safe_parts(member)
-                path = None if member.is_folder else _wanted(parts, strip, prefixes)
-                if path is not None:
-                    stage.take(member, path)
-                elif member.in_the_way and not member.is_folder:
-                    for _ in stage.counted(member):
-                        pass
-                place = f", after member {_shown(member.name)}"
+            with telling.stage(f"unpacking {archive.name}", None, "file") as told:
+                for number, member in enumerate(_members(archive, file, max_members), start=1):
+                    place = f", member {_shown(member.name)}"
+                    if number > max_members:
+                        raise _Refused(f"more than the {max_members} members that were expected")
+                    parts = _safe_parts(member)
+                    path = None if member.is_folder else _wanted(parts, strip, prefixes)
+                    if path is not None:
+                        stage.take(member, path)
+                    elif member.in_the_way and not member.is_folder:
+                        for _ in stage.counted(member):
+                            pass
+                    place = f", after member {_shown(member.name)}"
+                    told.update()
             place = ""
             if not stage.files:
                 raise _Refused(f"holds no file{' of ' + ', '.join(keep) if keep else ''}")

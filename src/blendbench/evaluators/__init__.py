@@ -5,7 +5,6 @@ An evaluator is a class that `_target_` names in `conf/evaluator`, under the met
 do not depend on its neighbours, bit for bit.
 """
 
-import sys
 import time
 from abc import ABC, abstractmethod
 from array import array
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
-from blendbench import config
+from blendbench import config, telling
 from blendbench.clips import ahead
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.store import Arrays, Ledger, canonical, mean_seconds, signature
@@ -161,7 +159,7 @@ class Scorer:
         read : callable
             From an index to the waveform [samples]; called, in a thread, for what is new.
         title : str
-            Of a progress bar; none if empty.
+            What is told of it; nothing if empty.
 
         Raises
         ------
@@ -175,17 +173,16 @@ class Scorer:
             if place is None:
                 new[index] = key
             places.append(-1 if place is None else place)
-        bar = tqdm(total=len(new), desc=title, unit="clip", disable=not (title and new and sys.stderr.isatty()))
         try:
-            sounds = ahead(partial(_try, read), new, workers=1)
-            for (index, key), waveform in zip(new.items(), sounds, strict=True):
-                self._score(key, index, waveform)
-                place = self._ledger.place(key)
-                assert place is not None
-                places[index] = place
-                bar.update()
+            with telling.stage(title or "score", len(new), "clip", bar=bool(title), kind="score") as told:
+                sounds = ahead(partial(_try, read), new, workers=1)
+                for (index, key), waveform in zip(new.items(), sounds, strict=True):
+                    self._score(key, index, waveform)
+                    place = self._ledger.place(key)
+                    assert place is not None
+                    places[index] = place
+                    told.update()
         finally:
-            bar.close()
             self._ledger.close()
         return KeptScores(self._arrays, self._ledger, places)
 

@@ -11,15 +11,22 @@ The processes that an executor starts share nothing with it but the run's folder
 
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from blendbench import config, progress
+from blendbench import config, progress, telling
 from blendbench.errors import BlendbenchError
 
 if TYPE_CHECKING:
     from blendbench.runner import Plan
+
+
+_LOOK_S = 5.0
+"""Seconds between two looks at what the workers have done."""
 
 
 class Executor(Protocol):
@@ -39,9 +46,10 @@ class Inline:
         """Do everything; raises BlendbenchError if a file cannot be written."""
         from blendbench.runner import Shard, work
 
-        with progress.Beat(plan.run_dir, plan.context.device) as beat:
-            # What is scored is tabulated at once, so the tabulation scores it, with its progress bars.
-            work(plan, Shard(), beat, scoring=False)
+        whole = len(plan.pairs) * len(plan.arms) * len(plan.presentations)
+        with telling.stage("", whole, "row", done=lambda: len(plan.rows), bar=False):
+            # What is scored is tabulated at once, so the tabulation scores it.
+            work(plan, Shard(), plan.beat, scoring=False)
         return True
 
     def workers(self, plan: "Plan") -> int:
@@ -108,6 +116,24 @@ class Task:
                 f"{log} says more; then run the same command again"
             )
         print(f"blendbench: a worker died ({why}); its shard is begun again", file=sys.stderr)
+
+
+@contextmanager
+def made_rows(plan: "Plan") -> Iterator[Callable[[], None]]:
+    """Tell how many of a run's rows other processes have made; what it yields is to be called every few seconds."""
+    whole = len(plan.pairs) * len(plan.arms) * len(plan.presentations)
+    plan.rows.refresh()
+    with telling.stage("", whole, "row", done=lambda: len(plan.rows)) as told:
+        looked = 0.0
+
+        def look() -> None:
+            nonlocal looked
+            if time.monotonic() - looked > _LOOK_S:
+                looked = time.monotonic()
+                plan.rows.refresh()
+                told.look(progress.pace(progress.workers(plan.run_dir)))
+
+        yield look
 
 
 def check_number(key: str, value: Any, least: int, *others: Any) -> None:

@@ -17,16 +17,13 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from blendbench import progress
 from blendbench.errors import BlendbenchError
-from blendbench.executors import Task, check_number, python_path
+from blendbench.executors import Task, check_number, made_rows, python_path
 from blendbench.runner import Plan
 
 _SLOTS = 8
@@ -167,37 +164,37 @@ class _Pool:
 
     def run(self) -> bool:
         with _ended_on_termination():
-            bar = tqdm(total=self.of, desc="shards", unit="shard", disable=not sys.stderr.isatty())
-            waited = False
             try:
-                while self.done < self.of:
-                    self._staff()
-                    for worker in self.workers:
-                        if worker.process.poll() is not None:
-                            _kill(worker)  # what it has started may hold its output open, and hide its end
-                        elif worker.ready and worker.task is None:
-                            self._give(worker)
-                    if not self.workers and not waited:
-                        print("blendbench: waiting for a GPU that another run has leased", file=sys.stderr)
-                        waited = True
-                    try:
-                        worker, answer = self.answers.get(timeout=1.0)
-                    except queue.Empty:
-                        self._show(bar)
-                        continue
-                    self._take(worker, answer, bar)
+                with made_rows(self.plan) as told:
+                    self._work(told)
                 for worker in self.workers:
                     worker.say("quit")
                 for worker in self.workers:
                     with suppress(subprocess.TimeoutExpired):
                         worker.process.wait(20)
             finally:
-                bar.close()
                 for worker in self.workers:
                     self._end(worker)
                 for lease in self.leases.values():
                     lease.close()
         return True
+
+    def _work(self, told: Callable[[], None]) -> None:
+        """Give out shards, and take answers, until all are done."""
+        waited = False
+        while self.done < self.of:
+            self._staff()
+            for worker in self.workers:
+                if worker.process.poll() is not None:
+                    _kill(worker)  # what it has started may hold its output open, and hide its end
+                elif worker.ready and worker.task is None:
+                    self._give(worker)
+            if not self.workers and not waited:
+                print("blendbench: waiting for a GPU that another run has leased", file=sys.stderr)
+                waited = True
+            with suppress(queue.Empty):
+                self._take(*self.answers.get(timeout=1.0))
+            told()
 
     def _staff(self) -> None:
         """Start workers where there are tasks for them and devices to be leased."""
@@ -224,7 +221,7 @@ class _Pool:
             return 1
         return max(1, len(os.sched_getaffinity(0)) // self.most[device])
 
-    def _take(self, worker: _Worker, answer: dict[str, Any] | None, bar: tqdm) -> None:
+    def _take(self, worker: _Worker, answer: dict[str, Any] | None) -> None:
         for line in worker.news():
             if line not in self.said:
                 self.said.add(line)
@@ -238,7 +235,6 @@ class _Pool:
             if "done" in answer:
                 worker.task = None
                 self.done += 1
-                bar.update()
                 self._grow(worker.device, answer["peak"])
             self._give(worker)
 
@@ -269,11 +265,6 @@ class _Pool:
             return
         task.died(self.plan, worker.name, why, self.executor.retries, worker.log)
         self.tasks.append(task)
-
-    def _show(self, bar: tqdm) -> None:
-        if not bar.disable:
-            mine = [one for one in progress.workers(self.plan.run_dir) if one.name.startswith(f"local-{os.getpid()}-")]
-            bar.set_postfix_str(progress.pace(mine))
 
     @staticmethod
     def _end(worker: _Worker) -> None:

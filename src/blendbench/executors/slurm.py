@@ -15,11 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from blendbench import config, progress
+from blendbench import config, progress, telling
 from blendbench.errors import BlendbenchError, one_line
-from blendbench.executors import Task, check_number, python_path
+from blendbench.executors import Task, check_number, made_rows, python_path
 from blendbench.runner import Plan, unfinished
 from blendbench.store import Ledger
 
@@ -63,7 +61,7 @@ class ShardJob:
                 return {"error": f"{self.run_dir}: another command with other settings uses this folder now"}
             device, threads = settings["device"], settings["threads"] or (int(cpus) if cpus else None)
             shard = (self.task["shard"], self.task["of"])
-            with progress.Beat(self.run_dir, device, shard, _name(_job_id())) as beat:
+            with telling.aloud(), progress.Beat(self.run_dir, device, shard, _name(_job_id())) as beat:
                 worker.do(worker.open_plan(self.run_dir, device, self.allow_targets, threads), self.task, beat)
         except BlendbenchError as error:
             return {"error": one_line(str(error))}
@@ -289,34 +287,34 @@ class _Queue:
 
     def watch(self, jobs: Sequence[Any]) -> None:
         """Wait until all jobs have ended, however."""
-        bar = tqdm(total=len(jobs), desc="tasks", unit="task", disable=not sys.stderr.isatty())
         arrays = sorted({job.job_id.partition("_")[0] for job in jobs})
         waiting, gone_since = list(jobs), dict.fromkeys((job.job_id for job in jobs), 0.0)
         try:
-            while waiting:
-                time.sleep(self.executor.poll_s)
-                listed = self._listed(*arrays)
-                if listed is None:
-                    continue
-                gone = [job for job in waiting if job.job_id not in listed]
-                if gone:
-                    list(self.folder.iterdir())  # a shared disk then looks again for the results
-                    with suppress(Exception):
-                        gone[0].watcher.update()  # one question for all; where there is no sacct, none
-                for job in waiting.copy():
-                    # A task between two states may be in no list for a moment; its result may be late.
-                    since = (gone_since[job.job_id] or time.monotonic()) if job in gone else 0.0
-                    gone_since[job.job_id] = since
-                    if since and (self._has_ended(job) or time.monotonic() - since > _LATE_S):
-                        waiting.remove(job)
-                        bar.update()
-                bar.set_postfix_str(progress.pace(progress.workers(self.plan.run_dir)))
+            with made_rows(self.plan) as told:
+                while waiting:
+                    time.sleep(self.executor.poll_s)
+                    listed = self._listed(*arrays)
+                    if listed is not None:
+                        self._strike(waiting, listed, gone_since)
+                    told()
         except KeyboardInterrupt:
             names = " ".join(arrays)
             print(f"blendbench: the tasks go on without this command; to end them: scancel {names}", file=sys.stderr)
             raise
-        finally:
-            bar.close()
+
+    def _strike(self, waiting: list[Any], listed: set[str], gone_since: dict[str, float]) -> None:
+        """Take out of the jobs that are waited for those that have ended; `gone_since` keeps when each was missed."""
+        gone = [job for job in waiting if job.job_id not in listed]
+        if gone:
+            list(self.folder.iterdir())  # a shared disk then looks again for the results
+            with suppress(Exception):
+                gone[0].watcher.update()  # one question for all; where there is no sacct, none
+        for job in waiting.copy():
+            # A task between two states may be in no list for a moment; its result may be late.
+            since = (gone_since[job.job_id] or time.monotonic()) if job in gone else 0.0
+            gone_since[job.job_id] = since
+            if since and (self._has_ended(job) or time.monotonic() - since > _LATE_S):
+                waiting.remove(job)
 
     @staticmethod
     def _has_ended(job: Any) -> bool:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from blendbench import telling
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.store import write_bytes, write_text
 
@@ -114,7 +115,8 @@ def _planned(words: argparse.Namespace) -> Any:
     from blendbench import results
     from blendbench.listening import planning
 
-    made, notes = planning.plan(words.run_dir, results.read_settings(words.run_dir), settings)
+    with telling.stage("plan the study", bar=False):
+        made, notes = planning.plan(words.run_dir, results.read_settings(words.run_dir), settings)
     for note in notes:
         print(f"blendbench: {note}", file=sys.stderr)
     return made
@@ -203,9 +205,10 @@ def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) 
         answers = Answers(study)
         ratings, headphones = answers.export(), answers.headphones()
         answers.close()
-    file = analysis.analyse(study, ratings, headphones)
-    settings = results.read_settings(words.run_dir) | {"allow_targets": words.allow_targets}
-    results.tabulate(words.run_dir, settings)
+    with telling.stage("analyse", bar=False):
+        file = analysis.analyse(study, ratings, headphones)
+        settings = results.read_settings(words.run_dir) | {"allow_targets": words.allow_targets}
+        results.tabulate(words.run_dir, settings)
     print(file.read_text(encoding="utf-8"))
     print(f"analysis  {file.parent}\ntable     {words.run_dir / 'table.md'}")
     return 0

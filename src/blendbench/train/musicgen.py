@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import (
     AutoTokenizer,
     EncodecModel,
@@ -29,7 +28,7 @@ from transformers import (
 )
 from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 
-from blendbench import audio
+from blendbench import audio, telling
 from blendbench.errors import BlendbenchError
 from blendbench.store import write_bytes, write_text
 from blendbench.tagger import checkpoint_hash
@@ -93,7 +92,11 @@ class Codes:
         if len(parts) > 2:
             spawn = get_context("spawn")
             with ProcessPoolExecutor(2, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                made = list(tqdm(pool.map(work, parts), desc=f"codes of {split}", total=len(parts), mininterval=5))
+                made = []
+                with telling.stage(f"codes of {split}", len(parts), "part") as told:
+                    for codes in pool.map(work, parts):
+                        made.append(codes)
+                        told.update()
         else:
             made = [work(part) for part in parts]
         self.codes, self.chroma = (np.concatenate(values) for values in zip(*made, strict=True))
