@@ -530,3 +530,26 @@ def test_malformed_bootstraps_are_refused_in_one_line(n: int, call: dict[str, An
 def test_a_statistic_that_is_not_finite_is_no_interval() -> None:
     with pytest.raises(BlendbenchError, match="not finite"):
         bootstrap_interval(_mean_of(torch.tensor([1.0, math.nan])), 2, resamples=20)
+
+
+def test_resamples_taken_at_once_have_the_values_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(3)
+    groups = [index // 3 for index in range(40)]  # the last one is smaller
+    reference = torch.randn(60, 12, generator=draw) @ torch.randn(12, 12, generator=draw)
+    few, more = (torch.randn(n, 12, generator=draw) + 5 for n in (9, 40))
+    clips = [torch.randn(1 + index % 4, 12, generator=draw) for index in range(40)]
+    mean = bootstrap.Mean(torch.randn(40, generator=draw).numpy())
+    statistics = [(frechet.frechet_of_indices(one, reference), len(one)) for one in (few, more, clips)] + [(mean, 40)]
+    for statistic, n in statistics:
+        at_once = bootstrap.resample(statistic, n, groups[:n], 50, 7)
+        one_by_one = bootstrap.resample(lambda indices, own=statistic: own(indices), n, groups[:n], 50, 7)
+        np.testing.assert_allclose(at_once, one_by_one, rtol=1e-10)
+        monkeypatch.setattr(bootstrap, "_PART", 3 * n)
+        monkeypatch.setattr(frechet, "_NUMBERS", 1)
+        np.testing.assert_allclose(bootstrap.resample(statistic, n, groups[:n], 50, 7), at_once, rtol=1e-12)
+
+
+def test_resamples_taken_at_once_need_two_embeddings_each() -> None:
+    statistic = frechet.frechet_of_indices([torch.randn(1, 3), torch.randn(1, 3)], torch.randn(9, 3))
+    with pytest.raises(BlendbenchError, match="needs at least 2 embeddings, got 1"):
+        statistic.of_counts(np.array([[1.0, 1.0], [1.0, 0.0]]))

@@ -306,9 +306,7 @@ class _PairMeasure(_Measure):
             return
         groups = [group for group, good in zip(cell.groups, sound, strict=True) if good]
         kept, (resamples, confidence, seed) = values[sound], self._statistics()
-        low, high = bootstrap.bootstrap_interval(
-            lambda indices: float(kept[indices.numpy()].mean()), len(kept), groups, resamples, confidence, seed
-        )
+        low, high = bootstrap.bootstrap_interval(bootstrap.Mean(kept), len(kept), groups, resamples, confidence, seed)
         recipe = f"{self.recipe}; {_interval_text(self.settings)}"
         yield _Value(self.metric, float(kept.mean()), low, high, len(kept), recipe)
 

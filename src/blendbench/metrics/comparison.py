@@ -71,9 +71,7 @@ def paired_means(
     labels = {label: place for place, label in enumerate(dict.fromkeys(groups))}
     place = np.array([labels[label] for label in groups])
     sums = np.bincount(place, weights=difference) / len(a)
-    low, high = bootstrap.bootstrap_interval(
-        lambda indices: float(difference[indices.numpy()].mean()), len(a), groups, 1000, confidence, seed
-    )
+    low, high = bootstrap.bootstrap_interval(bootstrap.Mean(difference), len(a), groups, 1000, confidence, seed)
     if len(sums) < 2:
         return Difference(float(difference.mean()), low, high, math.nan)
     if not sums.any():
@@ -116,9 +114,10 @@ def paired_statistics(
 
     everything = torch.arange(n)
     value = first(everything) - second(everything)
-    drawn = bootstrap.resample(lambda indices: first(indices) - second(indices), n, groups, resamples, seed)
-    if drawn is None:
+    both = [bootstrap.resample(statistic, n, groups, resamples, seed) for statistic in (first, second)]
+    if both[0] is None or both[1] is None:
         return Difference(value, math.nan, math.nan, math.nan)
+    drawn = both[0] - both[1]
     low, high = bootstrap.interval(drawn, value, confidence, "centred")
     return Difference(value, low, high, shift_test(drawn, value))
 

@@ -22,6 +22,8 @@ UNIT = "squared embedding distance"
 SOURCE = "Kilgour et al. (2019), Fréchet Audio Distance; Heusel et al. (2017) for the formula"
 _PART = 8192
 """Embeddings looked at together."""
+_NUMBERS = 1 << 22
+"""Numbers of the matrices of several resamples that are looked at together."""
 
 
 def validate(embeddings: Tensor, smallest: int = 1) -> None:
@@ -185,76 +187,137 @@ def frechet_of_indices(
         As `frechet_distance`; the callable, when given under 2 indices.
     """
     if not isinstance(embeddings, Tensor):
-        return _of_clips(embeddings, _statistics(reference))
+        return _OfClips(embeddings, _statistics(reference))
     validate(embeddings)
     reference = _statistics(reference)
     _same_dimensions(embeddings.shape[1], len(reference.mean))
-    values, origin, factor = embeddings.detach().cpu(), reference.mean, _factor(reference.covariance)
-    reference_trace = reference.covariance.trace()
+    kind = _OfFew if len(embeddings) <= _PART else _OfMany
+    return kind(embeddings.detach().cpu(), reference)
 
-    def centred(distinct: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        # Part by part, since a million embeddings in double precision would fill the memory several times.
+
+class _OfMany:
+    """The distance of some of many embeddings to a reference.
+
+    Part by part, since a million embeddings in double precision would fill the memory several times.
+    """
+
+    def __init__(self, embeddings: Tensor, reference: GaussianStatistics) -> None:
+        self.values, self.origin, self.factor = embeddings, reference.mean, _factor(reference.covariance)
+        self.reference_trace = reference.covariance.trace()
+
+    def _centred(self, distinct: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for some, theirs in zip(distinct.split(_PART), weights.split(_PART), strict=True):
-            yield values[some].double() - origin, theirs
+            yield self.values[some].double() - self.origin, theirs
 
-    def statistic(indices: Tensor) -> float:
-        n = len(indices)
-        if n < 2:
-            raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n}: use more clips")
+    def __call__(self, indices: Tensor) -> float:
+        n = _enough(len(indices))
         distinct, counts = indices.unique(return_counts=True)
         weights = counts.double()
-        difference = torch.stack([theirs @ part for part, theirs in centred(distinct, weights)]).sum(0) / n
+        difference = torch.stack([theirs @ part for part, theirs in self._centred(distinct, weights)]).sum(0) / n
         scaled = (
-            (part - difference) * (theirs / (n - 1)).sqrt()[:, None] for part, theirs in centred(distinct, weights)
+            (part - difference) * (theirs / (n - 1)).sqrt()[:, None]
+            for part, theirs in self._centred(distinct, weights)
         )
         if len(distinct) <= min(len(difference), _PART):
             rows = next(scaled)
-            trace, projected = rows.square().sum(), rows @ factor
+            trace, projected = rows.square().sum(), rows @ self.factor
             gram = projected @ projected.T
         else:
             scatter = torch.zeros(len(difference), len(difference), dtype=torch.float64)
             for rows in scaled:
                 scatter += rows.T @ rows
-            trace, gram = scatter.trace(), factor.T @ scatter @ factor
+            trace, gram = scatter.trace(), self.factor.T @ scatter @ self.factor
         return _distance(
-            difference @ difference, trace + reference_trace, _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
+            difference @ difference, trace + self.reference_trace, _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
         )
 
-    return statistic
+
+class _OfFew(_OfMany):
+    """The same, for embeddings that fit into memory once more, as projected onto the reference's factor."""
+
+    def __init__(self, embeddings: Tensor, reference: GaussianStatistics) -> None:
+        super().__init__(embeddings, reference)
+        # About their own mean, or what is taken off again would be large beside what stays.
+        own = embeddings.double().mean(0)
+        self.centred, self.offset = embeddings.double() - own, own - self.origin
+        self.projected = self.centred @ self.factor
+        self.squares = self.centred.square().sum(1)
+        # Whichever is smaller: a matrix as large as the number of embeddings, or as the factor's rank.
+        self.products = self.projected @ self.projected.T if len(embeddings) <= self.factor.shape[1] else None
+
+    def of_counts(self, counts: np.ndarray) -> np.ndarray:
+        """Distances [R] where row r of `counts` [R, N] says how often each embedding is taken."""
+        weights = torch.from_numpy(counts)
+        side = min(len(self.projected), self.factor.shape[1])
+        return np.concatenate([self._some(part).numpy() for part in weights.split(max(1, _NUMBERS // side**2))])
+
+    def _some(self, weights: Tensor) -> Tensor:
+        n = weights.sum(1)
+        _enough(int(n.min()))
+        moved = weights @ self.centred / n[:, None]
+        squared = (self.offset + moved).square().sum(1)
+        trace = (weights @ self.squares - n * moved.square().sum(1)) / (n - 1)
+        if self.products is not None:
+            shift = weights @ self.products / n[:, None]
+            middle = (shift * weights).sum(1) / n
+            gram = self.products - shift[:, :, None] - shift[:, None, :] + middle[:, None, None]
+            scale = (weights / (n - 1)[:, None]).sqrt()
+            gram = gram * scale[:, :, None] * scale[:, None, :]
+        else:
+            scaled = weights[:, :, None] * self.projected
+            gram = self.projected.T @ scaled / (n - 1)[:, None, None]
+            shift = moved @ self.factor
+            gram -= (n / (n - 1))[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        return _distances(squared, trace + self.reference_trace, torch.linalg.eigvalsh(gram))
 
 
-def _of_clips(clips: Sequence[Tensor], reference: GaussianStatistics) -> Callable[[Tensor], float]:
-    factor = _factor(reference.covariance)
-    trace_of_reference = reference.covariance.trace()
-    counts, sums, moments, traces = [], [], [], []
-    for frames in clips:
-        validate(frames)
-        _same_dimensions(frames.shape[1], len(reference.mean))
-        centred = frames.detach().double().cpu() - reference.mean
-        projected = centred @ factor
-        counts.append(len(frames))
-        sums.append(centred.sum(0))
-        moments.append((projected.T @ projected).flatten())
-        traces.append(centred.square().sum())
-    if not counts:
-        raise BlendbenchError("Fréchet distance has no embeddings: check that any clip succeeded")
-    count, total, moment = torch.tensor(counts, dtype=torch.float64), torch.stack(sums), torch.stack(moments)
-    trace = torch.stack(traces)
-    rank = factor.shape[1]
+class _OfClips:
+    """The distance of some of several clips, each with several embeddings, to a reference."""
 
-    def statistic(indices: Tensor) -> float:
-        weights = torch.bincount(indices, minlength=len(counts)).double()
-        n = float(weights @ count)
-        if n < 2:
-            raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n:.0f}: use more clips")
-        difference = weights @ total / n
-        shift = difference @ factor
-        spread = (weights @ trace - n * (difference @ difference)) / (n - 1)
-        gram = ((weights @ moment).view(rank, rank) - n * torch.outer(shift, shift)) / (n - 1)
-        cross = _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
-        return _distance(difference @ difference, spread + trace_of_reference, cross)
+    def __init__(self, clips: Sequence[Tensor], reference: GaussianStatistics) -> None:
+        factor = _factor(reference.covariance)
+        self.reference_trace, self.factor = reference.covariance.trace(), factor
+        counts, sums, moments, traces = [], [], [], []
+        for frames in clips:
+            validate(frames)
+            _same_dimensions(frames.shape[1], len(reference.mean))
+            centred = frames.detach().double().cpu() - reference.mean
+            projected = centred @ factor
+            counts.append(len(frames))
+            sums.append(centred.sum(0))
+            moments.append((projected.T @ projected).flatten())
+            traces.append(centred.square().sum())
+        if not counts:
+            raise BlendbenchError("Fréchet distance has no embeddings: check that any clip succeeded")
+        self.count, self.total = torch.tensor(counts, dtype=torch.float64), torch.stack(sums)
+        self.moment, self.trace = torch.stack(moments), torch.stack(traces)
 
-    return statistic
+    def __call__(self, indices: Tensor) -> float:
+        weights = torch.bincount(indices, minlength=len(self.count)).double()
+        return float(self._some(weights[None])[0])
+
+    def of_counts(self, counts: np.ndarray) -> np.ndarray:
+        """Distances [R] where row r of `counts` [R, N] says how often each clip is taken."""
+        weights = torch.from_numpy(counts)
+        parts = weights.split(max(1, _NUMBERS // self.moment.shape[1]))
+        return np.concatenate([self._some(part).numpy() for part in parts])
+
+    def _some(self, weights: Tensor) -> Tensor:
+        n = weights @ self.count
+        _enough(int(n.min()))
+        difference = weights @ self.total / n[:, None]
+        shift, squared = difference @ self.factor, difference.square().sum(1)
+        spread = (weights @ self.trace - n * squared) / (n - 1)
+        rank = self.factor.shape[1]
+        gram = (weights @ self.moment).view(-1, rank, rank) - n[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        eigenvalues = torch.linalg.eigvalsh(gram / (n - 1)[:, None, None])
+        return _distances(squared, spread + self.reference_trace, eigenvalues)
+
+
+def _enough(n: int) -> int:
+    if n < 2:
+        raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n}: use more clips")
+    return n
 
 
 def frechet_over_n(
@@ -394,10 +457,14 @@ def _same_dimensions(a: int, b: int) -> None:
 
 
 def _kept(eigenvalues: Tensor) -> Tensor:
-    """Eigenvalues with those set to 0 that rounding alone can make, else a null space would add its rounding's root."""
+    """Eigenvalues with those set to 0 that rounding alone can make, else a null space would add its rounding's root.
+
+    Of one matrix, Tensor [D], or of several, each by itself, Tensor [R, D].
+    """
     if eigenvalues.numel() == 0:
         return eigenvalues
-    smallest = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.abs().max()
+    largest = eigenvalues.abs().amax(-1, keepdim=True)
+    smallest = eigenvalues.shape[-1] * torch.finfo(eigenvalues.dtype).eps * largest
     return torch.where(eigenvalues > smallest, eigenvalues, 0)
 
 
@@ -410,8 +477,16 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 def _distance(squared_difference: Tensor, traces: Tensor, cross: Tensor) -> float:
-    distance = float(squared_difference + traces - 2 * cross)
-    if not math.isfinite(distance):
+    return float(_finite(squared_difference + traces - 2 * cross))
+
+
+def _distances(squared: Tensor, traces: Tensor, eigenvalues: Tensor) -> Tensor:
+    """Distances [R] from squared differences of means [R], traces [R], and eigenvalues [R, D] of the products."""
+    return _finite(squared + traces - 2 * _kept(eigenvalues).sqrt().sum(-1))
+
+
+def _finite(distances: Tensor) -> Tensor:
+    if not bool(torch.isfinite(distances).all()):
         raise BlendbenchError("Fréchet distance is not finite: the embeddings are too large, check the embedding model")
     # d^2 is never negative; what is below 0 is rounding.
-    return max(distance, 0.0)
+    return distances.clamp(min=0.0)
