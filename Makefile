@@ -24,7 +24,8 @@ setup: .venv/.installed
 	@touch $@
 
 demo: setup
-	$(BIN)/blendbench run experiment=bnmusic/table1 limit=$(DEMO_PAIRS) run_dir=runs/demo
+	$(BIN)/blendbench run experiment=bnmusic/table1 limit=$(DEMO_PAIRS) run_dir=runs/demo \
+		executor=local executor.workers_per_device=auto
 
 test: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

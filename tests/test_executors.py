@@ -16,7 +16,8 @@ from typing import TypeVar
 import pytest
 from worlds import CHEAP, World, call, rows_of, same
 
-from blendbench import progress
+from blendbench import executors, progress, runner, telling
+from blendbench.cli import compose
 from blendbench.errors import BlendbenchError
 from blendbench.executors import Task, local
 
@@ -301,9 +302,53 @@ def test_status_of_a_run_at_work_tells_rate_and_time_left(tmp_path):
     assert progress.workers(tmp_path)[0].facts["finished"]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(5, "0:05"), (61.4, "1:01"), (3723, "1:02:03"), (183723, "2 d 3:02:03")])
-def test_clock(seconds, text):
-    assert progress.clock(seconds) == text
+def test_status_tells_what_the_command_is_at_after_the_pairs(tmp_path):
+    progress.write_plan(tmp_path, {"experiment": "e", "pairs": 1, "arms": {"a": {"direct": "s"}}})
+    row = {"dataset": "d", "arm": "a", "presentation": "direct", "pair_id": "p", "signature": "s", "status": "ok"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    with progress.Beat(tmp_path, "cpu", leads=True) as beat:
+        for stage in ("tabulate", "figures", "report"):
+            with telling.stage(stage), telling.stage("sounds", 60, "pair") as told:
+                told.update(12)
+                beat.begin(stage)
+                said = progress.text(progress.read(tmp_path)).splitlines()[0]
+            assert said.startswith(f"e: 1 of 1 rows, 0 failed, 0 left; now at: {stage}: sounds, 12 of 60 pairs, ")
+    assert progress.text(progress.read(tmp_path)).splitlines()[0] == "e: 1 of 1 rows, 0 failed, 0 left"
+
+
+def test_a_command_that_waits_for_workers_is_none_of_them(tmp_path):
+    progress.write_plan(tmp_path, {"experiment": "e", "pairs": 2, "arms": {"a": {"direct": "s"}}})
+    with progress.Beat(tmp_path, "cpu", leads=True) as command, progress.Beat(tmp_path, "cpu", name="one") as worker:
+        command.begin("waits")
+        worker.begin("make", "a", ["p"])
+        assert progress.pace(progress.workers(tmp_path)) == "0 failed, 1 at work"
+        assert "left; 1 worker, " in progress.text(progress.read(tmp_path))
+
+
+def test_took_names_every_stage_in_order(tmp_path):
+    with progress.Beat(tmp_path, "cpu", leads=True) as beat:
+        beat.spend("generate", 90.4)
+        beat.spend("present", 5.0)
+    seconds = {"": 2.0, "prepare": 6.0, "make": 100.2, "tabulate": 4.0, "score": 9.0, "report": 4.0, "figures": 0.1}
+    assert progress.took(tmp_path, seconds) == (
+        "took   2:05: the rest 2 s, prepare 6 s, make 100 s (generate 90 s, present 5 s), score 9 s, tabulate 4 s, "
+        "report 4 s"
+    )
+
+
+def test_auto_begins_with_all_workers_that_surely_fit(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(local, "_free_bytes", lambda device: 7 * 2**30)
+    words = ["experiment=bnmusic/table1", "limit=7", f"run_dir={tmp_path}", "device=cpu", "executor=local"]
+    words += ["executor.workers_per_device=auto"]
+    plan = runner.prepare(compose(words))
+    assert executors.from_settings(plan.settings).workers(plan) == 3
+    monkeypatch.setattr(local, "_free_bytes", lambda device: 2**30)
+    assert executors.from_settings(plan.settings).workers(plan) == 1
+    monkeypatch.setattr(local, "_free_bytes", lambda device: 99 * 2**30)
+    assert executors.from_settings(plan.settings).workers(plan) == 7
+    plan = runner.prepare(compose([*words, f"generator.checkpoint={world.generator}"]))
+    assert executors.from_settings(plan.settings).workers(plan) == 1
 
 
 def test_finished_run_is_known_without_any_model(world, alone, tmp_path):

@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, quiet = "--debug" in arguments, "--quiet" in arguments
     arguments = [word for word in arguments if word not in ("--debug", "--quiet")]
+    # Torch's threads would spin while they wait for each other, and on a machine that others use, too, that takes ten
+    # times as long. Read as torch is loaded; processes begun from here take it over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with telling.aloud(quiet):
         status = _guard(lambda: _dispatch(arguments), debug)
     sys.exit(status)

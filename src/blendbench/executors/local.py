@@ -28,6 +28,8 @@ from blendbench.runner import Plan
 
 _SLOTS = 8
 """Most workers that share a GPU."""
+_SMALL_BYTES = 2 * 2**30
+"""What a worker with built-in models surely does not pass."""
 
 
 class Local:
@@ -39,7 +41,7 @@ class Local:
         Torch devices; "auto" is every GPU, or the CPU where there is none.
     workers_per_device : int or "auto"
         "auto" begins with one, and adds more while the memory that one was seen to take is free, at most eight a GPU
-        and one a core.
+        and one a core. On the CPU, where all models are built-in, it begins with all that have 2 GiB each.
     shards : int, optional
         Parts that the pairs are cut into; four a worker if left out.
     retries : int
@@ -83,7 +85,16 @@ class Local:
 
     def workers(self, plan: Plan) -> int:
         """Workers to begin with; "auto" may add more."""
-        return len(self.devices(plan)) * (1 if self.per_device == "auto" else int(self.per_device))
+        devices = self.devices(plan)
+        return len(devices) * self.each(plan, devices[0])
+
+    def each(self, plan: Plan, device: str) -> int:
+        """Workers to begin with on a device."""
+        if self.per_device != "auto":
+            return int(self.per_device)
+        if device != "cpu" or not _built_in([plan.settings[name] for name in ("generator", "evaluator", "arms")]):
+            return 1
+        return max(1, min(len(os.sched_getaffinity(0)), len(plan.pairs), _free_bytes(device) // _SMALL_BYTES))
 
     def describe(self, plan: Plan) -> str:
         """Workers, devices and shards in words."""
@@ -159,8 +170,7 @@ class _Pool:
         self.done = 0
         self.said: set[str] = set()
         self.leases: dict[str, Any] = {}
-        each = 1 if executor.per_device == "auto" else int(executor.per_device)
-        self.most = {device: count * each for device, count in Counter(self.devices).items()}
+        self.most = {device: count * executor.each(plan, device) for device, count in Counter(self.devices).items()}
 
     def run(self) -> bool:
         with _ended_on_termination():
@@ -273,6 +283,14 @@ class _Pool:
         assert worker.process.stdin is not None
         with suppress(OSError):  # what it was not told any more
             worker.process.stdin.close()
+
+
+def _built_in(settings: Any) -> bool:
+    """Whether every checkpoint that nested settings name is built-in."""
+    if isinstance(settings, dict):
+        named = settings.get("checkpoint", "pocket")
+        return (named == "pocket" or isinstance(named, dict)) and all(map(_built_in, settings.values()))
+    return all(map(_built_in, settings)) if isinstance(settings, list) else True
 
 
 def _kill(worker: _Worker) -> None:
