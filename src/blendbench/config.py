@@ -120,8 +120,16 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise BlendbenchError(f"{key}: {text}; see `blendbench run --help`") from None
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
+    for key in ("dataset", "arms", "presentations"):
+        for name, entry in settings[key].items():
+            if not isinstance(entry, dict | None):
+                raise BlendbenchError(f"{key}.{name}: {entry!r} is not a group of keys; give {{...}}, or null for none")
+    # What is left out by null; arms stay, since the names of default folders count them.
+    for key in ("dataset", "presentations"):
+        settings[key] = {name: entry for name, entry in settings[key].items() if entry is not None}
     batch = settings["batch"]
     ranges = [
+        ("seed", settings["seed"] >= 0, "0 or more"),
         ("limit", settings["limit"] is None or settings["limit"] >= 1, "1 or more, or null for all"),
         ("threads", settings["threads"] is None or settings["threads"] >= 1, "1 or more, or null for torch's own"),
         ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),

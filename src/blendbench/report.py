@@ -29,7 +29,7 @@ from PIL import Image
 from blendbench import audio, spectrogram, tables, telling
 from blendbench.clips import SAMPLE_RATE, ahead
 from blendbench.errors import BlendbenchError
-from blendbench.results import read_rows
+from blendbench.results import read, read_rows
 from blendbench.runner import file_name, read_mix
 from blendbench.sounds import Sounds
 from blendbench.store import signature, write_bytes, write_text
@@ -137,13 +137,13 @@ class _Run:
 
     def __init__(self, rows: Iterable[dict[str, Any]], settings: Mapping[str, Any], scores: pd.DataFrame) -> None:
         self.pairs: dict[Key, Rows] = {}
-        self.presentations = {name: str(entry["label"]) for name, entry in settings["presentations"].items()}
+        self.presentations = tables.presentation_labels(settings)
         names = {}
         for row in rows:
             self.pairs.setdefault((row["dataset"], row["pair_id"]), {})[row["presentation"], row["arm"]] = row
             names[row["arm"]] = row["arm"]
-        labels = settings["experiment"]["rows"]
-        self.arms = {name: str(label) for name, label in labels.items() if name in names}
+        labels = tables.labels(settings)
+        self.arms = {name: label for name, label in labels.items() if name in names}
         self.arms |= {name: label for name, label in names.items() if name not in labels}
         columns = [str(name) for name in scores.columns]
         values = scores.iloc[:, columns.index("gain_db") + 1 :] if "gain_db" in columns else scores.iloc[:, :0]
@@ -483,7 +483,7 @@ def _read_csv(file: Path) -> pd.DataFrame:
 def _best(run_dir: Path, settings: Mapping[str, Any]) -> set[tuple[str, str]]:
     """Cells of the best values, as in `table.md`."""
     file = run_dir / "results.csv"
-    return tables.best(pd.read_csv(file), settings) if file.exists() else set()
+    return tables.best(read(run_dir), settings) if file.exists() else set()
 
 
 def _table(table: pd.DataFrame, bold: set[tuple[str, str]]) -> dict[str, Any]:
@@ -501,11 +501,10 @@ def _table(table: pd.DataFrame, bold: set[tuple[str, str]]) -> dict[str, Any]:
 
 def _comparisons(run_dir: Path, settings: Mapping[str, Any]) -> list[list[str]]:
     """Lines of `comparisons.csv` as texts: data set, presentation, metric, arms, difference, p, Holm's, n, test."""
-    arms, shown = settings["experiment"]["rows"], settings["presentations"]
+    arms, shown = tables.labels(settings), tables.presentation_labels(settings)
     lines = []
     for row in _read_csv(run_dir / "comparisons.csv").to_dict("records"):
-        name = row["presentation"]
-        presentation = shown[name]["label"] if name in shown else name
+        presentation = shown.get(row["presentation"], row["presentation"])
         value, low, high, p, holm = (_number(row[key]) for key in ("difference", "ci_low", "ci_high", "p", "p_holm"))
         difference = f"{value:+.3g} [{low:+.3g}, {high:+.3g}]"
         names = [arms.get(row[key], row[key]) for key in ("arm", "other")]

@@ -78,6 +78,25 @@ def read_settings(run_dir: Path) -> dict[str, Any]:
     return config.check(loaded)
 
 
+def read(run_dir: Path) -> pd.DataFrame:
+    """A run's `results.csv`; names stay text, be they "null" or "1".
+
+    Raises
+    ------
+    BlendbenchError
+        If there is none, or it cannot be read.
+    """
+    file = run_dir / "results.csv"
+    numbers = ("value", "ci_low", "ci_high", "n", "n_failed", "paper_value")
+    try:
+        return pd.read_csv(
+            file, dtype={name: str for name in COLUMNS if name not in numbers}, keep_default_na=False,
+            na_values={name: [""] for name in numbers},
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise BlendbenchError(f"{file}: cannot be read ({error}); run `blendbench table {run_dir}`") from None
+
+
 class _Heard:
     """What the run's evaluators say of the reference and of the mixes, each asked once for all that it serves."""
 

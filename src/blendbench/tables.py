@@ -6,6 +6,7 @@ difference stands there, too; where they may not (other models, other data), the
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
@@ -59,6 +60,41 @@ def paper_figures(experiment: Mapping[str, Any]) -> pd.DataFrame:
     return pd.read_csv(package_folder("blendbench.conf") / "experiment" / experiment["paper_csv"])
 
 
+def labels(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Labels by arm of the arms that a run has, in the table's order: those of `experiment.rows`, then the others.
+
+    An arm that is left out (`arms.NAME=null`) is not among them; one without a row is called by its own name.
+    """
+    rows, arms = settings["experiment"].get("rows") or {}, settings["arms"]
+    return _told_apart({arm: str(rows.get(arm) or arm) for arm in [*rows, *arms] if arms.get(arm) is not None})
+
+
+def with_music(settings: Mapping[str, Any]) -> list[str]:
+    """Arms of a run that make music, in the table's order."""
+    return [arm for arm in labels(settings) if "noise_only" not in str(settings["arms"][arm].get("_target_"))]
+
+
+def presentation_labels(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Labels by presentation of a run, in its order."""
+    return _told_apart({name: str(entry["label"]) for name, entry in settings["presentations"].items()})
+
+
+def _told_apart(found: dict[str, str]) -> dict[str, str]:
+    """Labels by name; those that several share with the name after them."""
+    times = Counter(found.values())
+    return {name: label if times[label] == 1 else f"{label} ({name})" for name, label in found.items()}
+
+
+def _rows(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Labels by arm of the table's rows: what the run has, and what it lacks but the paper has figures of."""
+    own, theirs = labels(settings), _theirs(settings)
+    beside = {(block.shown, block.presentation) for block in _blocks(settings)}
+    published = {arm for (dataset, arm, shown, _), value in theirs.items()
+                 if (dataset, shown) in beside and not math.isnan(value)}  # fmt: skip
+    rows = settings["experiment"].get("rows") or {}
+    return {arm: own.get(arm) or str(rows[arm] or arm) for arm in [*rows, *own] if arm in own or arm in published}
+
+
 class _Block(NamedTuple):
     """Columns of one presentation and data set."""
 
@@ -71,9 +107,9 @@ class _Block(NamedTuple):
 
 def _blocks(settings: Mapping[str, Any]) -> list[_Block]:
     blocks = []
-    for presentation, entry in settings["presentations"].items():
+    for presentation, label in presentation_labels(settings).items():
         for dataset in settings["dataset"]:
-            heading = entry["label"] + (f", {dataset}" if len(settings["dataset"]) > 1 else "")
+            heading = label + (f", {dataset}" if len(settings["dataset"]) > 1 else "")
             shown = (settings["experiment"].get("paper_dataset") or {}).get(dataset)
             blocks.append(_Block(heading, presentation, dataset, shown))
     return blocks
@@ -92,11 +128,10 @@ def _theirs(settings: Mapping[str, Any]) -> dict[tuple[str, str, str, str], floa
 
 def layout(results: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The paper's table: a row an arm; by presentation, data set and metric ours [interval], and the paper's."""
-    experiment = settings["experiment"]
     names, beside = metrics_shown(results, settings), comparable(settings)
     ours, theirs = _ours(results), _theirs(settings)
     lines = []
-    for arm, label in experiment["rows"].items():
+    for arm, label in _rows(settings).items():
         line = {"Method": label}
         for block in _blocks(settings):
             for name in names:
@@ -132,14 +167,13 @@ def cell(row: Mapping[str, Any]) -> str:
 
 def best(results: pd.DataFrame, settings: Mapping[str, Any]) -> set[tuple[str, str]]:
     """(row label, column) of the best values, where at least two arms have one and the metric has a direction."""
-    ours, experiment = _ours(results), settings["experiment"]
-    found = set()
+    ours, rows, found = _ours(results), _rows(settings), set()
     for block in _blocks(settings):
         for name in metrics_shown(results, settings):
             facts = metric(name)
             values = {
                 label: row.value
-                for arm, label in experiment["rows"].items()
+                for arm, label in rows.items()
                 if (row := ours.get((block.dataset, arm, block.presentation, name))) is not None
                 and not math.isnan(row.value)
             }
@@ -157,7 +191,7 @@ def agreements(results: pd.DataFrame, settings: Mapping[str, Any]) -> dict[tuple
         for name in metrics_shown(results, settings):
             if block.shown is None:
                 continue
-            keys = dict.fromkeys(settings["experiment"]["rows"], (block.presentation, name))
+            keys = dict.fromkeys(_rows(settings), (block.presentation, name))
             mine = {arm: ours[key].value for arm, rest in keys.items() if (key := (block.dataset, arm, *rest)) in ours}
             paper = {arm: theirs[key] for arm, rest in keys.items() if (key := (block.shown, arm, *rest)) in theirs}
             one = agreement(mine, paper, bool(metric(name).higher_is_better))
@@ -188,7 +222,7 @@ def notes(results: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         for (dataset, arm), group in ran.groupby(["dataset", "arm"], sort=False)
     )
     told.append(f"Pairs that took part: {per_cell}.")
-    for arm, label in experiment["rows"].items():
+    for arm, label in _rows(settings).items():
         if arm not in set(results["arm"]):
             alone = " (its figures are the paper's alone)" if experiment.get("paper_csv") else ""
             told.append(f"{label}: not run; this experiment has no arm {arm!r}{alone}.")
@@ -201,10 +235,10 @@ def notes(results: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
 
 def _agreement_note(key: tuple[str, str, str], one: Agreement, settings: Mapping[str, Any]) -> str:
     dataset, presentation, name = key
-    rows = settings["experiment"]["rows"]
+    rows = _rows(settings)
     flips = "; ".join(f"{rows[a]} and {rows[b]}" for a, b in one.flips)
     text = (
-        f"Ordering of {one.n} methods by {metric(name).label}, {settings['presentations'][presentation]['label']}, "
+        f"Ordering of {one.n} methods by {metric(name).label}, {presentation_labels(settings)[presentation]}, "
         f"{dataset}: Kendall's tau with the paper's {one.tau:.2f}"
     )
     return text + (f"; the other way round: {flips}." if flips else "; no two the other way round.")
@@ -221,18 +255,24 @@ def to_markdown(table: pd.DataFrame, bold: Set[tuple[str, str]] = frozenset()) -
     """A data frame of texts as an aligned Markdown table; `bold` holds (first cell of the row, column)."""
 
     def text(row: list[Any], column: str, cell: Any) -> str:
-        return f"**{cell}**" if (row[0], column) in bold else str(cell)
+        shown = _in_a_cell(cell)
+        return f"**{shown}**" if (row[0], column) in bold else shown
 
     columns = [str(column) for column in table.columns]
     body = [
         [text(row, column, cell) for column, cell in zip(columns, row, strict=True)] for row in table.values.tolist()
     ]
-    cells = [columns, *body]
+    cells = [list(map(_in_a_cell, columns)), *body]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = [
         "| " + " | ".join(one.ljust(width) for one, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
+
+
+def _in_a_cell(text: Any) -> str:
+    """Text that ends neither its cell nor its row of a Markdown table."""
+    return " ".join(str(text).splitlines()).replace("|", r"\|")
 
 
 def headings(table: pd.DataFrame) -> tuple[list[tuple[str, int]], list[str]]:

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import torch
 
-from blendbench import audio
+from blendbench import audio, tables
 from blendbench.clips import SAMPLE_RATE
 from blendbench.datasets.pairing import shuffled, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
@@ -109,10 +109,8 @@ def _presentation(settings: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 def _arms(settings: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
     """Labels by arm, in the order of the run's tables."""
-    there = {arm: run["experiment"]["rows"].get(arm, arm) for arm in [*run["experiment"]["rows"], *run["arms"]]
-             if run["arms"].get(arm) is not None}  # fmt: skip
-    silent = {arm for arm, one in run["arms"].items() if one and "noise_only" in str(one.get("_target_"))}
-    chosen = settings["arms"] if settings["arms"] is not None else [arm for arm in there if arm not in silent]
+    there = tables.labels(run)
+    chosen = settings["arms"] if settings["arms"] is not None else tables.with_music(run)
     for arm in chosen:
         if arm not in there:
             raise BlendbenchError(f"arms: the run has no {arm!r}; it has {', '.join(there)}")
