@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage. A failure is one line on stderr; `
 """
 
 import argparse
+import itertools
 import os
 import secrets
 import sys
@@ -12,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from blendbench import __version__, telling
 from blendbench.errors import BlendbenchError
@@ -53,17 +54,26 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `blendbench` program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug, quiet = "--debug" in arguments, "--quiet" in arguments
+    quiet = "--quiet" in arguments
+    if "--debug" in arguments:
+        os.environ[_DEBUG] = "1"  # also for the jobs of a sweep, in whatever process
     arguments = [word for word in arguments if word not in ("--debug", "--quiet")]
     # Torch's threads would spin while they wait for each other, and on a machine that others use, too, that takes ten
     # times as long. Read as torch is loaded; processes begun from here take it over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with telling.aloud(quiet):
-        status = _guard(lambda: _dispatch(arguments), debug)
-    sys.exit(status)
+    try:
+        with telling.aloud(quiet):
+            status = _guard(lambda: _dispatch(arguments))
+        sys.exit(status)
+    finally:
+        os.environ.pop(_DEBUG, None)
 
 
-def _guard(command: Callable[[], int], debug: bool) -> int:
+_DEBUG = "BLENDBENCH_DEBUG"
+"""The environment variable that asks for tracebacks."""
+
+
+def _guard(command: Callable[[], int]) -> int:
     try:
         return command()
     except BrokenPipeError:
@@ -72,7 +82,7 @@ def _guard(command: Callable[[], int], debug: bool) -> int:
     except KeyboardInterrupt:
         status, text = _STOPPED, "stopped; the same command goes on where it was"
     except Exception as error:
-        if debug:
+        if os.environ.get(_DEBUG):
             traceback.print_exc()
         status, text = (2 if isinstance(error, UsageError) else 1), str(error)
         if not isinstance(error, BlendbenchError):
@@ -188,22 +198,42 @@ def _start(words: list[str], settings: dict, compose: Callable[[list[str]], dict
     """Run an experiment, or, if it sweeps by itself, a run a combination, then one table and plot."""
     if not _sweeps(settings):
         return _run_settings(settings) or 0
-    from blendbench import sweeps
+    from blendbench import config, sweeps
 
-    statuses: list[int] = []
-
-    def job(own: dict) -> bool:
-        _group(own, words)
-        status = _run_settings(own)
-        statuses.append(status or 0)
-        return status is not None
-
-    folder = sweeps.run(words, settings, compose, job)
-    if folder is not None:
-        _print_sweep(folder)
+    jobs = sweeps.plan(words, settings, compose)
+    ends = []
+    for number, one in enumerate(jobs, start=1):
+        print(f"[{number} of {len(jobs)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items()))
+        _group(one.settings, settings["experiment"]["name"], words)
+        ends.append(_end(one.settings))
+        if ends[-1].status == _STOPPED:
+            return _STOPPED
+    if not any(end.left for end in ends):
+        done = [one for one, end in zip(jobs, ends, strict=True) if end.done]
+        _summarise(config.run_dir_of(settings), done, len(jobs))
     elif not settings["dry_run"]:
         print(_LEFT)
-    return max(statuses)
+    return max(end.status for end in ends)
+
+
+class _End(NamedTuple):
+    """How a job of a sweep ended: its exit status, whether it has results, and whether an executor has it still."""
+
+    status: int
+    done: bool
+    left: bool
+
+
+def _end(settings: dict) -> _End:
+    """Run a job of a sweep; an error is a line, and the next job's turn."""
+    found: list[int | None] = []
+
+    def job() -> int:
+        found.append(_run_settings(settings))
+        return found[0] or 0
+
+    status = _guard(job)
+    return _End(status, bool(found) and found[0] is not None, bool(found) and found[0] is None)
 
 
 _LEFT = "the jobs were left to the executor; the same command makes their table when they are done"
@@ -213,16 +243,21 @@ def _sweeps(settings: dict) -> bool:
     return bool(settings["experiment"] and settings["experiment"].get("sweep"))
 
 
-def _group(settings: dict, words: list[str]) -> None:
-    """Put the runs of a sweep into one group on W&B."""
+def _group(settings: dict, name: str, words: list[str]) -> None:
+    """Put the runs of a sweep, which is called after an experiment, into one group on W&B."""
     from blendbench import tracking
 
     tracker = settings["tracker"]
-    group = tracker["group"] or tracking.sweep_group(settings["experiment"]["name"], words)
-    settings["tracker"] = {**tracker, "group": group}
+    settings["tracker"] = {**tracker, "group": tracker["group"] or tracking.sweep_group(name, words)}
 
 
-def _print_sweep(folder: Path) -> None:
+def _summarise(folder: Path, jobs: Sequence[Any], of: int) -> None:
+    """Write and print the table of the jobs that have results; none has where each has said why."""
+    if not jobs:
+        return
+    from blendbench import sweeps
+
+    sweeps.summarise(folder, jobs, of)
     print("\n" + (folder / "table.md").read_text(encoding="utf-8"))
     print(f"sweep  {folder / 'sweep.csv'}\nplot   {folder / 'figures' / 'sweep.png'}")
 
@@ -290,11 +325,17 @@ def _hydra(arguments: list[str]) -> int:
 
         return hydra_job(composed, arguments)
 
-    sys.argv = ["blendbench run", *arguments]
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+    words = _in_hydras_order(arguments)
+    if sweep:
+        from blendbench import sweeps
+
+        words = sweeps.with_first(words)
+    sys.argv = ["blendbench run", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, so that a wrong key is one line here, too
     with tempfile.TemporaryDirectory() as folder:
         # A sweep's lies where its runs lie by default, as a launcher may send the jobs to other machines.
-        place = Path("runs", "sweeps") if {"-m", "--multirun"} & set(arguments) else Path(folder)
+        place = Path("runs", "sweeps") if sweep else Path(folder)
         file = (place / f".jobs-{secrets.token_hex(8)}.jsonl").absolute()
         os.environ[_JOBS] = str(file)
         try:
@@ -307,9 +348,28 @@ def _hydra(arguments: list[str]) -> int:
             del os.environ[_JOBS]
             jobs = sorted(Ledger(file, ("number",)), key=lambda row: row["number"])
             file.unlink(missing_ok=True)
-    if sum(row["settings"] is not None for row in jobs) > 1:
-        _summarise([row for row in jobs if row["settings"] is not None], arguments)
+    if sweep and not jobs:
+        raise UsageError("-m: no job to run; a glob(...) matches nothing")
+    if sweep:
+        _summarise_hydras(jobs, arguments)
     return max((row["status"] for row in jobs), default=0)
+
+
+def _in_hydras_order(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags after the overrides, as Hydra knows no others between them."""
+    words, flags = [], []
+    rest = iter(arguments)
+    for word in rest:
+        if word.startswith("-"):
+            flags += [word, *itertools.islice(rest, word in _WITH_VALUE)]
+        else:
+            words.append(word)
+    return words + flags
+
+
+_WITH_VALUE = {
+    "--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp",
+}  # fmt: skip
 
 
 _JOBS = "BLENDBENCH_JOBS"
@@ -327,31 +387,35 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
     hydra = HydraConfig.get()
     words = list(hydra.overrides.task)
     number = hydra.job.num if hydra.mode == RunMode.MULTIRUN else 0
-    record: dict[str, Any] = {"number": number, "words": words, "asked": None, "settings": None, "left": False}
+    record: dict[str, Any] = {"number": number, "words": words, "asked": None, "settings": None}
+    end = _End(0, False, False)
 
     def job() -> int:
+        nonlocal end
         settings = _checked(composed)
         if hydra.mode != RunMode.MULTIRUN:
             return _start(words, settings, _compose_here)
+        from blendbench import sweeps
+
         if _sweeps(settings):
             name = settings["experiment"]["name"]
             raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
         if settings["experiment"]:
-            _group(settings, arguments)
+            several = "experiment" in sweeps.swept_keys(arguments)
+            _group(settings, "sweep" if several else settings["experiment"]["name"], arguments)
         settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
         asked = record["asked"] = settings["run_dir"]
         if asked:
             # Every job of a sweep has its own folder below the one asked for.
             settings["run_dir"] = str(Path(asked) / config.digest(settings))
         record["settings"] = settings
-        status = _run_settings(settings)
-        record["left"] = status is None
-        return status or 0
+        end = _end(settings)
+        return end.status
 
     # Caught here, or Hydra would print its own account of it first.
-    status = _guard(job, debug=False)
+    status = _guard(job)
     ledger = Ledger(Path(os.environ[_JOBS]), ("number",))
-    ledger.append(record | {"status": status})
+    ledger.append(record | end._asdict() | {"status": status})
     ledger.close()
     if status == _STOPPED:
         raise _Stop  # Hydra would begin the next job
@@ -362,22 +426,22 @@ class _Stop(BaseException):
     """The user, or the machine, wants the sweep to end."""
 
 
-def _summarise(jobs: list[dict[str, Any]], arguments: list[str]) -> None:
+def _summarise_hydras(jobs: list[dict[str, Any]], arguments: list[str]) -> None:
     """One table and plot over the keys that a Hydra sweep varied."""
-    from blendbench import config, sweeps, tracking
+    from blendbench import sweeps, tracking
 
-    values = sweeps.swept_values([job["words"] for job in jobs])
-    found = [sweeps.Job(one, config.run_dir_of(job["settings"])) for one, job in zip(values, jobs, strict=True)]
     if any(job["left"] for job in jobs):
-        if not jobs[0]["settings"]["dry_run"]:
+        if not all(job["settings"]["dry_run"] for job in jobs if job["left"]):
             print(_LEFT)
         return
-    if not values[0] or not any((job.run_dir / "results.csv").is_file() for job in found):
+    values = sweeps.swept_values([job["words"] for job in jobs], sweeps.swept_keys(arguments))
+    done = [(one, job) for one, job in zip(values, jobs, strict=True) if job["done"]]
+    if not done or not values[0]:
         return  # nothing was varied, or every job has said why it has no results
-    first = jobs[0]["settings"]
-    folder = jobs[0]["asked"] or Path("runs") / "sweeps" / tracking.sweep_group(first["experiment"]["name"], arguments)
-    sweeps.summarise(Path(folder), found, first)
-    _print_sweep(Path(folder))
+    first = done[0][1]
+    name = tracking.sweep_group(first["settings"]["experiment"]["name"], arguments)
+    folder = Path(first["asked"] or Path("runs", "sweeps", name))
+    _summarise(folder, [sweeps.Job(one, job["settings"]) for one, job in done], len(jobs))
 
 
 def _blend(arguments: list[str]) -> int:

@@ -4,8 +4,11 @@ A figure is a function of a run's folder and settings, named by `_target_` in `e
 `RUN_DIR/figures/NAME.png` (and `.pdf` where lines make it worth while) and returns the paths.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,14 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from blendbench import masking, spectrogram, tables
 from blendbench.clips import SAMPLE_RATE
 from blendbench.errors import BlendbenchError
 from blendbench.metrics import audibility, masking_model
-from blendbench.results import read_rows
+from blendbench.results import read, read_rows
 from blendbench.runner import file_name
 from blendbench.sounds import Sounds
 from blendbench.store import write_bytes
@@ -34,21 +38,26 @@ COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#d
 
 
 def draw(run_dir: Path, settings: dict[str, Any]) -> list[Path]:
-    """Draw every figure of the run's experiment; returns the files.
-
-    Raises
-    ------
-    BlendbenchError
-        If a figure is unknown, or the run has not what it shows.
-    """
+    """Draw every figure of the run's experiment; returns the files. One that cannot be drawn is a line on stderr."""
     from blendbench import config
 
     files: list[Path] = []
     for number, entry in enumerate(settings["experiment"].get("figures") or []):
-        files += config.build(
-            entry, f"experiment.figures[{number}]", settings["allow_targets"], run_dir=run_dir, settings=settings
-        )
+        key = f"experiment.figures[{number}]"
+        if entry is None:
+            continue
+        try:
+            files += config.build(entry, key, settings["allow_targets"], run_dir=run_dir, settings=settings)
+        except BlendbenchError as error:
+            _tell(f"no figure: {error}")
+        except Exception as error:  # a figure of one's own may raise anything, and the run's results stand
+            traceback.print_exc()
+            _tell(f"no figure: {key}: unexpected {type(error).__name__}: {error}")
     return files
+
+
+def _tell(text: str) -> None:
+    print("blendbench: " + " ".join(text.split()), file=sys.stderr)
 
 
 class _Sounds(Sounds):
@@ -57,6 +66,31 @@ class _Sounds(Sounds):
     def __init__(self, run_dir: Path, settings: dict[str, Any]) -> None:
         super().__init__(run_dir, settings)
         self.rows = [row for row in read_rows(run_dir) if row["status"] == "ok"]
+
+    def presentation(self, wanted: str, name: str) -> tuple[str, str]:
+        """The presentation that figure `name` shows, and its label if it is not the one wanted, which the run lacks."""
+        labels = tables.presentation_labels(self.settings)
+        if wanted in labels:
+            return wanted, ""
+        first = next(iter(labels))
+        _tell(f"figure {name}: the run has no presentation {wanted}; drawn with {first}")
+        return first, labels[first]
+
+    def arms(self, presentation: str, arms: Sequence[str] | None) -> dict[str, str]:
+        """Labels of a figure's arms, those named or all that make music, as far as they have sounds.
+
+        Raises
+        ------
+        BlendbenchError
+            If none has.
+        """
+        labels = tables.labels(self.settings)
+        wanted = list(arms) if arms else tables.with_music(self.settings)
+        there = {row["arm"] for row in self.rows if row["presentation"] == presentation}
+        found = {arm: labels[arm] for arm in wanted if arm in labels and arm in there}
+        if not found:
+            raise BlendbenchError(f"{self.run_dir}: no arm of {', '.join(wanted) or 'any music'} under {presentation}")
+        return found
 
     def pairs(self, presentation: str, count: int, arms: Sequence[str]) -> list[dict[str, dict[str, Any]]]:
         """Rows by arm of the first pairs, of different classes as far as there are, that every arm has."""
@@ -77,13 +111,9 @@ class _Sounds(Sounds):
         return [whole[place] for place in ordered[:count]]
 
 
-def _arms(settings: dict[str, Any], arms: Sequence[str] | None) -> list[str]:
-    """The arms of a figure: those named, or all that make music."""
-    rows = settings["experiment"]["rows"]
-    return list(arms) if arms else [name for name in rows if name != "noise_only" and name in settings["arms"]]
-
-
 def _save(figure: Figure, run_dir: Path, name: str, vector: bool = False) -> list[Path]:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a label or a prompt may cost $5 or $6
     files = [run_dir / "figures" / f"{name}{ending}" for ending in (".png", ".pdf")[: 1 + vector]]
     for file in files:
         save(figure, file)
@@ -114,9 +144,13 @@ def difference_heatmaps(
 ) -> list[Path]:
     """Fig. 3 of BNMusic: mel images of noises, and music minus noise as heat maps (red more, blue less).
 
-    Both are in the image's own scale, (S / S_max)^0.25 with the noise's S_max, at equal loudness.
+    Both are in the image's own scale, (S / S_max)^0.25 with the noise's S_max, at equal loudness; in the run's first
+    presentation, which the figure then names, where it lacks the one asked for.
     """
-    chosen, sounds = _arms(settings, arms), _Sounds(run_dir, settings)
+    sounds = _Sounds(run_dir, settings)
+    presentation, other = sounds.presentation(presentation, name)
+    labels = sounds.arms(presentation, arms)
+    chosen = list(labels)
     rows = sounds.pairs(presentation, pairs, chosen)
     figure = Figure(figsize=(2.1 * (1 + len(chosen)), 2.2 * len(rows)))
     axes = figure.subplots(len(rows), 1 + len(chosen), squeeze=False)
@@ -132,13 +166,15 @@ def difference_heatmaps(
         for axis, arm in zip(line[1:], chosen, strict=True):
             music = (spectrogram.mel_amplitudes(sounds.music(of_arm[arm])) / peak) ** power
             image = axis.imshow(music - compressed, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
-    for axis, title in zip(axes[0], ["noise", *(settings["experiment"]["rows"][arm] for arm in chosen)], strict=True):
+    for axis, title in zip(axes[0], ["noise", *labels.values()], strict=True):
         axis.set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
     if image is not None:
         figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.6, label="music - noise")
+    if other:
+        figure.suptitle(other, fontsize=9)
     return _save(figure, run_dir, name)
 
 
@@ -149,21 +185,30 @@ def metric_against_loudness(
     arms: Sequence[str] | None = None,
     name: str = "fig4",
 ) -> list[Path]:
-    """Fig. 4 of BNMusic: a metric against the music's loudness, every arm's best level marked; and `NAME.csv`."""
-    results = pd.read_csv(run_dir / "results.csv")
+    """Fig. 4 of BNMusic: a metric against the music's loudness, every arm's best level marked; and `NAME.csv`.
+
+    Raises
+    ------
+    BlendbenchError
+        If no arm has a value at a given loudness.
+    """
+    results, labels = read(run_dir), tables.labels(settings)
+    wanted = list(arms) if arms else tables.with_music(settings)
     levels = {key: entry["lufs"] for key, entry in settings["presentations"].items() if entry.get("lufs") is not None}
     picked = results[(results["metric"] == metric) & results["presentation"].isin(list(levels))].copy()
     picked["lufs"] = picked["presentation"].map(levels)
+    picked = picked[picked["arm"].isin(wanted)]
+    picked = picked[picked.groupby(["dataset", "arm"])["value"].transform("count") > 0]
     if picked.empty:
-        raise BlendbenchError(f"{run_dir}: no {metric} at presentations of kind loudness; add some")
+        raise BlendbenchError(
+            f"{run_dir}: no {metric} of {', '.join(wanted)} at presentations of kind loudness; add some"
+        )
     shown = tables.metric(metric)
     figure = Figure(figsize=(5.2, 3.4))
     axis = figure.subplots()
     best: list[dict[str, Any]] = []
     for (dataset, arm), group in picked.sort_values("lufs").groupby(["dataset", "arm"], sort=False):
-        if arm not in _arms(settings, arms) or group["value"].isna().all():
-            continue
-        label = settings["experiment"]["rows"].get(arm, arm)
+        label = labels.get(str(arm), str(arm))
         label += f", {dataset}" if picked["dataset"].nunique() > 1 else ""
         colour = COLOURS[len(best) % len(COLOURS)]
         axis.plot(group["lufs"], group["value"], marker="o", ms=3, label=label, color=colour)
@@ -187,13 +232,22 @@ def stage1_images(
 ) -> list[Path]:
     """Fig. 6 of BNMusic: noise, its core, the outpainted image, that without its core, and the music's image.
 
+    Where the run lacks the arm, another of the same method stands in, and the figure names it.
+
     Raises
     ------
     BlendbenchError
-        If the run kept no images (`keep_images=true`).
+        If the run has no arm of the method, or kept no images (`keep_images=true`).
     """
     sounds = _Sounds(run_dir, settings)
     presentation = next(iter(settings["presentations"]))
+    labels, wanted = tables.labels(settings), arm
+    if arm not in labels:
+        alike = [one for one in labels if str(settings["arms"][one].get("_target_")).endswith(".BNMusic")]
+        if not alike:
+            raise BlendbenchError(f"figure {name}: the run has no arm {arm}, nor another that keeps its images")
+        arm = alike[0]
+        _tell(f"figure {name}: the run has no arm {wanted}; drawn with {arm}")
     rows = sounds.pairs(presentation, pairs, [arm])
     titles = ["noise", "core kept", "outpainted", "core to inpaint", "music"]
     figure = Figure(figsize=(2.1 * len(titles), 2.2 * len(rows)))
@@ -219,6 +273,8 @@ def stage1_images(
         line[0].set_ylabel(f"{row['label']}\n{row['genre']}", fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
+    if arm != wanted:
+        figure.suptitle(labels[arm], fontsize=9)
     return _save(figure, run_dir, name)
 
 
@@ -240,11 +296,14 @@ def waveforms(
     name: str = "fig7",
 ) -> list[Path]:
     """Fig. 7 of BNMusic: waveforms of a noise and of every arm's music, aligned; lines at the noise's onsets."""
-    chosen, sounds = _arms(settings, arms), _Sounds(run_dir, settings)
+    sounds = _Sounds(run_dir, settings)
+    presentation, other = sounds.presentation(presentation, name)
+    labels = sounds.arms(presentation, arms)
+    chosen = list(labels)
     of_arm = sounds.pairs(presentation, pair + 1, chosen)[-1]
     noise = sounds.noise(of_arm[chosen[0]])
     waves = [("noise", noise)]
-    waves += [(settings["experiment"]["rows"][arm], sounds.music(of_arm[arm])) for arm in chosen]
+    waves += [(labels[arm], sounds.music(of_arm[arm])) for arm in chosen]
     figure = Figure(figsize=(8, 1.1 * len(waves)))
     axes = figure.subplots(len(waves), 1, sharex=True, squeeze=False)[:, 0]
     onsets = audibility.onsets(masking_model.spectra(noise, "noise")).tolist()
@@ -256,56 +315,67 @@ def waveforms(
         axis.set_yticks([])
         axis.margins(x=0)
     row = of_arm[chosen[0]]
-    axes[0].set_title(f"{row['label']}; {row['prompt']}", fontsize=8)
+    axes[0].set_title("; ".join(filter(None, [row["label"], row["prompt"], other])), fontsize=8)
     axes[-1].set_xlabel("time (s)")
     return _save(figure, run_dir, name)
 
 
-def sweep(together: pd.DataFrame, keys: Sequence[str], settings: dict[str, Any], file: Path) -> None:
+def sweep(together: pd.DataFrame, keys: Mapping[str, str], metrics: Sequence[str], file: Path) -> None:
     """Plot a sweep: a panel a metric, the first key along the axis, a line an arm and value of the other keys.
 
     Parameters
     ----------
     together : DataFrame
-        The jobs' results with a column a swept key.
-    keys : sequence of str
-        The swept keys.
-    settings : dict
-        Of any job.
+        Results with a column a swept key, and `line`, which says of what in a job a result is.
+    keys : mapping of str to str
+        Columns by swept key.
+    metrics : sequence of str
+        Those to show.
     file : Path
         PNG to write.
     """
-    names = [name for name in settings["experiment"]["metrics"] if name in set(together["metric"])]
-    first, others = keys[0], list(keys[1:])
-    positions = {value: place for place, value in enumerate(dict.fromkeys(together[first].astype(str)))}
-    numbers = pd.to_numeric(pd.Series(list(positions)), errors="coerce")
-    numeric = bool(numbers.notna().all())
-    figure = Figure(figsize=(4.6 * max(1, len(names)), 3.4))
-    axes = figure.subplots(1, max(1, len(names)), squeeze=False)[0]
-    columns = ["dataset", "arm", "presentation", *others]
-    for axis, name in zip(axes, names, strict=False):
+    (first, column), *others = keys.items()
+    texts = list(dict.fromkeys(together[column]))
+    numbers = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(float)
+    numeric = bool(np.isfinite(numbers).all())
+    positions = dict(zip(texts, numbers if numeric else range(len(texts)), strict=True))
+    width = 4.6 if numeric else max(4.6, 0.45 * len(texts))
+    figure = Figure(figsize=(width * max(1, len(metrics)), 3.4))
+    axes = figure.subplots(1, max(1, len(metrics)), squeeze=False)[0]
+    lines: dict[str, Any] = {}
+    styles = itertools.product(("-", "--", ":", "-."), COLOURS)
+    looks = dict(zip(dict.fromkeys(_lines(together, others)), itertools.cycle(styles), strict=False))
+    for axis, name in zip(axes, metrics, strict=False):
         picked = together[(together["metric"] == name) & together["value"].notna()]
-        for number, (parts, group) in enumerate(picked.groupby(columns, sort=False)):
-            dataset, arm, presentation, *rest = parts
-            label = f"{settings['experiment']['rows'].get(arm, arm)}, {presentation}"
-            label += f", {dataset}" if picked["dataset"].nunique() > 1 else ""
-            label += "".join(f", {key}={value}" for key, value in zip(others, rest, strict=True))
-            texts = group[first].astype(str)
-            x = pd.to_numeric(texts) if numeric else texts.map(positions)
-            order = np.argsort(x.to_numpy(), kind="stable")
-            x, values = x.to_numpy()[order], group["value"].to_numpy()[order]
-            colour = COLOURS[number % len(COLOURS)]
-            style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
-            axis.plot(x, values, marker="o", ms=3, ls=style, color=colour, label=label)
+        for label, group in picked.groupby(_lines(picked, others), sort=False):
+            style, colour = looks[str(label)]
+            x = group[column].map(positions).to_numpy(float)
+            order = np.argsort(x, kind="stable")
+            x, values = x[order], group["value"].to_numpy()[order]
+            lines[str(label)] = axis.plot(x, values, marker="o", ms=3, ls=style, color=colour, label=label)[0]
             low, high = group["ci_low"].to_numpy()[order], group["ci_high"].to_numpy()[order]
             if not all(math.isnan(end) for end in low):
                 axis.fill_between(x, low, high, alpha=0.1, color=colour)
         if not numeric:
-            axis.set_xticks(list(positions.values()), list(positions), rotation=20, ha="right", fontsize=7)
+            axis.set_xticks(
+                list(positions.values()), [_short(text) for text in texts], rotation=20, ha="right", fontsize=7
+            )
         axis.set_xlabel(first)
         axis.set_ylabel(tables.metric(name).label)
         axis.grid(alpha=0.3)
-    if names:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=3)
+    if lines:
+        figure.legend(lines.values(), lines, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=3)
     _save(figure, file.parent.parent, file.stem)
+
+
+def _lines(together: pd.DataFrame, others: Sequence[tuple[str, str]]) -> pd.Series:
+    """What a line of a sweep's plot is called, for each result."""
+    names = together["line"]
+    for key, column in others:
+        names = names + f", {key}=" + together[column].map(_short)
+    return names
+
+
+def _short(text: str) -> str:
+    """A text that fits beside others."""
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -131,6 +131,9 @@ def prepare(settings: dict[str, Any]) -> Plan:
     """
     if not settings["experiment"] or not settings["arms"]:
         raise BlendbenchError("experiment: none named; add one, such as experiment=bnmusic/table1")
+    for key in ("dataset", "arms", "presentations"):
+        if all(entry is None for entry in settings[key].values()):
+            raise BlendbenchError(f"{key}: none is left; leave out fewer of {key}.NAME=null")
     allowed, seed = settings["allow_targets"], settings["seed"]
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
@@ -880,11 +883,7 @@ def _make(plan: Plan, executor: executors.Executor) -> bool:
 
 def draw_figures(run_dir: Path, settings: dict[str, Any]) -> None:
     """Draw the experiment's figures; one that cannot be drawn is told, and the rest of the run stands."""
-    if not settings["experiment"].get("figures"):
-        return
-    from blendbench import figures
+    if settings["experiment"].get("figures"):
+        from blendbench import figures  # slow to import
 
-    try:
         figures.draw(run_dir, settings)
-    except BlendbenchError as error:
-        print(f"blendbench: no figure: {error}", file=sys.stderr)

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
 
-from blendbench import config, tables
+from blendbench import config, results, tables
 from blendbench.errors import BlendbenchError
 from blendbench.runner import file_name
 from blendbench.store import write_text
@@ -23,10 +26,15 @@ from blendbench.store import write_text
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: the swept keys with their values, as text, and where the run lies."""
+    """One run of a sweep: the swept keys with their values, as text, and its settings."""
 
     values: dict[str, str]
-    run_dir: Path
+    settings: dict[str, Any]
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run lies."""
+        return config.run_dir_of(self.settings)
 
 
 def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -37,6 +45,8 @@ def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     BlendbenchError
         If a key has no list of values.
     """
+    if not isinstance(sweep, Mapping):
+        raise BlendbenchError(f"experiment.sweep: {sweep!r}; give {{key: [values]}}")
     for key, values in sweep.items():
         if not isinstance(values, list) or not values:
             raise BlendbenchError(f"experiment.sweep.{key}: {values!r}; give a list of values")
@@ -45,23 +55,38 @@ def combinations(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def override(key: str, value: Any) -> str:
     """`key=value` in Hydra's grammar."""
+    return f"{key}={_element(value)}"
+
+
+def _element(value: Any) -> str:
+    """A value in Hydra's grammar."""
     if value is None or isinstance(value, bool):
-        text = {None: "null", True: "true", False: "false"}[value]
-    elif isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_./+-]+", value):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        text = f"'{escaped}'"
-    else:
-        text = str(value)
-    return f"{key}={text}"
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(_element, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_element(one)}' for key, one in value.items())}}}"
+    if isinstance(value, str) and not (re.fullmatch(r"[A-Za-z_.][A-Za-z0-9_./+-]*", value) and _is_text(value)):
+        return str(QuotedString(value, Quote.single).with_quotes())
+    return str(value)
 
 
-def run(
-    words: list[str],
-    settings: dict[str, Any],
-    compose: Callable[[list[str]], dict[str, Any]],
-    job: Callable[[dict[str, Any]], bool],
-) -> Path | None:
-    """Run an experiment's own sweep.
+def _is_text(value: str) -> bool:
+    """Whether Hydra takes unquoted characters for a text, not for a number or null."""
+    found = _parsed(f"key={value}")
+    return found is not None and found.value() == value
+
+
+def _parsed(word: str) -> Override | None:
+    """An override as Hydra reads it; None if it cannot."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def plan(words: list[str], settings: dict[str, Any], compose: Callable[[list[str]], dict[str, Any]]) -> list[Job]:
+    """The jobs of an experiment's own sweep.
 
     Parameters
     ----------
@@ -71,106 +96,180 @@ def run(
         What they compose to.
     compose : callable
         From overrides to checked settings.
-    job : callable
-        Runs checked settings; False where the run is left to others.
-
-    Returns
-    -------
-    Path or None
-        The sweep's folder; None where jobs were left, or only planned.
 
     Raises
     ------
     BlendbenchError
         If the sweep or a job's settings are wrong.
     """
-    folder, jobs, done = config.run_dir_of(settings), [], []
-    planned = []
-    for values in combinations(settings["experiment"]["sweep"]):
-        names = {key: _text(value) for key, value in values.items()}
-        place = folder / file_name("_".join(f"{key}-{value}" for key, value in names.items()))
-        swept = [override(key, value) for key, value in values.items()]
-        quoted = override("run_dir", str(place))
-        planned.append((compose([*words, *swept, quoted, "experiment.sweep=null", "report=false"]), Job(names, place)))
-    for number, (own, one) in enumerate(planned, start=1):
-        print(f"[{number} of {len(planned)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items()))
-        done.append(job(own))
-        jobs.append(one)
-    if not all(done):
-        return None
-    summarise(folder, jobs, settings)
-    return folder
+    folder, sweep = config.run_dir_of(settings), settings["experiment"]["sweep"]
+    chosen = combinations(sweep)
+    # What is swept need not be valid, or there, in the words; of a group Hydra takes one word alone.
+    kept = [word for word in words if "=" not in word or _key(word) not in map(_key, sweep)]
+    swept = [[override(key, value) for key, value in values.items()] for values in chosen]
+    shown = swept_values(swept, list(sweep))
+    names = [{key: "null" if value is None else str(value) for key, value in values.items()} for values in chosen]
+    if len({tuple(one.values()) for one in names}) < len(names):
+        names = shown  # null and "null", 1 and "1"
+    jobs = []
+    for own, values, name in zip(swept, shown, names, strict=True):
+        place = folder / file_name("_".join(f"{key}-{value}" for key, value in name.items()))
+        last = [override("run_dir", str(place)), "++experiment.sweep=null", "report=false"]
+        jobs.append(Job(values, compose([*kept, *own, *last])))
+    return jobs
 
 
-def swept_values(overrides: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Of each job's overrides, those whose values differ between jobs."""
-    parsed = [dict(word.lstrip("+").split("=", 1) for word in words if "=" in word) for words in overrides]
-    keys = dict.fromkeys(key for one in parsed for key in one)
-    swept = [key for key in keys if len({one.get(key) for one in parsed}) > 1]
-    return [{key: one.get(key, "") for key in swept} for one in parsed]
+def _key(word: str) -> str:
+    """The key of an override, without what it is to do with it."""
+    return word.partition("=")[0].lstrip("+~")
 
 
-def summarise(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> pd.DataFrame:
-    """Write the sweep's table and plot from its jobs' results; returns the tidy results with the swept keys.
+def with_first(words: Sequence[str]) -> list[str]:
+    """The words of Hydra's `-m`, each that sweeps with its first value before it.
 
-    Raises
-    ------
-    BlendbenchError
-        If no job has results.
+    Hydra first composes a configuration without what is swept, in which `experiment=a,b arms.bnmusic=null` would have
+    no such arm. The first value stands in for it there; in the jobs, of words with one key the last counts.
     """
-    frames = []
+    if any(_key(word) == "hydra/sweeper" for word in words):
+        return list(words)  # another sweeper may read the words in its own way
+    out = []
+    for word in words:
+        found = _parsed(word)
+        listed = found is not None and found.is_sweep_override() and found.is_discrete_sweep()
+        if found is not None and listed and found.value_type != ValueType.GLOB_CHOICE_SWEEP and not found.is_delete():
+            out.append(f"{found.get_key_element()}={next(found.sweep_string_iterator())}")
+        out.append(word)
+    return out
+
+
+def swept_keys(words: Sequence[str]) -> list[str]:
+    """The keys that overrides give several values, in Hydra's grammar."""
+    return [_key(word) for word in words if (found := _parsed(word)) is not None and found.is_sweep_override()]
+
+
+def swept_values(overrides: Sequence[Sequence[str]], asked: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Of each job's overrides, those of the keys asked for and those whose values differ between jobs.
+
+    Keys stand without `+`, values as they were written, without the quotes.
+    """
+    parsed = [{_key(word): word.partition("=")[2] for word in words if "=" in word} for words in overrides]
+    wanted = set(map(_key, asked))
+    keys = dict.fromkeys(key for one in parsed for key in one)
+    swept = [key for key in keys if key in wanted or len({one.get(key) for one in parsed}) > 1]
+    shown = {key: _unquoted({one.get(key, "") for one in parsed}) for key in swept}
+    return [{key: shown[key][one.get(key, "")] for key in swept} for one in parsed]
+
+
+def _unquoted(written: set[str]) -> dict[str, str]:
+    """Values without their quotes, by how they were written; with them where two would look the same."""
+    meant: dict[str, set[str]] = {}
+    out = {}
+    for text in written:
+        found = _parsed(f"key={text}")
+        value = found.value() if found is not None else text
+        out[text] = value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else text
+        meant.setdefault(out[text], set()).add(repr(value))
+    return {text: shown if len(meant[shown]) == 1 else text for text, shown in out.items()}
+
+
+def summarise(folder: Path, jobs: Sequence[Job], of: int) -> pd.DataFrame:
+    """Write the sweep's table and plot from the results of its jobs; returns them, tidy, with the swept keys.
+
+    Parameters
+    ----------
+    folder : Path
+    jobs : sequence of Job
+        Those that have results; of jobs with the same values, the first counts.
+    of : int
+        How many jobs there are.
+    """
+    keys = {key: _column(key) for key in jobs[0].values}
+    missing = f" {of - len(jobs)} of {of} jobs have no results." if len(jobs) < of else ""
+    distinct: dict[tuple[str, ...], Job] = {}
     for job in jobs:
-        file = job.run_dir / "results.csv"
-        if file.is_file():
-            frame = pd.read_csv(file)
-            for place, (key, value) in enumerate(job.values.items()):
-                frame.insert(place, key, value)
-            frames.append(frame)
-    if not frames:
-        raise BlendbenchError(f"{folder}: no job of the sweep has results; see the lines above")
-    together = pd.concat(frames, ignore_index=True)
-    keys = list(jobs[0].values)
-    write_text(folder / "sweep.csv", together.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    table = layout(together, keys, settings)
+        distinct.setdefault(tuple(job.values.values()), job)
+    together = pd.concat(map(_frame, distinct.values()), ignore_index=True)
+    own = [name for name in together.columns if name not in _TOLD]
+    write_text(folder / "sweep.csv", together[own].to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    # A data set that follows from the swept keys need not be told.
+    several = together["dataset"].nunique() > 1
+    if several and "dataset" in keys:
+        several = bool((_groups(together, list(keys.values()))["dataset"].nunique() > 1).any())
+    together["line"] = together["label"] + ", " + together["presented"]
+    together["line"] += ", " + together["dataset"] if several else ""
+    table = layout(together, keys)
     write_text(folder / "table.csv", table.to_csv(index=False, lineterminator="\n"))
-    title = f"{settings['experiment']['title']}: {', '.join(keys)}"
-    missing = f" {len(jobs) - len(frames)} of {len(jobs)} jobs have no results." if len(frames) < len(jobs) else ""
-    note = f"Value [{100 * settings['statistics']['confidence']:g} % interval].{missing}"
+    titles = dict.fromkeys(job.settings["experiment"]["title"] for job in jobs)
+    title = f"{next(iter(titles)) if len(titles) == 1 else 'Sweep'}: {', '.join(keys)}"
+    shares = dict.fromkeys(f"{100 * job.settings['statistics']['confidence']:g}" for job in jobs)
+    note = f"Value [{' or '.join(shares)} % interval].{missing}"
     write_text(folder / "table.md", f"# {title}\n\n{tables.to_markdown(table)}\n\n{note}\n")
     name = "tab:" + re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")
     write_text(folder / "table.tex", tables.to_latex(table, f"{title}. {note}", name))
     if "seed" in keys:
-        write_text(folder / "repeats.csv", repeats(together, keys).to_csv(index=False, lineterminator="\n"))
+        seeds = repeats(together, list(keys.values()))
+        write_text(folder / "repeats.csv", seeds.to_csv(index=False, lineterminator="\n"))
     from blendbench import figures  # slow to import
 
-    figures.sweep(together, keys, settings, folder / "figures" / "sweep.png")
-    return together
+    metrics = list(dict.fromkeys(name for job in jobs for name in job.settings["experiment"]["metrics"]))
+    shown = together[together["shown"]]
+    figures.sweep(
+        shown, keys, [name for name in metrics if name in set(shown["metric"])], folder / "figures" / "sweep.png"
+    )
+    return together[own]
 
 
-def layout(together: pd.DataFrame, keys: Sequence[str], settings: dict[str, Any]) -> pd.DataFrame:
-    """A row a combination, a column a data set, arm, presentation and metric of the experiment."""
-    experiment, lines = settings["experiment"], []
-    several = together["dataset"].nunique() > 1
-    for values, group in together.groupby(list(keys), sort=False):
-        line = dict(zip(keys, values if isinstance(values, tuple) else (values,), strict=True))
-        for row in group[group["metric"].isin(experiment["metrics"])].to_dict("records"):
-            label = experiment["rows"].get(row["arm"], row["arm"])
-            shown = settings["presentations"].get(row["presentation"], {}).get("label", row["presentation"])
-            heading = f"{label}, {shown}" + (f", {row['dataset']}" if several else "")
-            line[f"{heading}: {tables.metric(row['metric']).label}"] = tables.cell(
-                {str(name): value for name, value in row.items()}
-            )
-        lines.append(line)
-    return pd.DataFrame(lines).fillna("–")
+_TOLD = ("label", "presented", "shown")
+"""What the table and the plot say of a result beside `sweep.csv`: its arm, its presentation, whether it is shown."""
+
+
+def _column(key: str) -> str:
+    """The column of a swept key; one that a column of the results is called after has a name of its own."""
+    return f"sweep.{key}" if key in results.COLUMNS else key
+
+
+def _frame(job: Job) -> pd.DataFrame:
+    """A job's results with its swept keys before them, and after them what its own settings say of them."""
+    frame = results.read(job.run_dir)
+    for place, (key, value) in enumerate(job.values.items()):
+        frame.insert(place, _column(key), value)
+    labels, presented = tables.labels(job.settings), tables.presentation_labels(job.settings)
+    frame["label"] = [labels.get(arm, arm) for arm in frame["arm"]]
+    frame["presented"] = [presented.get(name, name) for name in frame["presentation"]]
+    frame["shown"] = frame["metric"].isin(job.settings["experiment"]["metrics"])
+    return frame
+
+
+def _groups(together: pd.DataFrame, columns: Sequence[str]) -> Any:
+    return together.groupby(list(columns), sort=False, dropna=False)
+
+
+def layout(together: pd.DataFrame, keys: Mapping[str, str]) -> pd.DataFrame:
+    """A row a combination, a column a data set, arm, presentation and metric of the jobs' experiments.
+
+    Parameters
+    ----------
+    together : DataFrame
+        As `summarise` makes it, with `line`, the first part of a column's heading.
+    keys : mapping of str to str
+        Columns by swept key.
+    """
+    lines: list[dict[str, Any]] = []
+    found: dict[str, dict[str, None]] = {}
+    for values, group in _groups(together, list(keys.values())):
+        lines.append(dict(zip(keys, values, strict=True)))
+        for row in group[group["shown"]].to_dict("records"):
+            heading = f"{row['line']}: {tables.metric(row['metric']).label}"
+            found.setdefault(row["line"], {})[heading] = None
+            lines[-1][heading] = tables.cell({str(name): value for name, value in row.items()})
+    # Columns of one heading stand together, also where the first job has not all of them.
+    columns = [heading for own in found.values() for heading in own]
+    return pd.DataFrame(lines, columns=[*keys, *columns]).fillna("–")
 
 
 def repeats(together: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Mean and standard deviation of every value over the seeds, with their number."""
     others = [key for key in keys if key != "seed"]
-    grouped = together.groupby([*others, "experiment", "dataset", "arm", "presentation", "metric"], sort=False)
+    grouped = _groups(together, [*others, "experiment", "dataset", "arm", "presentation", "metric"])
     out = grouped["value"].agg(mean="mean", std="std", seeds="count").reset_index()
     return out
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value)
