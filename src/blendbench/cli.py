@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage. A failure is one line on stderr; `
 """
 
 import argparse
+import io
 import itertools
 import os
 import secrets
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from blendbench import __version__, telling
 from blendbench.errors import BlendbenchError
+from blendbench.texts import shown
 
 USAGE = f"""blendbench {__version__}: blend environmental noise into music
 
@@ -58,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--debug" in arguments:
         os.environ[_DEBUG] = "1"  # also for the jobs of a sweep, in whatever process
     arguments = [word for word in arguments if word not in ("--debug", "--quiet")]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has not all characters is no failure
     # Torch's threads would spin while they wait for each other, and on a machine that others use, too, that takes ten
     # times as long. Read as torch is loaded; processes begun from here take it over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -88,7 +93,7 @@ def _guard(command: Callable[[], int]) -> int:
         if not isinstance(error, BlendbenchError):
             first = (text.strip().splitlines() or [""])[0]
             text = f"unexpected {type(error).__name__}: {first} (add --debug for the traceback)"
-    print("blendbench: " + " ".join(text.split()), file=sys.stderr)
+    print("blendbench: " + shown(" ".join(text.split())), file=sys.stderr)
     return status
 
 
@@ -203,7 +208,7 @@ def _start(words: list[str], settings: dict, compose: Callable[[list[str]], dict
     jobs = sweeps.plan(words, settings, compose)
     ends = []
     for number, one in enumerate(jobs, start=1):
-        print(f"[{number} of {len(jobs)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items()))
+        print(shown(f"[{number} of {len(jobs)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items())))
         _group(one.settings, settings["experiment"]["name"], words)
         ends.append(_end(one.settings))
         if ends[-1].status == _STOPPED:

@@ -4,6 +4,8 @@ Configs are composed by Hydra from `conf/`; this module checks types and says in
 """
 
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,8 +146,30 @@ def check(config: DictConfig) -> dict[str, Any]:
     for key, sound, allowed in ranges:
         if not sound:
             raise BlendbenchError(f"{key}: {_value(settings, key)!r} is out of range; use {allowed}")
+    for key, text in _labels(settings):
+        if isinstance(text, bool) or not isinstance(text, str | int):
+            raise BlendbenchError(f"{key}: {text!r} is no text; write it in quotes")
     tracking.check(settings)
     return settings
+
+
+def _labels(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values of what tables and figures are written with; YAML takes a bare `1e3` or `no` for no text."""
+    experiment = settings["experiment"] or {}
+    if "title" in experiment:
+        yield "experiment.title", experiment["title"]
+    yield from ((f"experiment.rows.{arm}", label) for arm, label in (experiment.get("rows") or {}).items())
+    shown = {name: entry for name, entry in settings["presentations"].items() if entry and "label" in entry}
+    yield from ((f"presentations.{name}.label", entry["label"]) for name, entry in shown.items())
+
+
+def literal(settings: Any) -> Any:
+    """Settings of which OmegaConf takes every text as it stands: a resolved one may hold what begins like `${`."""
+    if isinstance(settings, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", settings)
+    if isinstance(settings, dict):
+        return {key: literal(value) for key, value in settings.items()}
+    return [literal(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def _value(settings: dict[str, Any], key: str) -> Any:

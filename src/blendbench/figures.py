@@ -7,8 +7,12 @@ A figure is a function of a run's folder and settings, named by `_target_` in `e
 import itertools
 import math
 import sys
+import textwrap
 import traceback
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from PIL import Image
 
@@ -29,6 +35,7 @@ from blendbench.results import read, read_rows
 from blendbench.runner import file_name
 from blendbench.sounds import Sounds
 from blendbench.store import write_bytes
+from blendbench.texts import csv_text, short, shown
 
 _UNDATED: dict[str, dict[str, Any]] = {
     ".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}, ".svg": {"Date": None},
@@ -112,8 +119,6 @@ class _Sounds(Sounds):
 
 
 def _save(figure: Figure, run_dir: Path, name: str, vector: bool = False) -> list[Path]:
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a label or a prompt may cost $5 or $6
     files = [run_dir / "figures" / f"{name}{ending}" for ending in (".png", ".pdf")[: 1 + vector]]
     for file in files:
         save(figure, file)
@@ -123,15 +128,70 @@ def _save(figure: Figure, run_dir: Path, name: str, vector: bool = False) -> lis
 def save(figure: Figure, file: Path) -> None:
     """Write a figure in the format of the file's ending, without a date in it: the same run, the same bytes.
 
+    All of its texts are shown as they are, none as mathematics, in further fonts where the first lacks a character.
+
     Raises
     ------
     BlendbenchError
         If the file cannot be written.
     """
     buffer = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "blendbench"}):
+    texts = [one for one in figure.findobj(Text) if isinstance(one, Text)]
+    for one in texts:
+        one.set_parse_math(False)
+    fonts = matplotlib.rcParams["font.sans-serif"]
+    further = _further_fonts("".join(sorted({*"".join(one.get_text() for one in texts)})))
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "blendbench",
+        "text.parse_math": False,
+        "font.sans-serif": [*fonts, *further],
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # No font here has it; what stands in its place tells so.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         figure.savefig(buffer, format=file.suffix[1:], dpi=130, bbox_inches="tight", metadata=_UNDATED[file.suffix])
     write_bytes(file, buffer.getvalue())
+
+
+@lru_cache
+def _further_fonts(characters: str) -> list[str]:
+    """Families of this machine's fonts that have what the usual one lacks, as few as will do."""
+    usual = FT2Font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
+    lacking = {ord(character) for character in characters if character.isprintable()} - set(usual)
+    families = []
+    while lacking:
+        has = {family: len(lacking & found) for family, found in _characters().items()}
+        best = max(sorted(has), key=has.__getitem__, default="")
+        if not has.get(best):
+            break
+        families.append(best)
+        lacking -= _characters()[best]
+    return families
+
+
+@lru_cache
+def _characters() -> dict[str, frozenset[int]]:
+    """Characters of the upright fonts of this machine by family; not of those that have a box for everything."""
+    found = {}
+    for font in font_manager.fontManager.ttflist:
+        if font.style == "normal" and font.weight in (400, "normal", "regular") and "Last Resort" not in font.name:
+            try:
+                found[font.name] = frozenset(FT2Font(font.fname).get_charmap())
+            except (OSError, RuntimeError):
+                continue  # deleted since the list was made, or damaged
+    return found
+
+
+_SHAPING = "\u200c\u200d\u200e\u200f"
+
+
+def words(text: object, most: int = 60, width: int = 1000) -> str:
+    """A text for a figure: cut, so that no figure grows without bound, and broken into lines of `width` characters."""
+    # Signs without a shape go, but for those that shape their neighbours: matplotlib's PDF trips over one (U+FEFF).
+    seen = "".join(c for c in str(text) if unicodedata.category(c) != "Cf" or c in _SHAPING or shown(c) != c)
+    cut = short(seen, most)
+    lines = "\n".join(textwrap.wrap(cut, width)) if len(cut) > width else cut
+    return f"\u200b{lines}" if lines.startswith("_") else lines  # a legend leaves out what begins with it
 
 
 def difference_heatmaps(
@@ -162,12 +222,12 @@ def difference_heatmaps(
         power = spectrogram.RIFFUSION.power
         compressed = (noise / peak) ** power
         line[0].imshow(compressed, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1)
-        line[0].set_ylabel(f"{first['label']}\n{first['genre']}", fontsize=8)
+        line[0].set_ylabel(f"{words(first['label'], 36)}\n{words(first['genre'], 36)}", fontsize=8)
         for axis, arm in zip(line[1:], chosen, strict=True):
             music = (spectrogram.mel_amplitudes(sounds.music(of_arm[arm])) / peak) ** power
             image = axis.imshow(music - compressed, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
     for axis, title in zip(axes[0], ["noise", *labels.values()], strict=True):
-        axis.set_title(title, fontsize=9)
+        axis.set_title(words(title, width=30), fontsize=9)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -208,8 +268,8 @@ def metric_against_loudness(
     axis = figure.subplots()
     best: list[dict[str, Any]] = []
     for (dataset, arm), group in picked.sort_values("lufs").groupby(["dataset", "arm"], sort=False):
-        label = labels.get(str(arm), str(arm))
-        label += f", {dataset}" if picked["dataset"].nunique() > 1 else ""
+        label = words(labels.get(str(arm), str(arm)))
+        label += f", {words(dataset, 30)}" if picked["dataset"].nunique() > 1 else ""
         colour = COLOURS[len(best) % len(COLOURS)]
         axis.plot(group["lufs"], group["value"], marker="o", ms=3, label=label, color=colour)
         axis.fill_between(group["lufs"], group["ci_low"], group["ci_high"], alpha=0.12, color=colour)
@@ -223,7 +283,7 @@ def metric_against_loudness(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
     files = _save(figure, run_dir, name, vector=True)
-    pd.DataFrame(best).to_csv(run_dir / "figures" / f"{name}.csv", index=False, lineterminator="\n")
+    write_bytes(run_dir / "figures" / f"{name}.csv", csv_text(pd.DataFrame(best)).encode())
     return [*files, run_dir / "figures" / f"{name}.csv"]
 
 
@@ -270,7 +330,7 @@ def stage1_images(
             axis.set_facecolor("#f2c14e")
             axis.set_xticks([])
             axis.set_yticks([])
-        line[0].set_ylabel(f"{row['label']}\n{row['genre']}", fontsize=8)
+        line[0].set_ylabel(f"{words(row['label'], 36)}\n{words(row['genre'], 36)}", fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     if arm != wanted:
@@ -311,11 +371,12 @@ def waveforms(
         axis.plot(np.arange(len(wave)) / SAMPLE_RATE, wave, lw=0.3, color=COLOURS[number % len(COLOURS)])
         for onset in onsets:
             axis.axvline(onset, color="#999", lw=0.6, ls=":")
-        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_ylabel(words(label, width=30), rotation=0, ha="right", va="center", fontsize=8)
         axis.set_yticks([])
         axis.margins(x=0)
     row = of_arm[chosen[0]]
-    axes[0].set_title("; ".join(filter(None, [row["label"], row["prompt"], other])), fontsize=8)
+    title = "; ".join(filter(None, [row["label"], row["prompt"], other]))
+    axes[0].set_title(words(title, 300, width=130), fontsize=8)
     axes[-1].set_xlabel("time (s)")
     return _save(figure, run_dir, name)
 
@@ -357,9 +418,8 @@ def sweep(together: pd.DataFrame, keys: Mapping[str, str], metrics: Sequence[str
             if not all(math.isnan(end) for end in low):
                 axis.fill_between(x, low, high, alpha=0.1, color=colour)
         if not numeric:
-            axis.set_xticks(
-                list(positions.values()), [_short(text) for text in texts], rotation=20, ha="right", fontsize=7
-            )
+            ticks = [words(text, 30) for text in texts]
+            axis.set_xticks(list(positions.values()), ticks, rotation=20, ha="right", fontsize=7)
         axis.set_xlabel(first)
         axis.set_ylabel(tables.metric(name).label)
         axis.grid(alpha=0.3)
@@ -370,12 +430,7 @@ def sweep(together: pd.DataFrame, keys: Mapping[str, str], metrics: Sequence[str
 
 def _lines(together: pd.DataFrame, others: Sequence[tuple[str, str]]) -> pd.Series:
     """What a line of a sweep's plot is called, for each result."""
-    names = together["line"]
+    names = together["line"].map(lambda text: words(text, 120))
     for key, column in others:
-        names = names + f", {key}=" + together[column].map(_short)
+        names = names + f", {key}=" + together[column].map(lambda text: words(text, 20))
     return names
-
-
-def _short(text: str) -> str:
-    """A text that fits beside others."""
-    return text if len(text) <= 40 else text[:39] + "…"

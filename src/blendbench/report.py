@@ -10,6 +10,7 @@ presentations differ by a gain. All sounds of a pair are heard at their true lev
 scaled, and players turned down, to one common factor a pair.
 """
 
+import csv
 import json
 import math
 import re
@@ -75,10 +76,10 @@ def write(run_dir: Path, settings: dict[str, Any], most: int = 60) -> Path:
     """
     rows = read_rows(run_dir)
     try:
-        table = pd.read_csv(run_dir / "table.csv", dtype=str, keep_default_na=False)
-        notes = (run_dir / "table.md").read_text(encoding="utf-8").split("\n\n")[2:]
-    except OSError:
+        table = tables.read_csv(run_dir / "table.csv")
+    except (OSError, ValueError, csv.Error):
         raise BlendbenchError(f"{run_dir}: no table yet; run `blendbench table {run_dir}` first") from None
+    found = _results(run_dir)
     hide = _Hide(run_dir, settings)
     run = _Run(rows, settings, _read_csv(run_dir / "scores.csv"))
     chosen, left_out = run.shown(most)
@@ -96,12 +97,13 @@ def write(run_dir: Path, settings: dict[str, Any], most: int = 60) -> Path:
         "arms": [label for _, label in run.arms.items()],
         "measures": [measure._asdict() for measure in run.measures],
         "cases": run.cases(chosen),
+        "choices": {name: sorted({pair[name] for pair in pairs}) for name in ("label", "genre", "dataset")},
         "pairs": pairs,
     }
     page = _environment().get_template("index.html").render(
         title=settings["experiment"]["title"],
-        table=_table(table, _best(run_dir, settings)),
-        notes=[hide(note.strip()) for note in notes],
+        table=_table(table, set() if found is None else tables.best(found, settings)),
+        notes=[] if found is None else [hide(note) for note in tables.notes(found, settings)],
         comparisons=_comparisons(run_dir, settings),
         figures=_figures(run_dir),
         settings=hide(_text(run_dir / "config.yaml")),
@@ -111,7 +113,6 @@ def write(run_dir: Path, settings: dict[str, Any], most: int = 60) -> Path:
         failed=sum(row["status"] != "ok" for row in rows),
         rows=len(rows),
         datasets=list(settings["dataset"]),
-        choices={name: sorted({pair[name] for pair in pairs}) for name in ("label", "genre", "dataset")},
         **data,
     )  # fmt: skip
     for name in ("report.css", "report.js"):
@@ -480,10 +481,10 @@ def _read_csv(file: Path) -> pd.DataFrame:
         raise BlendbenchError(f"{file}: cannot be read ({error}); run `blendbench table {file.parent}`") from None
 
 
-def _best(run_dir: Path, settings: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """Cells of the best values, as in `table.md`."""
+def _results(run_dir: Path) -> pd.DataFrame | None:
+    """The run's results; None where there are none."""
     file = run_dir / "results.csv"
-    return tables.best(read(run_dir), settings) if file.exists() else set()
+    return read(run_dir) if file.exists() else None
 
 
 def _table(table: pd.DataFrame, bold: set[tuple[str, str]]) -> dict[str, Any]:

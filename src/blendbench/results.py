@@ -35,6 +35,7 @@ from blendbench.metrics import (
 )
 from blendbench.scoring import Scoring, mix_key, reference_key
 from blendbench.store import PAIR_KEY, Arrays, Ledger, Rows, canonical, signature, write_lines, write_text
+from blendbench.texts import csv_text, heading, markdown
 
 COLUMNS = [
     "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
@@ -578,7 +579,7 @@ def _csv(frame: pd.DataFrame) -> Iterator[str]:
     """A table as CSV, some thousand lines at a time."""
     for start in range(0, max(1, len(frame)), 10_000):
         part = frame.iloc[start : start + 10_000]
-        yield part.to_csv(index=False, header=not start, lineterminator="\n", float_format="%.6g")
+        yield csv_text(part, header=not start, float_format="%.6g")
 
 
 def tabulate(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
@@ -587,11 +588,12 @@ def tabulate(run_dir: Path, settings: dict[str, Any]) -> pd.DataFrame:
     for name, frame in (("results", found.values), ("scores", found.scores), ("comparisons", found.comparisons)):
         write_lines(run_dir / f"{name}.csv", _csv(frame))
     table = tables.layout(found.values, settings)
-    write_text(run_dir / "table.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(run_dir / "table.csv", tables.to_csv(table))
     title, notes = settings["experiment"]["title"], tables.notes(found.values, settings)
     bold = tables.best(found.values, settings)
-    text = f"# {title}\n\n{tables.to_markdown(table, bold)}\n" + "".join(f"\n{note}\n" for note in notes)
+    text = f"# {heading(title)}\n\n{tables.to_markdown(table, bold)}\n"
+    text += "".join(f"\n{markdown(note)}\n" for note in notes)
     write_text(run_dir / "table.md", text)
-    label = "tab:" + settings["experiment"]["name"].replace("/", "-")
+    label = f"tab:{settings['experiment']['name']}"
     write_text(run_dir / "table.tex", tables.to_latex(table, f"{title}. " + " ".join(notes), label, bold))
     return found.values

@@ -182,7 +182,7 @@ def begin(plan: Plan) -> None:
         If a folder cannot be written.
     """
     settings = plan.settings
-    write_text(plan.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_text(plan.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.literal(settings))))
     if not plan.store.is_dir():
         make_folder(plan.store)  # one that cannot be written is still read: it may hold all
     with plan.opened() as arms:

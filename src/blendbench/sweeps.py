@@ -22,6 +22,7 @@ from blendbench import config, results, tables
 from blendbench.errors import BlendbenchError
 from blendbench.runner import file_name
 from blendbench.store import write_text
+from blendbench.texts import csv_text, heading
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _element(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{_element(one)}' for key, one in value.items())}}}"
     if isinstance(value, str) and not (re.fullmatch(r"[A-Za-z_.][A-Za-z0-9_./+-]*", value) and _is_text(value)):
-        return str(QuotedString(value, Quote.single).with_quotes())
+        return str(QuotedString(config.literal(value), Quote.single).with_quotes())
     return str(value)
 
 
@@ -190,7 +191,7 @@ def summarise(folder: Path, jobs: Sequence[Job], of: int) -> pd.DataFrame:
         distinct.setdefault(tuple(job.values.values()), job)
     together = pd.concat(map(_frame, distinct.values()), ignore_index=True)
     own = [name for name in together.columns if name not in _TOLD]
-    write_text(folder / "sweep.csv", together[own].to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_text(folder / "sweep.csv", csv_text(together[own], float_format="%.6g"))
     # A data set that follows from the swept keys need not be told.
     several = together["dataset"].nunique() > 1
     if several and "dataset" in keys:
@@ -198,17 +199,16 @@ def summarise(folder: Path, jobs: Sequence[Job], of: int) -> pd.DataFrame:
     together["line"] = together["label"] + ", " + together["presented"]
     together["line"] += ", " + together["dataset"] if several else ""
     table = layout(together, keys)
-    write_text(folder / "table.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "table.csv", tables.to_csv(table))
     titles = dict.fromkeys(job.settings["experiment"]["title"] for job in jobs)
     title = f"{next(iter(titles)) if len(titles) == 1 else 'Sweep'}: {', '.join(keys)}"
     shares = dict.fromkeys(f"{100 * job.settings['statistics']['confidence']:g}" for job in jobs)
     note = f"Value [{' or '.join(shares)} % interval].{missing}"
-    write_text(folder / "table.md", f"# {title}\n\n{tables.to_markdown(table)}\n\n{note}\n")
+    write_text(folder / "table.md", f"# {heading(title)}\n\n{tables.to_markdown(table)}\n\n{note}\n")
     name = "tab:" + re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")
     write_text(folder / "table.tex", tables.to_latex(table, f"{title}. {note}", name))
     if "seed" in keys:
-        seeds = repeats(together, list(keys.values()))
-        write_text(folder / "repeats.csv", seeds.to_csv(index=False, lineterminator="\n"))
+        write_text(folder / "repeats.csv", csv_text(repeats(together, list(keys.values()))))
     from blendbench import figures  # slow to import
 
     metrics = list(dict.fromkeys(name for job in jobs for name in job.settings["experiment"]["metrics"]))

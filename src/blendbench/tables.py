@@ -4,10 +4,13 @@ The best value of a column, by the metric's direction, is bold. Where our number
 difference stands there, too; where they may not (other models, other data), the agreement of the orderings is told.
 """
 
+import csv
 import itertools
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,6 +18,7 @@ import pandas as pd
 from blendbench.datasets.builtin import package_folder
 from blendbench.metrics import audibility
 from blendbench.metrics.comparison import Agreement, agreement
+from blendbench.texts import csv_text, for_spreadsheet, from_spreadsheet, latex, latex_file, markdown, short
 
 
 class Metric(NamedTuple):
@@ -251,28 +255,36 @@ def comparable(settings: Mapping[str, Any]) -> bool:
     return not built_in and all(entry.get("comparable", False) for entry in chosen)
 
 
+def to_csv(table: pd.DataFrame) -> str:
+    """A data frame of texts as CSV for a spreadsheet; `read_csv` gives it back."""
+    cells = [[for_spreadsheet(cell) for cell in row] for row in table.values.tolist()]
+    return csv_text(pd.DataFrame(cells, columns=[for_spreadsheet(column) for column in table.columns]))
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """What `to_csv` wrote, all text; raises OSError, csv.Error or ValueError if it cannot be read."""
+    with file.open(newline="", encoding="utf-8") as lines:
+        columns, *rows = [[from_spreadsheet(cell) for cell in row] for row in csv.reader(lines)]
+    return pd.DataFrame(rows, columns=columns, dtype=str)
+
+
 def to_markdown(table: pd.DataFrame, bold: Set[tuple[str, str]] = frozenset()) -> str:
     """A data frame of texts as an aligned Markdown table; `bold` holds (first cell of the row, column)."""
 
     def text(row: list[Any], column: str, cell: Any) -> str:
-        shown = _in_a_cell(cell)
-        return f"**{shown}**" if (row[0], column) in bold else shown
+        written = markdown(cell, cell=True)
+        return f"**{written}**" if (row[0], column) in bold else written
 
     columns = [str(column) for column in table.columns]
     body = [
         [text(row, column, cell) for column, cell in zip(columns, row, strict=True)] for row in table.values.tolist()
     ]
-    cells = [list(map(_in_a_cell, columns)), *body]
+    cells = [[markdown(column, cell=True) for column in columns], *body]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = [
         "| " + " | ".join(one.ljust(width) for one, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     return "\n".join([lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]])
-
-
-def _in_a_cell(text: Any) -> str:
-    """Text that ends neither its cell nor its row of a Markdown table."""
-    return " ".join(str(text).splitlines()).replace("|", r"\|")
 
 
 def headings(table: pd.DataFrame) -> tuple[list[tuple[str, int]], list[str]]:
@@ -282,10 +294,13 @@ def headings(table: pd.DataFrame) -> tuple[list[tuple[str, int]], list[str]]:
     return groups, [name for _, name in pairs]
 
 
+_INTERVAL = re.compile(r" (?=\[[-+\d.einfa]+, [-+\d.einfa]+\])")
+
+
 def parts(cell: Any) -> tuple[str, str]:
     """A cell's value, and its interval in brackets ("" if it has none)."""
-    value, bracket, rest = str(cell).partition(" [")
-    return value, bracket.strip() + rest
+    value, *interval = _INTERVAL.split(str(cell), maxsplit=1)
+    return value, "".join(interval)
 
 
 def to_latex(table: pd.DataFrame, caption: str, label: str, bold: Set[tuple[str, str]] = frozenset()) -> str:
@@ -301,14 +316,14 @@ def to_latex(table: pd.DataFrame, caption: str, label: str, bold: Set[tuple[str,
         at += width
     lines = [
         r"\begin{table}",
-        rf"\caption{{{latex(caption)}}}",
-        rf"\label{{{label}}}",
+        _caption(caption),
+        rf"\label{{{re.sub(r'[^A-Za-z0-9_.:-]+', '-', label)}}}",
         rf"\begin{{tabular}}{{{'l' * len(heads)}}}",
         r"\toprule",
     ]
     if len(groups) > 1 or groups[0][0]:
-        lines += [" & ".join(spans) + r" \\", " ".join(rules)]
-    lines += [" & ".join(map(latex, heads)) + r" \\", r"\midrule"]
+        lines += [_line(spans), " ".join(rules)]
+    lines += [_line(map(latex, heads)), r"\midrule"]
     for row in table.values.tolist():
         cells = []
         for column, cell in zip(table.columns, row, strict=True):
@@ -316,13 +331,21 @@ def to_latex(table: pd.DataFrame, caption: str, label: str, bold: Set[tuple[str,
             text = latex(value)
             text = rf"\textbf{{{text}}}" if (row[0], column) in bold else text
             cells.append(text + (rf" {{\footnotesize {latex(interval)}}}" if interval else ""))
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        lines.append(_line(cells))
+    return latex_file([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
 
-def latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "“": "``", "”": "''"}
-    special |= {"∞": r"$_\infty$", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
+def _caption(text: str) -> str:
+    if len(text) < _LONG:
+        return rf"\caption{{{latex(text)}}}"
+    # LaTeX first sets a caption in one line, and TeX knows no line of more than 5.7 m.
+    return rf"\caption[{{{latex(short(text))}}}]{{\parbox[t]{{0.85\linewidth}}{{{latex(text)}}}}}"
+
+
+_LONG = 2000
+
+
+def _line(cells: Iterable[str]) -> str:
+    line = " & ".join(cells) + r" \\"
+    # After the line before, these would be an option of its end or of a rule.
+    return "{}" + line if line.lstrip().startswith(("[", "*")) else line

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.store import PAIR_KEY, Ledger, make_folder, signature
+from blendbench.texts import from_spreadsheet
 
 MODES = ("auto", "offline", "online", "disabled")
 _NAMES = {*PAIR_KEY, "experiment", "metric", "other", "recipe", "test"}  # text, even where they look like numbers
@@ -178,6 +179,8 @@ def tables(run_dir: Path, media_pairs: int) -> dict[str, Table]:
     """
     rows = list(Ledger(run_dir / "pairs.jsonl", PAIR_KEY))
     found = {name: _read_csv(run_dir / f"{name}.csv") for name in ("results", "table")}
+    columns, *cells = ([*map(from_spreadsheet, line)] for line in (found["table"].columns, *found["table"].rows))
+    found["table"] = Table(columns, cells)
     found |= {name: _read_csv(file) for name in ("comparisons", "scores") if (file := run_dir / f"{name}.csv").exists()}
     found |= {name: _numbers(table) for name, table in found.items() if name != "table"}
     found["pairs"] = _pairs(rows, found.pop("scores", Table(list(PAIR_KEY), [])))

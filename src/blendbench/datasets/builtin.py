@@ -64,7 +64,7 @@ def prompts(file: str | None = None) -> list[Prompt]:
 
 def _lines(file: Path) -> list[dict[str, str]]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except FileNotFoundError:
         raise BlendbenchError(f"{printable(file)}: not found; set prompts.file to a CSV or text file") from None
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis_report, exclusions, findings
 from blendbench.listening.study import SETTINGS, Study
 from blendbench.store import write_text
+from blendbench.texts import csv_text
 
 _USED = ["listener", "sample", "arm", "scale", "value", "page_s"]
 
@@ -57,7 +58,7 @@ def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool])
 
 
 def _write(file: Path, frame: pd.DataFrame) -> None:
-    write_text(file, frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_text(file, csv_text(frame, float_format="%.6g"))
 
 
 def _checked(study: Study, ratings: pd.DataFrame) -> pd.DataFrame:

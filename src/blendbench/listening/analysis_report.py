@@ -12,6 +12,7 @@ from blendbench import figures, results, tables
 from blendbench.listening import exclusions, findings, statistics
 from blendbench.listening.study import SETTINGS, Study
 from blendbench.store import write_text
+from blendbench.texts import heading, markdown, shown
 
 
 def write(
@@ -49,7 +50,7 @@ def write(
         _told_predictors(study, found.correlations, best),
         _told_notes(found.notes),
     ]
-    head = f"# What listeners said: {study.settings['title']}\n\n{_head(study, run)}\n"
+    head = f"# {heading('What listeners said: ' + study.settings['title'])}\n\n{markdown(_head(study, run))}\n"
     write_text(folder / "analysis.md", "\n".join([head, *(part for part in parts if part)]))
     return folder / "analysis.md"
 
@@ -128,12 +129,13 @@ def _draw_ratings(
                     place + 0.36, theirs.value, spread, fmt="D", ms=4, mfc="white", color="#777", lw=1, capsize=2
                 )
         words = study.scales[one.scale]
-        axis.set_title(words["label"] + (f", {one.dataset}" if rows > 1 else ""), fontsize=9)
-        axis.set_xticks(range(len(study.arms)), [label.replace(" ", "\n") for label in study.arms.values()], fontsize=8)
+        axis.set_title(figures.words(words["label"]) + (f", {one.dataset}" if rows > 1 else ""), fontsize=9)
+        ticks = [figures.words(label, 40, 20).replace(" ", "\n") for label in study.arms.values()]
+        axis.set_xticks(range(len(study.arms)), ticks, fontsize=8)
         axis.set_xlim(-0.6, len(study.arms) - 0.4)
         axis.set_ylim(0.9, 5.1)
         axis.set_yticks(range(1, 6), ["1", "2", "3", "4", "5"], fontsize=8)
-        axis.set_ylabel(f"1: {words['low']}\n5: {words['high']}", fontsize=7)
+        axis.set_ylabel(f"1: {figures.words(words['low'])}\n5: {figures.words(words['high'])}", fontsize=7)
         axis.grid(axis="y", alpha=0.3)
     figure.legend(handles.values(), handles, fontsize=7, loc="outside lower center", ncols=3, frameon=False)
     for ending in (".png", ".svg"):
@@ -162,7 +164,7 @@ def _draw_predictors(
                 chosen = ((pairs["dataset"] == dataset) & (pairs["arm"] == arm)).to_numpy()
                 colour = figures.COLOURS[place % len(figures.COLOURS)]
                 x, y = scores.loc[chosen, name], pairs.loc[chosen, scale]
-                axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=label)
+                axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=figures.words(label))
             facts = over[(over["dataset"] == dataset) & (over["metric"] == scale) & (over["predictor"] == name)]
             for row in facts.to_dict("records"):
                 told = f"rho {row['spearman']:.2f}, within methods {_number(row['spearman_within'])}"
@@ -176,7 +178,8 @@ def _draw_predictors(
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=len(labels), frameon=False)
+    beside = max(1, min(len(labels), 120 // max(map(len, labels))))
+    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=beside, frameon=False)
     figures.save(figure, file)
     return best
 
@@ -229,7 +232,7 @@ def _by(table: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
 
 def _heading(dataset: str, table: pd.DataFrame) -> str:
     """A heading for a data set where there are several."""
-    return f"### {dataset}\n\n" if table["dataset"].nunique() > 1 else ""
+    return f"### {heading(dataset)}\n\n" if table["dataset"].nunique() > 1 else ""
 
 
 def _told_ratings(study: Study, summary: pd.DataFrame, paper: Mapping[tuple[str, str, str], _Paper]) -> str:
@@ -305,7 +308,7 @@ def _told_apart(study: Study, rows: Sequence[Mapping[Any, Any]]) -> str:
         if row["p_holm"] < statistics.LEVEL:
             above, below = (row["arm"], row["other"])[:: 1 if row["estimate"] > 0 else -1]
             found.append(f"{study.arms[above]} above {study.arms[below]}")
-    return f"Told apart by the model: {'; '.join(found)}." if found else "The model tells no two apart."
+    return markdown(f"Told apart by the model: {'; '.join(found)}.") if found else "The model tells no two apart."
 
 
 def _told_agreement(agreement: pd.DataFrame) -> str:
@@ -383,4 +386,4 @@ def _told_arms(over_arms: pd.DataFrame) -> str:
 
 
 def _told_notes(notes: Sequence[str]) -> str:
-    return "## Notes\n\n" + "".join(f"- {note}\n" for note in dict.fromkeys(notes)) if notes else ""
+    return "## Notes\n\n" + "".join(f"- {shown(note)}\n" for note in dict.fromkeys(notes)) if notes else ""

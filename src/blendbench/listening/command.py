@@ -11,6 +11,7 @@ from typing import Any
 from blendbench import telling
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.store import write_bytes, write_text
+from blendbench.texts import csv_text
 
 TEXT = """Let people rate a run's mixes as for BNMusic's Table 2: overall quality (OVL) and perceived noise (PER), 1-5.
 
@@ -230,7 +231,7 @@ def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
     answers = Answers(study)
     ratings, headphones = answers.export(), answers.headphones()
     if words.file.suffix.lower() == ".csv":
-        write_text(words.file, ratings.to_csv(index=False, lineterminator="\n"))
+        write_text(words.file, csv_text(ratings))
     else:
         whole = {
             "study": {"title": study.settings["title"], "presentation": study.presentation, "arms": study.arms,

@@ -2,7 +2,7 @@
 
 // The list of pairs: players, filters, order. Everything from the data becomes text, never markup.
 (() => {
-  const { presentations, arms, measures, cases, pairs, seconds } = REPORT;
+  const { presentations, arms, measures, cases, pairs, seconds, choices } = REPORT;
   const find = (id) => document.getElementById(id);
   const tools = document.querySelector(".tools");
   const tabs = [...tools.querySelectorAll("[role=tab]")];
@@ -19,7 +19,10 @@
   function make(tag, className, content) {
     const element = document.createElement(tag);
     if (className) element.className = className;
-    if (content !== undefined) element.textContent = content;
+    if (content !== undefined) {
+      element.textContent = content;
+      element.dir = "auto"; // a text written from right to left must not turn its neighbours around
+    }
     return element;
   }
 
@@ -154,7 +157,8 @@
   };
 
   function passes(pair) {
-    if (Object.entries(filters).some(([name, select]) => select.value && pair[name] !== select.value)) return false;
+    const other = ([name, select]) => select.value && pair[name] !== choices[name][Number(select.value)];
+    if (Object.entries(filters).some(other)) return false;
     const reasons = pair.cells[presentation].map((cell) => (cell ? cell.reason : ""));
     const failed = reasons.some((reason) => reason);
     if (status.value && (status.value === "failed") !== failed) return false;

@@ -16,6 +16,8 @@ function make(tag, className, ...content) {
   const element = document.createElement(tag);
   if (className) element.className = className;
   element.append(...content); // strings become text nodes
+  // The study's words may be written from right to left.
+  if (content.some((one) => typeof one === "string")) element.dir = "auto";
   return element;
 }
 
