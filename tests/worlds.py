@@ -170,7 +170,7 @@ def write_musicgen(folder: Path) -> None:
 
 def rows_of(run_dir: Path) -> list[dict]:
     """Rows of a run's `pairs.jsonl`."""
-    return [json.loads(line) for line in (run_dir / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (run_dir / "pairs.jsonl").read_bytes().splitlines()]
 
 
 def untimed(rows: list[dict]) -> list[dict]:
