@@ -54,16 +54,22 @@ def written(text: str) -> str:
     return text.replace("${", r"\${")
 
 
-def experiment() -> dict[str, Any]:
-    """An experiment whose title, arms and presentations are called by the texts."""
+def experiment(paper_csv: Path) -> dict[str, Any]:
+    """An experiment whose title, arms and presentations are called by the texts; writes the figures of its paper.
+
+    These keep a row in the table for arms that are not run.
+    """
     texts = dict(TEXTS)
     rows = {arm: texts.pop(name) for arm, name in zip(ARMS, ENDING, strict=True)}
     rows |= {f"not_run_{number}": text for number, text in enumerate(texts.values())}
+    with paper_csv.open("w", newline="", encoding="utf-8") as opened:
+        figures = [["paper", arm, "direct", "fad", 1.5] for arm in rows if arm not in ARMS]
+        csv.writer(opened).writerows([["dataset", "arm", "presentation", "metric", "value"], *figures])
     return {
         "defaults": [{f"/method@arms.{arm}": _METHODS.get(arm, "random_music")} for arm in ARMS],
         "experiment": {
             "name": "nasty/run", "title": written(f"{TEXTS['latex']} {TEXTS['markup']} {TEXTS['cjk']}"),
-            "paper_csv": None, "metrics": ["fad", "kl"], "paper_dataset": {},
+            "paper_csv": str(paper_csv), "metrics": ["fad", "kl"], "paper_dataset": {"folder": "paper"},
             "rows": {arm: written(text) for arm, text in rows.items()},
         },
         "presentations": {
@@ -92,7 +98,7 @@ def words(world: World, folder: Path) -> list[str]:
     """The command line of the run, whose folder is `folder / "run"`."""
     file = folder / "conf" / "experiment" / "nasty.yaml"
     file.parent.mkdir(parents=True)
-    text = yaml.safe_dump(experiment(), default_style='"', sort_keys=False)
+    text = yaml.safe_dump(experiment(folder / "paper.csv"), default_style='"', sort_keys=False)
     file.write_text(f"# @package _global_\n{text}", encoding="utf-8")
     table = noises(folder / "noises")
     own = ["dataset=folder", f"data.path={folder / 'noises'}", f"data.table={table}", f"run_dir={folder / 'run'}"]

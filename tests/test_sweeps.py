@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from worlds import CHEAP, World, call
 
 from blendbench import results, sweeps
@@ -82,7 +83,9 @@ def test_first_value_stands_in_where_hydra_composes_without_the_swept():
     ],
 )  # fmt: skip
 def test_hydra_reads_back_what_an_experiments_sweep_asks_for(value):
-    assert OverridesParser.create().parse_override(sweeps.override("a.b", value)).value() == value
+    read = OverridesParser.create().parse_override(sweeps.override("a.b", value)).value()
+    # A text that looks like an interpolation is kept from being one.
+    assert OmegaConf.to_container(OmegaConf.create({"read": read}), resolve=True) == {"read": value}
 
 
 def test_names_in_results_stay_text(tmp_path):
@@ -194,16 +197,16 @@ def test_traceback_of_a_job_is_there_for_who_asks(world, tmp_path, capsys):
 
 def test_one_value_equal_values_and_texts_are_rows_too(world, tmp_path, monkeypatch):
     """0.001 comes twice and counts once; a title may hold what Markdown, LaTeX and matplotlib take for signs."""
-    titles = "experiment.title='a, $x_$ | $y$',null"
+    titles = "data.table='a, $x_$ | $y$',null"
     assert world.run(tmp_path / "run", *CHEAP, "limit=1", "kl.epsilon=1e-3,0.001", titles, "seed=choice(7)", "-m") == 0
     sweep, table = tables_of(tmp_path / "run")
-    assert table[["kl.epsilon", "experiment.title", "seed"]].values.tolist() == [
+    assert table[["kl.epsilon", "data.table", "seed"]].values.tolist() == [
         ["0.001", "a, $x_$ | $y$", "7"], ["0.001", "null", "7"],
     ]  # fmt: skip
     assert len(sweep) == 2 * 2 * 2 * 2
     lines = (tmp_path / "run" / "table.md").read_text().splitlines()
     assert len({line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")}) == 1
-    assert set(pd.read_csv(tmp_path / "run" / "repeats.csv", keep_default_na=False)["experiment.title"]) == {
+    assert set(pd.read_csv(tmp_path / "run" / "repeats.csv", keep_default_na=False)["data.table"]) == {
         "a, $x_$ | $y$", "null",
     }  # fmt: skip
 

@@ -147,7 +147,7 @@ def test_figures_show_labels_as_they_are(run_dir, own, tmp_path, monkeypatch, ca
     figures.difference_heatmaps(tmp_path / "run", of, "direct", 1, arms)
     figures.waveforms(tmp_path / "run", of, "direct", start // 3, arms)
     figures.metric_against_loudness(tmp_path / "run", of, arms=arms)
-    together = tables.read_results(tmp_path / "run" / "results.csv").assign(key=labels[0], other=labels[1])
+    together = results.read(tmp_path / "run").assign(key=labels[0], other=labels[1])
     figures.sweep(together, ["key", "other"], of, tmp_path / "run" / "figures" / "sweep.png")
     assert len(kept) == 5  # one is a PDF, too
     for text in kept:
@@ -237,7 +237,7 @@ def test_markdown_renders_to_the_texts(run_dir, own):
     assert found[0] == texts.shown(own["experiment"]["title"])
     layout = tables.read_csv(run_dir / "table.csv")
     cells = [*layout.columns, *(cell for row in layout.values.tolist() for cell in row)]
-    told = tables.notes(tables.read_results(run_dir / "results.csv"), own)
+    told = tables.notes(results.read(run_dir), own)
     assert list(map(folded, found[1:])) == [folded(texts.shown(text)) for text in (*cells, *told)]
 
 
@@ -307,7 +307,7 @@ def test_text_that_begins_like_a_formula_is_marked(cell):
 def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
     row = dict.fromkeys(results.COLUMNS, "1") | {"arm": "NA", "dataset": "007", "presentation": "1e3", "ci_low": ""}
     pd.DataFrame([row]).to_csv(tmp_path / "results.csv", index=False)
-    found = tables.read_results(tmp_path / "results.csv").iloc[0]
+    found = results.read(tmp_path).iloc[0]
     assert (found["arm"], found["dataset"], found["presentation"]) == ("NA", "007", "1e3")
     assert found["value"] == 1
     assert pd.isna(found["ci_low"])
