@@ -46,6 +46,8 @@ _AUDIBLE_CHUNK_SECONDS = 2.0
 _UNKNOWN_LENGTH = 0x7FFFF000
 _MOST_CHUNKS = 10_000
 """Chunks of a RIFF header that are looked at."""
+_MOST_CHANNELS_TRIED = 32
+"""Channels that are heard alone where their mean is silent."""
 _MOST_SEARCHED = 1 << 27
 """How much of a compressed file is looked through for damage."""
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -58,11 +60,12 @@ def read(
     max_seconds: float | None = None,
     start: float = 0.0,
     min_seconds: float = MIN_SECONDS,
+    channel: int | None = None,
 ) -> torch.Tensor:
     """Read a file, or a part of it, as a checked mono waveform.
 
-    The channels are averaged. Only the part asked for is decoded (with the few frames around it that the resampling
-    filter needs, so that a part equals the same part of the whole).
+    The channels are averaged, or one of them is taken. Only the part asked for is decoded (with the few frames around
+    it that the resampling filter needs, so that a part equals the same part of the whole).
 
     Parameters
     ----------
@@ -76,6 +79,8 @@ def read(
         Where to begin, in seconds from the start of the file.
     min_seconds : float
         Shortest result that is accepted, in seconds.
+    channel : int, optional
+        Take this channel, from 0 on, instead of the mean.
 
     Returns
     -------
@@ -84,9 +89,9 @@ def read(
     Raises
     ------
     ClipError
-        The file is missing, not a file, not readable, not audio, truncated or damaged; or what was read is empty,
-        shorter than `min_seconds`, not finite, or without sound (see `check_waveform`). A cut-off Ogg or MP3
-        is read as far as it goes: neither promises a length that could be held against it.
+        The file is missing, not a file, not readable, not audio, truncated or damaged, or has no such channel; or what
+        was read is empty, shorter than `min_seconds`, not finite, or without sound (see `check_heard`). A cut-off Ogg
+        or MP3 is read as far as it goes: neither promises a length that could be held against it.
     ValueError
         `sample_rate`, `start`, `max_seconds` or `min_seconds` make no sense.
     """
@@ -97,13 +102,21 @@ def read(
     if sample_rate <= 0:
         raise ValueError(f"sample_rate must be above 0, not {sample_rate}")
     path = Path(path)
-    waveform = _opened(path, lambda sound, name: _read_segment(sound, name, sample_rate, max_seconds, start), start)
-    check_waveform(waveform, printable(path), sample_rate, min_seconds)
+
+    def part(one: int | None) -> torch.Tensor:
+        return _opened(
+            path, lambda sound, name: _read_segment(sound, name, sample_rate, max_seconds, start, one), start
+        )
+
+    waveform = part(channel)
+    check_heard(waveform, printable(path), part, channel, sample_rate, min_seconds)
     return waveform
 
 
-def read_span(path: str | os.PathLike[str], start: float, stop: float) -> tuple[torch.Tensor, int]:
-    """Read a stretch of a file at the file's own rate, channels averaged.
+def read_span(
+    path: str | os.PathLike[str], start: float, stop: float, channel: int | None = None
+) -> tuple[torch.Tensor, int]:
+    """Read a stretch of a file at the file's own rate, channels averaged, or one of them.
 
     Parameters
     ----------
@@ -111,6 +124,8 @@ def read_span(path: str | os.PathLike[str], start: float, stop: float) -> tuple[
         As for `read`.
     start, stop : float
         In seconds; what lies before the file's beginning or after its end is left out.
+    channel : int, optional
+        As for `read`.
 
     Returns
     -------
@@ -126,7 +141,7 @@ def read_span(path: str | os.PathLike[str], start: float, stop: float) -> tuple[
 
     def frames(sound: soundfile.SoundFile, name: str) -> tuple[torch.Tensor, int]:
         first = round(max(0.0, start) * sound.samplerate)
-        mono = _read_mono(sound, name, first, round(min(stop * sound.samplerate, sound.frames)))
+        mono = _read_mono(sound, name, first, round(min(stop * sound.samplerate, sound.frames)), channel)
         _check_finite(mono, name)
         return mono, sound.samplerate
 
@@ -170,12 +185,59 @@ def check_waveform(
     if not _is_audible(waveform, sample_rate):
         peak = waveform.abs().max().item()
         if peak == 0:
-            what = "is digital silence (after averaging its channels)"
+            what = "is digital silence"
         elif waveform.min() == waveform.max():
             what = f"holds one constant value ({waveform[0].item():.3g}), so no sound"
         else:
             what = f"is silent: all of it lies below the {GATE_LUFS:g} LUFS gate of BS.1770 (peak {db(peak):.1f} dBFS)"
-        raise ClipError(f"{name}: {what}; use a clip with sound in it")
+        raise _SilentError(f"{name}: {what}; use a clip with sound in it")
+
+
+class _SilentError(ClipError):
+    """A waveform has no sound in it."""
+
+
+def check_heard(
+    waveform: torch.Tensor,
+    name: str,
+    part: Callable[[int], torch.Tensor],
+    channel: int | None,
+    sample_rate: int = SAMPLE_RATE,
+    min_seconds: float = MIN_SECONDS,
+) -> None:
+    """Refuse, as `check_waveform`, what was read of a file; where its channels cancel out in their mean, say so.
+
+    Parameters
+    ----------
+    waveform, name, sample_rate, min_seconds
+        As for `check_waveform`.
+    part : callable
+        From a channel, from 0 on, to its waveform [samples]; raises ClipError if there is none.
+    channel : int or None
+        The channel that the waveform is; None for the mean of all.
+
+    Raises
+    ------
+    ClipError
+        As `check_waveform`, or because the mean is silent while a channel is not.
+    """
+    if channel is not None:
+        check_waveform(waveform, f"{name}, channel {channel}", sample_rate, min_seconds)
+        return
+    try:
+        check_waveform(waveform, name, sample_rate, min_seconds)
+    except _SilentError:
+        for one in range(_MOST_CHANNELS_TRIED):
+            try:
+                audible = _is_audible(part(one), sample_rate)
+            except ClipError:
+                break
+            if audible:
+                raise ClipError(
+                    f"{name}: its channels cancel out: channel {one} has sound, the mean of all has none (opposite "
+                    f"phase?); make it mono, or, if it is a noise, take one channel by noise.channel={one}"
+                ) from None
+        raise
 
 
 def write(
@@ -483,7 +545,12 @@ def _sound(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
 
 
 def _read_segment(
-    sound: soundfile.SoundFile, name: str, sample_rate: int, max_seconds: float | None, start: float
+    sound: soundfile.SoundFile,
+    name: str,
+    sample_rate: int,
+    max_seconds: float | None,
+    start: float,
+    channel: int | None,
 ) -> torch.Tensor:
     """Decode and resample one part, from a whole period of the two rates on: its sample grid is the whole file's."""
     up, down = _rate_ratio(sound.samplerate, sample_rate)
@@ -496,7 +563,7 @@ def _read_segment(
     if max_seconds is not None:
         last_sample = first_sample + round(max_seconds * sample_rate)
         last_frame = min(last_frame, -(-last_sample * down // up) + margin)
-    mono = _read_mono(sound, name, first_frame, last_frame)
+    mono = _read_mono(sound, name, first_frame, last_frame, channel)
     _check_finite(mono, name)
     offset = first_period * up
     end = None if last_sample is None else last_sample - offset
@@ -504,8 +571,15 @@ def _read_segment(
     return resample(mono, sound.samplerate, sample_rate)[first_sample - offset : end].clone()
 
 
-def _read_mono(sound: soundfile.SoundFile, name: str, first_frame: int, last_frame: int) -> torch.Tensor:
-    """Frames `[first_frame, last_frame)` averaged over channels, block by block: a header may promise any length."""
+def _read_mono(
+    sound: soundfile.SoundFile, name: str, first_frame: int, last_frame: int, channel: int | None
+) -> torch.Tensor:
+    """Frames `[first_frame, last_frame)` of a channel, or the mean of all (None).
+
+    They are read block by block, as a header may promise any length.
+    """
+    check_channel(channel, sound.channels, name)
+    taken = 0 if sound.channels == 1 else channel
     block_frames = max(1, _BLOCK_VALUES // sound.channels)
     blocks: list[np.ndarray] = []
     position = first_frame
@@ -517,7 +591,7 @@ def _read_mono(sound: soundfile.SoundFile, name: str, first_frame: int, last_fra
             if len(block) == 0:
                 break
             blocks.append(
-                block[:, 0].copy() if sound.channels == 1 else block.mean(axis=1, dtype=np.float64).astype(np.float32)
+                block[:, taken].copy() if taken is not None else block.mean(axis=1, dtype=np.float64).astype(np.float32)
             )
             position += len(block)
     except soundfile.SoundFileError as error:
@@ -685,6 +759,14 @@ def _mp3_frame(head: bytes) -> tuple[int, int] | None:
     )  # fmt: skip
     sample_rate = (44_100, 48_000, 32_000)[rate] >> (0, 0, 1, 0)[version] >> (2 if version == 0 else 0)
     return (144 if first else 72) * table[row - 1] * 1000 // sample_rate + (head[2] >> 1 & 1), 1152 if first else 576
+
+
+def check_channel(channel: int | None, channels: int, name: str) -> None:
+    """Refuse a channel, from 0 on, that a sound of so many has not; raises ClipError, naming the setting."""
+    if channel is not None and channel >= channels:
+        known = "1 channel" if channels == 1 else f"{channels} channels"
+        taken = "0" if channels == 1 else f"0 to {channels - 1}"
+        raise ClipError(f"{name}: has {known}, so no noise.channel={channel}; take {taken}, or null for the mean")
 
 
 def _check_has_samples(samples: int, name: str) -> None:

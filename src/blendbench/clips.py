@@ -31,7 +31,7 @@ END_TOLERANCE = 0.05
 """How much earlier than its segment a recording may end, in seconds: annotations are rounded, audio is cut."""
 
 
-def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> torch.Tensor:
+def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop", channel: int | None = None) -> torch.Tensor:
     """Read what a run hears of a clip, before it is looped and levelled.
 
     Parameters
@@ -41,6 +41,8 @@ def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> torc
         Most that is read, in seconds.
     short_clip : {"loop", "context"}
         For a segment of a longer recording: the segment alone, or `seconds` of the recording around its middle.
+    channel : int, optional
+        Take this channel of the file, from 0 on; the mean of all when absent.
 
     Returns
     -------
@@ -53,19 +55,23 @@ def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> torc
     """
     check_links(clip.path, clip.root)
     if clip.span is None:
-        return audio.read(clip.path, SAMPLE_RATE, max_seconds=seconds)
-    waveform = audio.resample(*_segment(clip, seconds, short_clip), SAMPLE_RATE)
-    audio.check_waveform(waveform, _name(clip), SAMPLE_RATE)
+        return audio.read(clip.path, SAMPLE_RATE, max_seconds=seconds, channel=channel)
+
+    def part(one: int | None) -> torch.Tensor:
+        return audio.resample(*_segment(clip, seconds, short_clip, one), SAMPLE_RATE)
+
+    waveform = part(channel)
+    audio.check_heard(waveform, _name(clip), part, channel, SAMPLE_RATE)
     return waveform
 
 
-def content_of(clip: NoiseClip, seconds: float, short_clip: str = "loop") -> str:
-    """SHA-256 of what `read_clip` reads; "" where that cannot be read."""
+def content_of(clip: NoiseClip, seconds: float, short_clip: str = "loop", channel: int | None = None) -> str:
+    """SHA-256 of what `read_clip` reads of a segment, and of the whole file otherwise; "" where that cannot be read."""
     try:
         check_links(clip.path, clip.root)
         if clip.span is None:
             return file_hash(clip.path)
-        samples, rate = _segment(clip, seconds, short_clip)
+        samples, rate = _segment(clip, seconds, short_clip, channel)
         return hashlib.sha256(f"{rate}:".encode() + samples.numpy().tobytes()).hexdigest()
     except (OSError, ValueError, ClipError):
         return ""
@@ -77,14 +83,14 @@ def _name(clip: NoiseClip) -> str:
     return f"{clip.id} ({printable(clip.path)}{inside}, {start:.3f} to {stop:.3f} s)"
 
 
-def _segment(clip: NoiseClip, seconds: float, short_clip: str) -> tuple[torch.Tensor, int]:
+def _segment(clip: NoiseClip, seconds: float, short_clip: str, channel: int | None) -> tuple[torch.Tensor, int]:
     """The part of a recording that is heard, at its own rate."""
     assert clip.span is not None
     start, stop = clip.span
     around = short_clip == "context" and stop - start < seconds
     if around:
         start = max(0.0, (start + stop - seconds) / 2)
-    samples, rate = _stretch(clip, start, start + seconds if around else min(stop, start + seconds))
+    samples, rate = _stretch(clip, start, start + seconds if around else min(stop, start + seconds), channel)
     end = start + len(samples) / rate
     if end < min(stop, start + seconds) - END_TOLERANCE:
         raise ClipError(
@@ -93,15 +99,15 @@ def _segment(clip: NoiseClip, seconds: float, short_clip: str) -> tuple[torch.Te
         )
     if around and end < start + seconds:
         # The recording ends within the window: move it back.
-        samples, rate = _stretch(clip, max(0.0, end - seconds), end)
+        samples, rate = _stretch(clip, max(0.0, end - seconds), end, channel)
     return samples, rate
 
 
-def _stretch(clip: NoiseClip, start: float, stop: float) -> tuple[torch.Tensor, int]:
+def _stretch(clip: NoiseClip, start: float, stop: float, channel: int | None) -> tuple[torch.Tensor, int]:
     if clip.member:
         rate = epic_sounds.SAMPLE_RATE
-        return hdf5.read_span(clip.path, clip.member, start, stop, rate), rate
-    return audio.read_span(clip.path, start, stop)
+        return hdf5.read_span(clip.path, clip.member, start, stop, rate, channel), rate
+    return audio.read_span(clip.path, start, stop, channel)
 
 
 def read_music(clip: MusicClip, sample_rate: int, seconds: float) -> torch.Tensor:
@@ -145,13 +151,14 @@ class Noises:
     Parameters
     ----------
     settings : mapping
-        `seconds`, `lufs` and `short_clip` of the configuration's `noise`.
+        `seconds`, `lufs`, `short_clip` and, where it is set, `channel` of the configuration's `noise`.
     store : Path, optional
         The store's folder; without it nothing is kept on disk.
     """
 
     def __init__(self, settings: Mapping[str, Any], store: Path | None = None) -> None:
         self.seconds, self.lufs, self.short_clip = settings["seconds"], settings["lufs"], settings["short_clip"]
+        self.channel = settings.get("channel")
         self.samples = round(self.seconds * SAMPLE_RATE)
         self._contents: dict[NoiseClip, str] = {}
         self._recent: OrderedDict[NoiseClip, torch.Tensor] = OrderedDict()
@@ -159,6 +166,7 @@ class Noises:
         self._ledger: Ledger | None = None
         if store is not None:
             kept = {"seconds": self.seconds, "lufs": self.lufs, "sample_rate": SAMPLE_RATE}
+            kept |= {} if self.channel is None else {"channel": self.channel}
             folder = store / "noise" / signature("noise", NOISE_VERSION, kept)
             self._ledger = Ledger(folder / "noise.jsonl", ("key",))
             self._arrays = Arrays(folder / "noise.f32")
@@ -166,7 +174,7 @@ class Noises:
     def content(self, clip: NoiseClip) -> str:
         """SHA-256 of what is heard of a clip, or "" where that cannot be read."""
         if clip not in self._contents:
-            self._contents[clip] = content_of(clip, self.seconds, self.short_clip)
+            self._contents[clip] = content_of(clip, self.seconds, self.short_clip, self.channel)
         return self._contents[clip]
 
     def read(self, clip: NoiseClip) -> torch.Tensor:
@@ -185,7 +193,7 @@ class Noises:
         content = self.content(clip)
         waveform = self._kept(content)
         if waveform is None:
-            heard = read_clip(clip, self.seconds, self.short_clip)
+            heard = read_clip(clip, self.seconds, self.short_clip, self.channel)
             waveform, _ = audio.normalize_loudness(
                 audio.extend_circular(heard, self.samples), SAMPLE_RATE, self.lufs, clip.id
             )

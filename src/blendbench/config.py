@@ -42,6 +42,7 @@ class NoiseConfig:
     seconds: float = 5.0
     lufs: float = -18.0
     short_clip: str = "loop"
+    channel: Any = None
 
 
 @dataclass
@@ -137,6 +138,7 @@ def check(config: DictConfig) -> dict[str, Any]:
         ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),
         ("noise.seconds", 0.4 <= settings["noise"]["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
         ("noise.lufs", -70 < settings["noise"]["lufs"] <= 0, "above -70, at most 0"),
+        ("noise.channel", _is_channel(settings["noise"]["channel"]), "0, 1, ..., left or right, or null for the mean"),
         ("noise.short_clip", settings["noise"]["short_clip"] in ("loop", "context"), "loop or context"),
         ("kl.pairing", settings["kl"]["pairing"] in ("genre", "random"), "genre or random"),
         ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
@@ -150,6 +152,25 @@ def check(config: DictConfig) -> dict[str, Any]:
         if isinstance(text, bool) or not isinstance(text, str | int):
             raise BlendbenchError(f"{key}: {text!r} is no text; write it in quotes")
     tracking.check(settings)
+    noise = settings["noise"]
+    noise["channel"] = _SIDES.get(noise["channel"], noise["channel"])
+    return _without_later_keys(settings)
+
+
+_SIDES = {"left": 0, "right": 1}
+_LATER_KEYS = (("noise", "channel"),)
+"""Keys that came after runs and stores had been named by hashes of the settings."""
+
+
+def _is_channel(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value in _SIDES) or (type(value) is int and value >= 0)
+
+
+def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without such keys of `_LATER_KEYS` as are null: what they do not change keeps its hash."""
+    for group, key in _LATER_KEYS:
+        if settings[group][key] is None:
+            del settings[group][key]
     return settings
 
 

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from blendbench.audio import check_channel
 from blendbench.errors import ClipError, one_line, printable
 
 _MOST_CHUNK_BYTES = 1 << 26
 """A chunk is unpacked whole, however little of it is asked for."""
 
 
-def read_span(path: Path, member: str, start: float, stop: float, sample_rate: int) -> torch.Tensor:
-    """Read a stretch of one recording, channels averaged; only that stretch is read.
+def read_span(
+    path: Path, member: str, start: float, stop: float, sample_rate: int, channel: int | None = None
+) -> torch.Tensor:
+    """Read a stretch of one recording, channels averaged, or one of them; only that stretch is read.
 
     Parameters
     ----------
@@ -31,6 +34,8 @@ def read_span(path: Path, member: str, start: float, stop: float, sample_rate: i
         In seconds; what lies before the beginning or after the end is left out.
     sample_rate : int
         Of the recordings, in Hz.
+    channel : int, optional
+        Take this channel, from 0 on, instead of the mean.
 
     Returns
     -------
@@ -39,13 +44,14 @@ def read_span(path: Path, member: str, start: float, stop: float, sample_rate: i
     Raises
     ------
     ClipError
-        The file is missing or no HDF5 file, or the recording is missing, not of that shape, damaged, not finite, or
-        ends before `start`.
+        The file is missing or no HDF5 file, or the recording is missing, not of that shape, damaged, not finite, has no
+        such channel, or ends before `start`.
     """
     where = f"{printable(path)}: recording {member!r}"
     with _open(path) as file:
         data = _dataset(file, member, where)
         samples = data.shape[-1]
+        check_channel(channel, data.shape[0] if data.ndim == 2 else 1, where)
         first, last = round(max(0.0, start) * sample_rate), round(min(stop * sample_rate, samples))
         if first >= samples:
             raise ClipError(
@@ -53,7 +59,7 @@ def read_span(path: Path, member: str, start: float, stop: float, sample_rate: i
                 "take the row out, or get the file again"
             )
         try:
-            values = data[..., first:last]
+            values = data[..., first:last] if channel is None or data.ndim == 1 else data[channel, first:last]
         except Exception as error:  # h5py has no class of its own for what the library says
             raise ClipError(f"{where} is damaged ({_reason(error)}); get the file again") from None
     if values.dtype.kind in "iu":
