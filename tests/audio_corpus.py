@@ -172,7 +172,22 @@ _samples("silence.wav", lambda: np.zeros(44_100), "digital silence", "PCM_16")
 _samples("dc_only.wav", lambda: np.full(44_100, 0.5), r"one constant value \(0\.5\)")
 _samples("very_quiet.wav", lambda: 1e-5 * sound(), r"silent: all of it lies below the -70 LUFS gate")
 _samples("subnormal.wav", lambda: 1e-41 * sound(), r"below the -70 LUFS gate")
-_samples("antiphase_stereo.wav", lambda: np.stack([sound(), -sound()], axis=1), "cancel out")
+_samples(
+    "antiphase_stereo.wav",
+    lambda: np.stack([sound(), -sound()], axis=1),
+    r"its channels cancel out: channel 0 has sound, .*noise\.channel=0",
+)
+_samples(
+    "antiphase_but_for_a_hiss.wav",
+    lambda: np.stack([sound(), 1e-5 * np.random.default_rng(4).uniform(-1, 1, RATE) - sound()], axis=1),
+    "its channels cancel out",
+)
+_samples(
+    "third_and_fourth_channel_in_antiphase.wav",
+    lambda: np.stack([0 * sound(), 0 * sound(), sound(), -sound()], axis=1),
+    r"channel 2 has sound, .*noise\.channel=2",
+)
+_samples("nearly_antiphase.wav", lambda: np.stack([sound(), -0.9 * sound()], axis=1), "ok")
 _samples("nan.wav", lambda: _with(100, np.nan), "1 of 44100 samples are NaN or infinite")
 _samples("inf.wav", lambda: _with(44_099, -np.inf), "1 of 44100 samples are NaN or infinite")
 _samples("double_beyond_float.wav", lambda: _with(5, 1e300), "1 of 44100 samples are NaN or infinite", "DOUBLE")
@@ -202,7 +217,7 @@ def _trailing(path: Path) -> None:
         file.write(struct.pack("<4sI", b"junk", 3) + b"abc\0")
 
 
-@_case("text.wav", "not audio")
+@_case("text.wav", "not audio that libsndfile reads, but text .'This is not a sound")
 def _text(path: Path) -> None:
     path.write_text("This is not a sound.\n" * 100)
 
@@ -321,10 +336,10 @@ def extensible(tag: int = 1, bits: int = 16, valid_bits: int = 16, extra: int = 
     return fmt(0xFFFE, bits=bits, extra=struct.pack("<HHI", extra, valid_bits, 4) + guid)
 
 
-def rf64(promised: int, *before: bytes) -> bytes:
+def rf64(promised: int, *before: bytes, before_format: bytes = b"") -> bytes:
     """An RF64 file whose 64-bit length is `promised` bytes of samples."""
     sizes = chunk(b"ds64", struct.pack("<QQQI", promised + 72 & 2**64 - 1, promised, promised // 2, 0))
-    return riff(*before, sizes, fmt(), data(0xFFFFFFFF), form=b"RF64", size=0xFFFFFFFF)
+    return riff(*before, sizes, before_format, fmt(), data(0xFFFFFFFF), form=b"RF64", size=0xFFFFFFFF)
 
 
 def extended(value: float | str) -> bytes:
@@ -450,7 +465,8 @@ def _decoded(content: Callable[[], bytes]) -> Callable[[], np.ndarray]:
 _bytes("riff_size_zero.wav", lambda: riff(fmt(), data(), size=0))
 _bytes("riff_size_too_small.wav", lambda: riff(fmt(), data(), size=100))
 _bytes("riff_size_negative.wav", lambda: riff(fmt(), data(), size=0x80000000))
-_bytes("data_size_zero.wav", lambda: riff(fmt(), data(0)), "0 samples")
+_bytes("data_size_zero.wav", lambda: riff(fmt(), data(0)))
+_bytes("data_size_zero_before_another_chunk.wav", lambda: riff(fmt(), data(0)[:8], chunk(b"junk", pcm())), "0 samples")
 _bytes("data_size_of_half_a_frame.wav", lambda: riff(fmt(), data(1)), "0 samples")
 _bytes("data_size_odd.wav", lambda: riff(fmt(), data(2 * RATE - 1)), heard=lambda: sound()[:-1])
 _bytes("data_size_half_a_frame_too_large.wav", lambda: riff(fmt(), chunk(b"data", pcm() + b"x")))
@@ -468,7 +484,7 @@ _bytes(
     lambda: riff(fmt(), data(), chunk(b"data", pcm(0.5 * sound()[::-1])), chunk(b"junk", b"")),
     "data",
 )
-_bytes("data_twice.wav", lambda: riff(fmt(), data(), data()), "not audio")
+_bytes("data_twice.wav", lambda: riff(fmt(), data(), data()), "holds two chunks of samples")
 _bytes(
     "list_of_4_gb_before_the_data.wav", lambda: riff(fmt(), chunk(b"LIST", b"INFO", 0xFFFFFFF0), data()), "not audio"
 )
@@ -478,12 +494,68 @@ _bytes("list_entry_of_16_mb.wav", lambda: riff(fmt(), chunk(b"LIST", b"INFO" + c
 _bytes("chunk_that_leads_back_to_itself.wav", lambda: riff(fmt(), chunk(b"loop", b"", 0xFFFFFFF8), data()), "not audio")
 _bytes("many_empty_chunks.wav", lambda: riff(fmt(), chunk(b"abcd", b"") * 10_000, data()), "not audio")
 _bytes("odd_chunk_with_its_padding.wav", lambda: riff(fmt(), chunk(b"junk", b"abc"), data()))
-_bytes("odd_chunk_without_its_padding.wav", lambda: riff(fmt(), chunk(b"junk", b"abc")[:-1], data()), "not audio")
-_bytes("two_files_in_one.wav", lambda: 2 * riff(fmt(), data()), "not audio")
+_bytes("odd_chunk_without_its_padding.wav", lambda: riff(fmt(), chunk(b"junk", b"abc")[:-1], data()))
+for _kind, _body in {
+    b"junk": b"abc",
+    b"LIST": b"INFO" + chunk(b"ISFT", b"abc")[:-1],
+    b"bext": bytes(605),
+    b"abcd": b"e",
+}.items():
+    _odd, _named = chunk(_kind, _body)[:-1], f"odd_{_kind.decode()}"
+    _bytes(f"{_named}_first.wav", lambda odd=_odd: riff(odd, fmt(), data()))
+    _bytes(f"{_named}_twice.wav", lambda odd=_odd: riff(odd, fmt(), odd, data()))
+    _bytes(
+        f"{_named}_before_an_odd_number_of_bytes.wav",
+        lambda odd=_odd: riff(fmt(bits=8), odd, chunk(b"data", _bytewise())[:-1]),
+        heard=lambda: sound()[:-1],
+        tolerance=0.02,
+    )
+for _pad in (b" ", b"d", b"\xff"):
+    _bytes(
+        f"odd_chunk_padded_by_{_pad.hex()}.wav",
+        lambda pad=_pad: riff(fmt(), chunk(b"junk", b"abc")[:-1] + pad, chunk(b"oddl", b"y" * 100), data()),
+    )
+_bytes(
+    "odd_chunk_before_a_name_of_spaces.wav", lambda: riff(fmt(), chunk(b"junk", b"abc"), chunk(b"    ", b"ab"), data())
+)
+_bytes(
+    "odd_chunk_before_a_name_of_zeros_and_letters.wav",
+    lambda: riff(fmt(), chunk(b"junk", b"abc"), chunk(b"\0d\0a", b"ab"), data()),
+)
+for _bits, _samples_of in ((8, lambda: _bytewise()), (24, lambda: _left_justified(24, 24)[:-3])):
+    _heard = {"heard": lambda: sound()[:-1], "tolerance": 0.02 if _bits == 8 else 2**-21}
+    _made = {"bits": _bits, "samples": _samples_of}
+    _bytes(
+        f"odd_data_of_{_bits}_bits_at_the_end.wav",
+        lambda bits=_bits, samples=_samples_of: riff(fmt(bits=bits), chunk(b"data", samples())[:-1]),
+        **_heard,
+    )
+    _bytes(
+        f"odd_data_of_{_bits}_bits_before_a_list.wav",
+        lambda bits=_bits, samples=_samples_of: riff(
+            fmt(bits=bits), chunk(b"data", samples())[:-1], chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"abc"))
+        ),
+        **_heard,
+    )
+    _bytes(
+        f"odd_data_of_{_bits}_bits_padded.wav",
+        lambda bits=_bits, samples=_samples_of: riff(
+            fmt(bits=bits), chunk(b"data", samples()), chunk(b"LIST", b"INFO" + chunk(b"ISFT", b"abc"))
+        ),
+        **_heard,
+    )
+_bytes(
+    "odd_data_before_more_data.wav",
+    lambda: riff(fmt(bits=8), chunk(b"data", _bytewise())[:-1], chunk(b"data", _bytewise())),
+    "holds two chunks of samples",
+)
+_bytes("odd_chunk_in_rf64.wav", lambda: rf64(2 * RATE, before_format=chunk(b"junk", b"abc")))
+_bytes("odd_chunk_in_rf64_without_its_padding.wav", lambda: rf64(2 * RATE, before_format=chunk(b"junk", b"abc")[:-1]))
+_bytes("two_files_in_one.wav", lambda: 2 * riff(fmt(), data()), "holds two files one after the other")
 _bytes("loops_without_end.wav", lambda: riff(fmt(), chunk(b"smpl", struct.pack("<9I", *[2**32 - 1] * 9)), data()))
 _bytes("cues_without_end.wav", lambda: riff(fmt(), chunk(b"cue ", b"\xff" * 4), data()))
 _bytes("fact_of_another_length.wav", lambda: riff(fmt(), chunk(b"fact", struct.pack("<I", 7)), data()))
-_bytes("peak_chunk_of_ones.wav", lambda: riff(fmt(), chunk(b"PEAK", b"\xff" * 40), data()), "not audio")
+_bytes("peak_chunk_of_ones.wav", lambda: riff(fmt(), chunk(b"PEAK", b"\xff" * 40), data()))
 
 # WAV: formats
 
@@ -494,9 +566,9 @@ _bytes("fmt_after_the_data.wav", lambda: riff(data(), fmt()), "not audio")
 _bytes("fmt_twice.wav", lambda: riff(fmt(), fmt(channels=2), data()), "not audio")
 _bytes("fmt_again_after_the_data.wav", lambda: riff(fmt(), data(), fmt(channels=2, rate=8_000)))
 _bytes("fmt_with_spare_bytes.wav", lambda: riff(fmt(extra=bytes(24)), data()))
-_bytes("channels_0.wav", lambda: riff(fmt(channels=0), data()), "not audio")
-_bytes("channels_1025.wav", lambda: riff(fmt(channels=1025), data()), "not audio")
-_bytes("channels_65535.wav", lambda: riff(fmt(channels=65_535), data()), "not audio")
+_bytes("channels_0.wav", lambda: riff(fmt(channels=0), data()), "its header gives 0 channels")
+_bytes("channels_1025.wav", lambda: riff(fmt(channels=1025), data()), "its header gives 1025 channels")
+_bytes("channels_65535.wav", lambda: riff(fmt(channels=65_535), data()), "its header gives 65535 channels")
 for _width in (0, 1, 3, 65_535):
     _bytes(f"block_align_{_width}.wav", lambda width=_width: riff(fmt(block_align=width), data()))
 for _bits in (0, 33, 64, 65_535):
@@ -512,8 +584,9 @@ _bytes(
     lambda: riff(fmt(bits=7, block_align=2), data()),
     "contradict|block align",
 )
-for _tag, _codec in {0: "unknown", 0x55: "mp3", 0x161: "wma", 0x2000: "ac3", 0xF1AC: "flac", 0xFFFF: "own"}.items():
-    _bytes(f"codec_{_codec}.wav", lambda tag=_tag: riff(fmt(tag), data()), "not audio")
+for _tag, _codec in {0: "unknown", 0x55: "MP3", 0x161: "WMA", 0x2000: "AC-3", 0xF1AC: "FLAC", 0xFFFF: "own"}.items():
+    _expected = f"but {_codec} in a WAV; convert it" if _codec.isupper() else "not audio"
+    _bytes(f"codec_{_codec.lower()}.wav", lambda tag=_tag: riff(fmt(tag), data()), _expected)
 _bytes("float_of_16_bits.wav", lambda: riff(fmt(3), data()), "not audio")
 _bytes("adpcm_of_no_block.wav", lambda: riff(fmt(0x11, bits=4, block_align=0), data()), "not audio")
 _bytes("extensible_without_its_extension.wav", lambda: riff(extensible(extra=0), data()))
@@ -534,15 +607,13 @@ _bytes(
     "truncated: 43850 of 44100 frames",
 )
 _bytes("rf64_without_ds64.wav", lambda: riff(fmt(), data(), form=b"RF64", size=0xFFFFFFFF))
-_bytes(
-    "rf64_without_ds64_or_length.wav", lambda: riff(fmt(), data(0xFFFFFFFF), form=b"RF64", size=0xFFFFFFFF), "not audio"
-)
+_bytes("rf64_without_ds64_or_length.wav", lambda: riff(fmt(), data(0xFFFFFFFF), form=b"RF64", size=0xFFFFFFFF))
 _bytes("rf64_with_ds64.wav", lambda: rf64(2 * RATE))
-_bytes("rf64_of_no_length.wav", lambda: rf64(0), "0 samples")
+_bytes("rf64_of_no_length.wav", lambda: rf64(0))
 _bytes("rf64_of_exabytes.wav", lambda: rf64(2**62), "truncated: 44100 of 2305843009213693952 frames")
 _bytes("rf64_of_negative_length.wav", lambda: rf64(2**64 - 1), "not audio")
-_bytes("rf64_with_a_short_ds64.wav", lambda: rf64(0, chunk(b"ds64", bytes(8))), "not audio")
-_bytes("bw64.wav", lambda: b"BW64" + rf64(2 * RATE)[4:], "not audio")
+_bytes("rf64_with_a_short_ds64.wav", lambda: rf64(0, chunk(b"ds64", bytes(8))))
+_bytes("bw64.wav", lambda: b"BW64" + rf64(2 * RATE)[4:])
 
 
 def _left_justified(bits: int, container: int) -> bytes:
@@ -551,18 +622,30 @@ def _left_justified(bits: int, container: int) -> bytes:
     return whole.view(np.uint8).reshape(-1, 4)[:, : container // 8].tobytes()
 
 
+def _bytewise() -> bytes:
+    """`sound()` but for its last sample, in 8 bits."""
+    return np.round(128 + 127 * sound()[:-1]).astype(np.uint8).tobytes()
+
+
 # Other containers
 
-_bytes("aiff_rate_0.aiff", lambda: aiff(comm(0), ssnd()), "sample rate 1 Hz lies outside")
-_bytes("aiff_rate_infinite.aiff", lambda: aiff(comm("inf"), ssnd()), r"sample rate \d+ Hz lies outside")
-_bytes("aiff_rate_nan.aiff", lambda: aiff(comm("nan"), ssnd()), r"sample rate \d+ Hz lies outside")
-_bytes("aiff_rate_negative.aiff", lambda: aiff(comm(-44_100), ssnd()), "not audio")
+_bytes("aiff_rate_0.aiff", lambda: aiff(comm(0), ssnd()), "sample rate 0 Hz lies outside")
+_bytes("aiff_rate_infinite.aiff", lambda: aiff(comm("inf"), ssnd()), "sample rate nan Hz lies outside")
+_bytes("aiff_rate_nan.aiff", lambda: aiff(comm("nan"), ssnd()), "sample rate nan Hz lies outside")
+_bytes("aiff_rate_negative.aiff", lambda: aiff(comm(-44_100), ssnd()), "sample rate -44100 Hz lies outside")
 _bytes("aiff_rate_with_a_fraction.aiff", lambda: aiff(comm(44_100.4), ssnd()))
 _bytes("aiff_without_comm.aiff", lambda: aiff(ssnd()), "not audio")
 _bytes("aiff_without_ssnd.aiff", lambda: aiff(comm()), "not audio")
 _bytes("aiff_comm_after_ssnd.aiff", lambda: aiff(ssnd(), comm()))
-_bytes("aiff_channels_0.aiff", lambda: aiff(comm(channels=0), ssnd()), "not audio")
+_bytes("aiff_channels_0.aiff", lambda: aiff(comm(channels=0), ssnd()), "its header gives 0 channels")
 _bytes("aiff_bits_33.aiff", lambda: aiff(comm(bits=33), ssnd()), "not audio")
+_bytes("aiff_rate_2e32.aiff", lambda: aiff(comm(2**32 - 1), ssnd()), "sample rate 4294967295 Hz lies outside")
+for _kind in (b"NAME", b"APPL", b"xyzq"):
+    _bytes(
+        f"aiff_odd_{_kind.decode()}_without_its_padding.aiff",
+        lambda kind=_kind: aiff(comm(), chunk(kind, b"abc", order=">")[:-1], ssnd()),
+    )
+_bytes("aiff_odd_chunk_with_its_padding.aiff", lambda: aiff(comm(), chunk(b"NAME", b"abc", order=">"), ssnd()))
 _bytes("aiff_offset.aiff", lambda: aiff(comm(frames=RATE - 4), ssnd(8)), heard=lambda: sound()[4:])
 _bytes("aiff_offset_beyond_the_end.aiff", lambda: aiff(comm(), ssnd(0x20000)), "0 samples")
 _bytes("aiff_promises_an_hour.aiff", lambda: aiff(comm(), ssnd(size=2**28)), "truncated: 88208 of 268435456 bytes")
@@ -574,11 +657,11 @@ _bytes("au_length_unknown.au", lambda: au(size=0xFFFFFFFF))
 _bytes("au_length_0.au", lambda: au(size=0), "0 samples")
 _bytes("au_little_endian.snd", lambda: au(order="<"))
 _bytes("au_unknown_encoding.au", lambda: au(encoding=99), "not audio")
-_bytes("au_rate_0.au", lambda: au(rate=0), "not audio")
-_bytes("au_channels_0.au", lambda: au(channels=0), "not audio")
+_bytes("au_rate_0.au", lambda: au(rate=0), "sample rate 0 Hz lies outside")
+_bytes("au_channels_0.au", lambda: au(channels=0), "its header gives 0 channels")
 _bytes("caf_by_hand.caf", caf)
-_bytes("caf_rate_nan.caf", lambda: caf(rate=float("nan")), "not audio")
-_bytes("caf_rate_infinite.caf", lambda: caf(rate=float("inf")), "not audio")
+_bytes("caf_rate_nan.caf", lambda: caf(rate=float("nan")), "sample rate nan Hz lies outside")
+_bytes("caf_rate_infinite.caf", lambda: caf(rate=float("inf")), "sample rate inf Hz lies outside")
 _bytes("caf_unknown_codec.caf", lambda: caf(codec=b"aac "), "not audio")
 _bytes("caf_chunk_that_leads_back.caf", lambda: caf(before=b"free" + struct.pack(">q", -12)), "not audio")
 _bytes("caf_of_exabytes.caf", lambda: caf(size=2**62), "not audio")
@@ -604,7 +687,11 @@ _bytes(
     "truncated",
 )
 _bytes("plain.sph", lambda: encoded("NIST"))
-_bytes("nist_rate_0.sph", lambda: encoded("NIST").replace(b"rate -i 44100", b"rate -i 00000"), "not audio")
+_bytes(
+    "nist_rate_0.sph",
+    lambda: encoded("NIST").replace(b"rate -i 44100", b"rate -i 00000"),
+    "sample rate 0 Hz lies outside",
+)
 _bytes("nist_header_beyond_the_end.sph", lambda: encoded("NIST").replace(b"   1024", b"9999999"), "0 samples")
 _bytes(
     "nist_truncated.sph",
@@ -619,7 +706,8 @@ _bytes("flac_without_md5.flac", lambda: flac(md5=bytes(16)))
 _bytes("flac_promises_one_sample_more.flac", lambda: flac(total=RATE + 1), "truncated or damaged")
 _bytes("flac_promises_weeks.flac", lambda: flac(total=2**36 - 1), "truncated or damaged")
 _bytes("flac_promises_less.flac", lambda: flac(total=RATE - 1), heard=lambda: sound()[:-1])
-_bytes("flac_rate_0.flac", lambda: flac(rate=0), "not audio")
+_bytes("flac_rate_0.flac", lambda: flac(rate=0), "sample rate 0 Hz lies outside")
+_bytes("flac_rate_1.flac", lambda: flac(rate=1), "sample rate 1 Hz lies outside")
 _bytes("flac_rate_655350.flac", lambda: flac(rate=655_350), "sample rate 655350 Hz lies outside")
 _bytes("flac_of_eight_channels_that_has_one.flac", lambda: flac(channels=8), "truncated or damaged")
 _bytes("flac_without_streaminfo.flac", lambda: b"fLaC" + flac()[42:], "not audio")
@@ -710,18 +798,56 @@ _bytes("opus_inside.wav", lambda: encoded("OGG", "OPUS", rate=48_000), heard=Non
 _bytes("wav_after_id3.wav", lambda: id3() + encoded("WAV"))
 _bytes("wav_after_id3_truncated.wav", lambda: id3() + encoded("WAV")[:-1000], "truncated: 43600 of 44100 frames")
 _bytes("wav_after_a_byte_order_mark.wav", lambda: b"\xef\xbb\xbf" + encoded("WAV"), "not audio")
-_bytes("gzipped.wav", lambda: gzip.compress(encoded("WAV")), "not audio")
-_bytes("web_page.mp3", lambda: b"<!DOCTYPE html><title>404 Not Found</title>\n" * 9, "not audio")
-_bytes(
-    "git_lfs_pointer.wav", lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64, "not audio"
-)
-_bytes("mp4_inside.wav", lambda: b"\0\0\0 ftypM4A " + bytes(1_000), "not audio")
-_bytes("aac_inside.mp3", lambda: b"\xff\xf1\x50\x80" + bytes(1_000), "not audio")
-_bytes("avi_inside.wav", lambda: b"RIFF\x10\0\0\0AVI LIST" + bytes(100), "not audio")
-_bytes("midi_inside.ogg", lambda: b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk" + bytes(100), "not audio")
-_bytes("zip_inside.flac", lambda: b"PK\3\4" + bytes(1_000), "not audio")
-_bytes("zeros_alone.wav", lambda: bytes(100_000), "not audio")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 88244\n"
+ANNEX_POINTER = b"/annex/objects/SHA256E-s88244--" + b"a" * 64 + b".wav\n"
+WEB_PAGE = b"\n<!DOCTYPE html>\n<html lang=en><title>Sign in &middot; GitLab</title>" + b"<p>Please.</p>" * 900
+XML_ERROR = b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>No such key.</Message></Error>"
+STAND_INS = {
+    "git_lfs_pointer": (LFS_POINTER, "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    "git_annex_pointer": (ANNEX_POINTER, "is a git-annex pointer, not the file itself; run `git annex get`"),
+    "web_page": (WEB_PAGE, r"is a web page \('Sign in · GitLab'\), not the file itself; fetch the file"),
+    "web_page_after_a_mark": (b"\xef\xbb\xbf<HTML><HEAD>", "is a web page, not the file itself; fetch the file"),
+    "xhtml": (b"<?xml version='1.0'?>\n<!-- a -->\n<html xmlns='x'>", "is a web page, not the file itself"),
+    "xml_error": (XML_ERROR, r"is an XML document \('No such key'\), not the file itself; fetch the file again"),
+}
+"""What version control and downloads leave in the place of any file."""
+for _name, (_content, _reason) in STAND_INS.items():
+    for _ending in ("wav", "flac", "mp3"):
+        _bytes(f"{_name}.{_ending}", lambda content=_content: content, rf"\.{_ending}: {_reason}")
+
+
+@_case("git_annex_link.wav", "is a git-annex link whose content is not here; run `git annex get`")
+def _annex_link(path: Path) -> None:
+    path.symlink_to("../.git/annex/objects/Xk/1z/SHA256E-s5--ab.wav/SHA256E-s5--ab.wav")
+
+
+@_case("git_annex_link_that_leads_somewhere.wav", heard=sound, tolerance=2**-14)
+def _annex_link_with_content(path: Path) -> None:
+    content = path.parent / ".git" / "annex" / "objects" / "ab.wav"
+    content.parent.mkdir(parents=True)
+    content.write_bytes(encoded("WAV"))
+    path.symlink_to(".git/annex/objects/ab.wav")
+
+
+for _name, (_content, _reason) in {
+    "gzipped.wav": (gzip.compress(b"abc"), "a gzip archive; unpack it"),
+    "zip_inside.flac": (b"PK\3\4" + bytes(1_000), "a zip archive; unpack it"),
+    "tar_inside.wav": (b"a.wav".ljust(257, b"\0") + b"ustar\0" + bytes(1_000), "a tar archive; unpack it"),
+    "json_error.flac": (b'{"error":"Repository not found"}', r"text \('{\"error\":\"Repository not found\"}'\); fetch"),
+    "plain_error.ogg": (b"Entry not found", r"text \('Entry not found'\); fetch the file itself"),
+    "mp4_inside.wav": (b"\0\0\0 ftypM4A " + bytes(1_000), r"MP4 \(M4A, AAC, ALAC\); convert it"),
+    "protected.mp3": (b"\0\0\0 ftypM4P " + bytes(1_000), r"an MP4 that is encrypted \(DRM\)"),
+    "protected_track.mp3": (b"\0\0\0 ftypM4A " + bytes(500) + b"\0\0\1\0drms", "an MP4 that is encrypted"),
+    "aac_inside.mp3": (b"\xff\xf1\x50\x80" + bytes(1_000), "AAC; convert it"),
+    "avi_inside.wav": (b"RIFF\x10\0\0\0AVI LIST" + bytes(100), "an AVI video; convert it"),
+    "midi_inside.ogg": (b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk" + bytes(100), "a MIDI file, notes without sound"),
+    "webm_inside.ogg": (b"\x1aE\xdf\xa3" + bytes(100), "Matroska or WebM; convert it"),
+    "companion_of_macos.wav": (b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(4_000), "macOS's companion"),
+    "zeros_alone.wav": (bytes(100_000), r"zeros at its beginning \(a download that failed\?\); fetch it again"),
+}.items():
+    _bytes(_name, lambda content=_content: content, f"not audio that libsndfile reads, but {_reason}")
 _bytes("one_byte.wav", lambda: b"R", "not audio")
+_bytes("mp3_of_an_unfinished_download.wav", lambda: mp3()[:40], "not audio")
 
 # Lengths, rates, channels and values
 
@@ -729,6 +855,8 @@ _bytes("one_sample.wav", lambda: riff(fmt(), chunk(b"data", pcm()[:2])), "shorte
 _bytes("one_sample_short_of_a_block.wav", lambda: riff(fmt(), chunk(b"data", pcm()[: 2 * 17_639])), "shorter than")
 for _rate, _expected in ((3_999, "sample rate 3999 Hz lies outside"), (384_001, "sample rate 384001 Hz lies outside")):
     _bytes(f"rate_{_rate}.wav", lambda rate=_rate: riff(fmt(rate=rate), data()), _expected)
+for _rate in (0, 1, 2**31, 2**32 - 1):
+    _bytes(f"rate_{_rate}.wav", lambda rate=_rate: riff(fmt(rate=rate), data()), f"sample rate {_rate} Hz lies outside")
 for _rate in (4_000, 384_000):
     _encoded(f"rate_{_rate}.wav", rate=_rate)
 for _channels in (32, 256):

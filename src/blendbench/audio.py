@@ -14,7 +14,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -25,6 +25,7 @@ import soundfile
 import torch
 from scipy import signal
 
+from blendbench import chunks, stand_ins
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.store import write_bytes
 
@@ -44,10 +45,10 @@ _AUDIBLE_CHUNK_SECONDS = 2.0
 # Programs that write a WAV into a pipe cannot go back to fill in the length; they leave 0xFFFFFFFF (ffmpeg), 0x7FFFFFFF
 # or a little less (sox, arecord) there. Such a length is unknown, not a promise that was broken.
 _UNKNOWN_LENGTH = 0x7FFFF000
-_MOST_CHUNKS = 10_000
-"""Chunks of a RIFF header that are looked at."""
 _MOST_CHANNELS_TRIED = 32
 """Channels that are heard alone where their mean is silent."""
+_MOST_CHANNELS = 1024
+"""Channels that the library takes."""
 _MOST_SEARCHED = 1 << 27
 """How much of a compressed file is looked through for damage."""
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -500,6 +501,8 @@ def _read_failure(name: str, error: OSError | ValueError) -> ClipError:
 def _opened(path: Path, use: Callable[[soundfile.SoundFile, str], _Any], start: float) -> _Any:
     """What `use` makes of an open file that holds sound after `start` seconds; raises ClipError for any other."""
     name = printable(path)
+    if lost := stand_ins.lost_link(path):
+        raise ClipError(f"{name}: {lost}")
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -525,23 +528,95 @@ def _sound(file: BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
     if size == 0:
         raise ClipError(f"{name}: the file is empty (0 bytes); fetch or record it again")
     header = _wav_header(file, size)
-    file.seek(0)
-    try:
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
-    except (soundfile.SoundFileError, TypeError) as error:
-        reason = one_line(str(error).partition(": ")[2] or str(error))
-        raise ClipError(f"{name}: not audio that libsndfile reads ({reason}); convert it to WAV or FLAC") from None
+    sound = _library_opens(file, size, header is not None and header.is_streamed, name)
     with sound:
         if not MIN_FILE_RATE <= sound.samplerate <= MAX_FILE_RATE:
-            raise ClipError(
-                f"{name}: sample rate {sound.samplerate} Hz lies outside {MIN_FILE_RATE}..{MAX_FILE_RATE} Hz; "
-                f"resample the file or mend its header"
-            )
+            claimed = _claims(_bytes_at(file, 0, 1 << 16)).rate
+            raise ClipError(f"{name}: {_rate_flaw(sound.samplerate if claimed is None else claimed)}")
         _check_complete(sound, file, header, name)
         _check_has_samples(sound.frames, name)
         if sound.frames >= 2**62:
             raise ClipError(f"{name}: its header does not give its length (written to a pipe?); encode it again")
         yield sound
+
+
+def _library_opens(file: BinaryIO, size: int, is_streamed: bool, name: str) -> soundfile.SoundFile:
+    """The sound of an open file, by its bare chunks where the library does not find its way through all of them."""
+    reason = ""
+    if not is_streamed:
+        file.seek(0)
+        try:
+            return soundfile.SoundFile(file.fileno(), closefd=False)
+        except (soundfile.SoundFileError, TypeError) as error:
+            reason = one_line(str(error).partition(": ")[2] or str(error))
+    bare = chunks.bare(file, size)
+    if bare is not None:
+        try:
+            return soundfile.SoundFile(bare)
+        except (soundfile.SoundFileError, TypeError) as error:
+            reason = reason or one_line(str(error).partition(": ")[2] or str(error))
+    raise ClipError(f"{name}: {_not_audio(_bytes_at(file, 0, 1 << 16), reason)}")
+
+
+class _Claims(NamedTuple):
+    """What the header of a file says of its sound, as far as it is found; the library takes some of it for other."""
+
+    rate: float | None = None
+    channels: int | None = None
+    codec: int | None = None
+    """Of a WAV: the number by which Microsoft registered it."""
+
+
+_CODECS = {
+    0x55: "MP3", 0x92: "AC-3", 0xFF: "AAC", 0x160: "WMA", 0x161: "WMA", 0x162: "WMA", 0x1610: "AAC", 0x2000: "AC-3",
+    0x674F: "Vorbis", 0x704F: "Opus", 0xF1AC: "FLAC",
+}  # fmt: skip
+"""By Microsoft's numbers: what occurs in a WAV and the library does not read there."""
+
+
+def _claims(head: bytes) -> _Claims:
+    """The claims of a header within the first bytes of a file; none for formats that are rare."""
+    with suppress(struct.error, ValueError, OverflowError):
+        if head[:4] in {b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff"} and (at := head.find(b"fmt ")) >= 0:
+            order, at = ">" if head[:4] == b"RIFX" else "<", at + (24 if head[:4] == b"riff" else 8)
+            codec, channels, rate = struct.unpack_from(f"{order}HHI", head, at)
+            if codec == 0xFFFE:
+                codec = struct.unpack_from(f"{order}H", head, at + 24)[0]
+            return _Claims(rate, channels, codec)
+        if head[:4] == b"FORM" and (at := head.find(b"COMM")) >= 0:
+            channels, exponent, mantissa = struct.unpack_from(">h6xHQ", head, at + 8)
+            rate = math.ldexp(mantissa, (exponent & 0x7FFF) - 16446) if exponent & 0x7FFF != 0x7FFF else math.nan
+            return _Claims(-rate if exponent & 0x8000 else rate, channels)
+        if (at := head.find(b"fLaC\0")) >= 0:
+            return _Claims(int.from_bytes(head[at + 18 : at + 21]) >> 4)
+        if head[:4] in {b".snd", b"dns."}:
+            return _Claims(*struct.unpack_from(">II" if head[:4] == b".snd" else "<II", head, 16))
+        if head[:4] == b"caff":
+            return _Claims(*struct.unpack_from(">d16xI", head, 20))
+        if head[:4] == b"NIST" and (found := re.search(rb"sample_rate -i (\d+)", head)):
+            return _Claims(int(found[1]))
+    return _Claims()
+
+
+def _rate_flaw(rate: float) -> str:
+    allowed = f"{MIN_FILE_RATE}..{MAX_FILE_RATE} Hz"
+    return f"sample rate {rate:.0f} Hz lies outside {allowed}; resample the file or mend its header"
+
+
+def _not_audio(head: bytes, reason: str) -> str:
+    """Why the library does not read a file that begins so, where it says `reason`, and what to do."""
+    if told := stand_ins.pointer(head):
+        return told
+    claims = _claims(head)
+    if claims.rate is not None and not MIN_FILE_RATE <= claims.rate <= MAX_FILE_RATE:
+        return _rate_flaw(claims.rate)
+    if claims.channels is not None and not 1 <= claims.channels <= _MOST_CHANNELS:
+        return f"its header gives {claims.channels} channels, not 1 to {_MOST_CHANNELS}; export it again"
+    if claims.codec in _CODECS:
+        return f"not audio that libsndfile reads, but {_CODECS[claims.codec]} in a WAV; convert it to PCM or FLAC"
+    if found := stand_ins.content(head) or stand_ins.text(head):
+        return f"not audio that libsndfile reads, but {found[0]}; {found[1]}"
+    return f"not audio that libsndfile reads ({reason}); convert it to WAV or FLAC"
 
 
 def _read_segment(
@@ -615,30 +690,36 @@ class _WavHeader(NamedTuple):
     """Bytes from the start of the samples to the end of the file."""
     flaw: str = ""
     """Why the samples cannot be trusted though the library reads them."""
+    is_streamed: bool = False
+    """Whether the announced 0 bytes only mean that nobody went back to fill in the length."""
 
 
 def _wav_header(file: BinaryIO, size: int) -> _WavHeader | None:
-    """Sample bytes that a RIFF, RIFX or RF64 header promises and those the file has; None for other formats."""
+    """Sample bytes that a RIFF, RIFX, RF64 or BW64 header promises and those the file has; None for other formats."""
     riff = file.read(12)
-    if len(riff) < 12 or riff[:4] not in {b"RIFF", b"RIFX", b"RF64"} or riff[8:] != b"WAVE":
+    if len(riff) < 12 or riff[:4] not in {b"RIFF", b"RIFX", b"RF64", b"BW64"} or riff[8:] != b"WAVE":
         return None
     order = ">" if riff[:4] == b"RIFX" else "<"
     frame_bytes, unit, long_length, flaw = 1, "bytes", None, ""
     found: _WavHeader | None = None
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(chunks.MOST):
         head = file.read(8)
         if len(head) < 8 or head[:4] == bytes(4):
             break
         kind, length = struct.unpack(f"{order}4sI", head)
         body = file.tell()
+        if found is not None and kind in {b"RIFF", b"RIFX", b"RF64", b"BW64"}:
+            return found._replace(flaw="holds two files one after the other")
         if kind == b"data":
             if found is not None:
                 return found._replace(flaw="holds two chunks of samples")
             promised = length
-            if riff[:4] == b"RF64" and length == 0xFFFFFFFF and long_length is not None:
+            if riff[2:4] == b"64" and length == 0xFFFFFFFF and long_length is not None:
                 promised = long_length
             elif _is_unknown(length):
                 return _WavHeader(frame_bytes, unit, 0, size - body, flaw)
+            if chunks.is_streamed(file, body, promised, size, order):
+                return _WavHeader(frame_bytes, unit, 0, size - body, flaw, is_streamed=True)
             found = _WavHeader(frame_bytes, unit, promised, size - body, flaw)
             length = promised
         if kind == b"ds64" and len(fields := file.read(16)) == 16:
@@ -650,9 +731,10 @@ def _wav_header(file: BinaryIO, size: int) -> _WavHeader | None:
                 frame_bytes, unit = block_align, "frames"
             if tag == 1 and bits % 8 and block_align != channels * -(-bits // 8):
                 flaw = f"its {bits} bits a sample contradict its block align of {block_align} bytes"
-        if body + length >= size:
+        end = body + length
+        if end >= size:
             break
-        file.seek(body + length + length % 2)
+        file.seek(chunks.following(file, end, size, order) if length % 2 else end)
     return found
 
 
