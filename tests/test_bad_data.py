@@ -6,6 +6,7 @@ reason, and the good clips beside it take part.
 
 import contextlib
 import csv
+import gzip
 import json
 import os
 import re
@@ -291,17 +292,34 @@ BAD_TABLES: dict[str, tuple[str | bytes, str]] = {
     "header alone": (f"{HEADER}\n", "holds no row"),
     "header and blank lines": (f"{HEADER}\r\n\r\n\r\n", "holds no row"),
     "no header": (f"{ROW}\n{ROW}\n", "no column 'filename'"),
-    "UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16"), "cannot be read as a CSV table"),
-    "UTF-16 without its mark": (f"{HEADER}\n{ROW}\n".encode("utf-16-le"), "no column 'filename'"),
-    "Latin-1": (f"{HEADER}\n{ROW.replace('dog', 'Köter')}\n".encode("latin-1"), "cannot be read as a CSV table.*utf-8"),
+    "UTF-16": (f"{HEADER}\n{ROW}\n".encode("utf-16"), "is UTF-16 text, not UTF-8; save it as UTF-8"),
+    "UTF-16 without its mark": (f"{HEADER}\n{ROW}\n".encode("utf-16-le"), "is UTF-16 text, not UTF-8"),
+    "Latin-1": (
+        f"{HEADER}\n{ROW.replace('dog', 'Köter')}\n".encode("latin-1"),
+        "cannot be read as a CSV table.*utf-8.*; save it as UTF-8",
+    ),
+    "Excel workbook": (
+        b"PK\3\4\x14\0\6\0" + bytes(500),
+        "is a zip archive, not text; if it is an Excel workbook, save it",
+    ),
+    "old Excel workbook": (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
+        "not text; if it is an Excel workbook, save it",
+    ),
+    "packed": (gzip.compress(f"{HEADER}\n{ROW}\n".encode()), "is a gzip archive, not text; unpack it"),
+    "JSON error": ('{"message": "Not Found"}', "no column 'filename'"),
     "NUL in a file name": (with_cell("filename", "a\0.wav"), "is no file name"),
-    "NUL throughout": (b"\0" * 1_000, "no column 'filename'"),
+    "NUL throughout": (b"\0" * 1_000, "zeros at its beginning"),
     "unclosed quote": (f'{HEADER}\n"{ROW}\n{ROW}\n', "row 2: too few columns"),
     "unclosed quote before much": (f'{HEADER}\n{ROW}\n"{ROW}\n' + f"{ROW}\n" * 9_000, "field larger than"),
     "short row": (f"{HEADER}\n{ROW}\n2.wav,1\n", "row 3: too few columns: 2, its header names 7"),
     "long row": (f"{HEADER}\n{ROW},more\n", "row 2: too many columns: 8, its header names 7"),
-    "semicolons": (f"{HEADER}\n{ROW}\n".replace(",", ";"), "no column 'filename'"),
-    "tabs": (f"{HEADER}\n{ROW}\n".replace(",", "\t"), "no column 'filename'"),
+    "semicolons": (f"{HEADER}\n{ROW}\n".replace(",", ";"), "no column 'filename' .*separated by semicolons: save"),
+    "semicolons and quotes": (
+        '"' + f"{HEADER}".replace(",", '";"') + '"\n',
+        "separated by semicolons: save it with commas",
+    ),
+    "tabs": (f"{HEADER}\n{ROW}\n".replace(",", "\t"), "no column 'filename' .*separated by tabs: save"),
     "column missing": (f"{HEADER.replace('fold', 'folder')}\n{ROW}\n", "no column 'fold'"),
     "column of other case": (f"{HEADER.replace('fold', 'Fold')}\n{ROW}\n", "no column 'fold'"),
     "column twice": (f"{HEADER.replace('target', 'fold')}\n{ROW}\n", "column 'fold' stands twice"),
@@ -535,10 +553,10 @@ BAD_SONGS: dict[str, tuple[str | bytes, str]] = {
     "location leads up": ('{"location": "../../etc/passwd"}\n', "leaves"),
     "location is absolute": ('{"location": "/etc/passwd"}\n', "leaves"),
     "location holds NUL": ('{"location": "a\\u0000.wav"}\n', "is no file name"),
-    "UTF-16": (f"{SONG}\n".encode("utf-16"), "cannot be read.*utf-8"),
+    "UTF-16": (f"{SONG}\n".encode("utf-16"), "is UTF-16 text, not UTF-8"),
     "Latin-1": (f"{SONG}\n".replace("calm", "süß").encode("latin-1"), "cannot be read.*utf-8"),
     "a line of 20 MB": ("x" * 20_000_000, "line 1: not a JSON object"),
-    "NUL throughout": (b"\0" * 1_000, "line 1: not a JSON object"),
+    "NUL throughout": (b"\0" * 1_000, "zeros at its beginning"),
 }
 
 
@@ -592,7 +610,7 @@ def test_json_text_that_no_file_can_hold_is_refused(entry: str, tmp_path: Path):
 BAD_PROMPTS: dict[str, tuple[str, str | bytes, str]] = {
     "empty text file": ("p.txt", "", "holds no prompt"),
     "text file of blank lines": ("p.txt", "\n \n\t\n", "holds no prompt"),
-    "text file in UTF-16": ("p.txt", "calm jazz".encode("utf-16"), "cannot be read as UTF-8 text"),
+    "text file in UTF-16": ("p.txt", "calm jazz".encode("utf-16"), "is UTF-16 text, not UTF-8"),
     "text file in Latin-1": ("p.txt", "süßer Klang".encode("latin-1"), "cannot be read as UTF-8 text"),
     "empty table": ("p.csv", "", "no column 'prompt'"),
     "table of a header": ("p.csv", "prompt_id,genre,prompt\n", "holds no row"),
@@ -659,7 +677,7 @@ BAD_MANIFESTS: dict[str, tuple[str | bytes, str]] = {
     "a number": ("5", "not a manifest"),
     "null": ("null", "not a manifest"),
     "text": ('"name rule text expected"', "not a manifest"),
-    "UTF-16": (json.dumps(MANIFEST).encode("utf-16"), "not a manifest"),
+    "UTF-16": (json.dumps(MANIFEST).encode("utf-16"), "is UTF-16 text, not UTF-8"),
     "100,000 brackets": ("[" * 100_000, "not a manifest"),
     "without a rule": (json.dumps({name: MANIFEST[name] for name in ("name", "text", "expected")}), "not a manifest"),
     "rule is a list": (with_entry(rule=[1]), "rule and expected must be objects"),

@@ -535,7 +535,8 @@ FILE_EVALUATORS = {"cnn14": Cnn14, "vggish": VGGish, "passt": PaSST}
     [
         ("missing", "no such file or folder; give another, or null"),
         ("folder", "cannot be read .*; (give a file|fetch it again)"),
-        ("empty", "damaged or no PyTorch file; fetch it again"),
+        ("empty", r"is empty \(0 bytes\); fetch it again"),
+        ("page", r"is a web page \('Sign in'\), not the file itself"),
         ("truncated", "damaged or no PyTorch file; fetch it again"),
         ("noise", "damaged or no PyTorch file; fetch it again"),
         ("pickle", r"holds posix\.mkdir, not weights alone, so reading it could run code; give the published file"),
@@ -561,6 +562,8 @@ def test_bad_files_give_one_line(kind: str, damage: str, words: str, tmp_path: P
         file.write_bytes(file.read_bytes()[:9000])
     elif damage == "empty":
         file.touch()
+    elif damage == "page":
+        file.write_text("<!doctype html><title>Sign in</title>")
     elif damage == "noise":
         file.write_bytes(np.random.default_rng(0).bytes(3000))
     elif damage == "folder":

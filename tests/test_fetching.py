@@ -545,9 +545,10 @@ def test_damaged_header_in_the_middle_of_a_tar_is_not_its_end(box):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.zip", b"<html>", "a.zip: damaged (File is not a zip file)"),
-        ("a.tar", b"<html>", "a.tar: damaged ("),
-        ("a.tar.gz", b"<html>", "a.tar.gz: damaged (Not a gzipped file"),
+        ("a.zip", b"<html>", "a.zip: is a web page, not the file itself; fetch the file"),
+        ("a.zip", b"no archive", "a.zip: damaged (File is not a zip file)"),
+        ("a.tar", b"no archive", "a.tar: damaged ("),
+        ("a.tar.gz", b"no archive", "a.tar.gz: damaged (Not a gzipped file"),
         ("a.tar", tarred({}), "a.tar: holds no file; "),
         ("a.zip", zipped({}), "a.zip: holds no file; "),
         ("a.rar", b"Rar!", "a.rar: not a .zip, .tar or .tar.gz"),

@@ -273,11 +273,19 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, changes, reaso
 @needs_demucs
 def test_a_damaged_file_is_refused_in_one_line(tmp_path):
     content = save(tmp_path, package()).read_bytes()
-    for number, damaged in enumerate([b"", b"no pickle", content[: len(content) // 2]]):
+    reasons = {
+        b"": "is empty (0 bytes)",
+        b"no pickle": "is text ('no pickle'), not weights",
+        b"\0\1no": "damaged or no",
+    }
+    reasons[content[: len(content) // 2]] = "damaged or no"
+    for number, (damaged, reason) in enumerate(reasons.items()):
         for suffix in (".th", ".safetensors"):
             file = tmp_path / f"{number}{suffix}"
             file.write_bytes(damaged)
-            assert "damaged or no" in refusal(lambda file=file: Separation(str(file)).prepare("cpu"))
+            told = refusal(lambda file=file: Separation(str(file)).prepare("cpu"))
+            packed = suffix == ".safetensors" and damaged[:2] == b"PK"
+            assert ("is a zip archive, not weights" if packed else reason) in told
 
 
 @needs_demucs

@@ -39,7 +39,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from blendbench import lora, telling
+from blendbench import lora, stand_ins, telling
 from blendbench.autoencoder import PatchAutoencoder
 from blendbench.errors import BlendbenchError
 
@@ -213,6 +213,7 @@ class LatentDiffusion:
             try:
                 loaded = read(str(source), subfolder=name, **options)
             except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                stand_ins.refuse_weights(Path(source, name), failed=True)
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise BlendbenchError(f"{source}: cannot load {name}/: {reason}") from error
             if "output_loading_info" not in options:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
-from blendbench import lora, models
+from blendbench import lora, models, stand_ins
 from blendbench.datasets.builtin import package_folder
 from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
@@ -112,6 +112,9 @@ class Checkpoint(ABC, Generic[Model]):
     def _found(self) -> Path | None:
         """The local folder, or None for a hub id; raises BlendbenchError if it holds no checkpoint."""
         folder = self.folder
+        if folder is not None:
+            for place in (folder, folder / self.marker):
+                stand_ins.refuse(place)
         if folder is not None and not (folder / self.marker).is_file():
             if self.checkpoint == "pocket":
                 raise BlendbenchError(f"{folder}: the built-in model is not there; install blendbench again")
@@ -204,6 +207,7 @@ class Generator(Checkpoint[LatentDiffusion]):
             file = self.folder / "adapters" / f"{self.adapter}.safetensors"
         else:
             file = Path(self.adapter).expanduser()
+        stand_ins.refuse(file)
         if not file.is_file():
             raise BlendbenchError(
                 f"generator.adapter={self.adapter}: {file} is not there; give another, or null for none"
@@ -214,6 +218,9 @@ class Generator(Checkpoint[LatentDiffusion]):
     def fingerprint(self) -> str:
         """Hash of the checkpoint's files, or id and revision of a hub checkpoint; then the adapter's hash."""
         file, single = self.adapter_file, self.single_file
+        for one in (file, single):
+            if one is not None:
+                stand_ins.refuse_weights(one)
         own = super().fingerprint if single is None else file_hash(single)[:12] + self._tokenizer_mark
         return own + (f"+{file_hash(file)[:12]}" if file else "")
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
 
+from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
 
 
@@ -69,6 +70,7 @@ def merge(model: nn.Module, file: Path) -> None:
     try:
         values = load_file(file)
     except (OSError, SafetensorError) as error:
+        stand_ins.refuse_weights(file, failed=True)
         raise BlendbenchError(f"{file}: not a readable adapter ({error}); train or copy it again") from error
     names = {name.rpartition(".")[0] for name in values}
     layers = dict(model.named_modules())

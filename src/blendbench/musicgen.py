@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 
-from blendbench import audio
+from blendbench import audio, stand_ins
 from blendbench.errors import BlendbenchError
 from blendbench.generators import DTYPES, Checkpoint
 
@@ -119,6 +119,7 @@ class MusicGen:
         except torch.OutOfMemoryError:
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            stand_ins.refuse_weights(source, failed=True)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BlendbenchError(f"{source}: no readable MusicGen melody checkpoint ({reason})") from error
 

@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from blendbench import audio, models
+from blendbench import audio, models, stand_ins
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.evaluators._weights import check_installed, library, read_state
 from blendbench.store import file_hash
@@ -87,6 +87,7 @@ class Separation:
             urls = pretrained._parse_remote_files(pretrained.REMOTE_ROOT / "files.txt")
             return self._defined(published[self.model], lambda signature: self._downloaded(urls[signature]))
         place = Path(self.model).expanduser()
+        stand_ins.refuse(place)
         if place.is_file():
             return Bag((place,))
         if place.is_dir():
@@ -284,6 +285,7 @@ def _read_safetensors(file: Path, networks: dict[str, Any]) -> dict[str, Any] | 
     except KeyError:
         return None
     except (SafetensorError, OSError, ValueError, TypeError, ZeroDivisionError) as error:
+        stand_ins.refuse_weights(file, failed=True)
         raise BlendbenchError(f"{printable(file)}: damaged or no safetensors file; fetch it again") from error
 
 

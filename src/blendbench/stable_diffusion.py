@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from blendbench import stand_ins
 from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError
 
@@ -124,6 +125,7 @@ def load_single_file(
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
+        stand_ins.refuse_weights(file, failed=True)
         raise BlendbenchError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
     try:
         words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=local_files_only)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
 
 SAMPLE_RATE = 44_100
@@ -140,6 +141,7 @@ class Tagger(nn.Module):
             state = load_file(Path(folder) / "model.safetensors")
             missing, unexpected = model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            stand_ins.refuse_weights(folder, failed=True)
             raise BlendbenchError(f"{folder}: not a readable tagger ({error}); train or copy it again") from error
         if unexpected or any("mel." not in name and "num_batches" not in name for name in missing):
             raise BlendbenchError(f"{folder}: weights do not fit the tagger's config.json; train or copy it again")
@@ -147,9 +149,16 @@ class Tagger(nn.Module):
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name."""
+    """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name.
+
+    Raises
+    ------
+    BlendbenchError
+        If there is no such folder, or a file of it cannot be read or is a stand-in (see `stand_ins.refuse_weights`).
+    """
     if not Path(folder).is_dir():
         raise BlendbenchError(f"{folder}: no such checkpoint folder; give one that `blendbench train` wrote")
+    stand_ins.refuse_weights(Path(folder))
     digest = hashlib.sha256()
     for file in sorted(Path(folder).rglob("*")):
         name = file.relative_to(folder)
@@ -158,7 +167,11 @@ def checkpoint_hash(folder: Path) -> str:
         if name.parts[0] in {"safety_checker", "feature_extractor", "adapters"}:
             continue  # never loaded, or named apart
         digest.update(name.as_posix().encode())
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 24):
-                digest.update(block)
+        try:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 24):
+                    digest.update(block)
+        except OSError as error:
+            stand_ins.refuse(file)
+            raise BlendbenchError(f"{file}: cannot be read ({error.strerror}); fetch it again") from error
     return digest.hexdigest()[:12]

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from blendbench import telling
+from blendbench import stand_ins, telling
 from blendbench.errors import BlendbenchError, one_line, printable
 
 _BLOCK = 1 << 20
@@ -115,6 +115,7 @@ def unpack(
         target with other content; holds nothing of `keep`; if the target cannot be written or the disk is full; or if
         another process is unpacking it.
     """
+    stand_ins.refuse(archive)
     try:
         file = archive.open("rb")
     except OSError as error:

@@ -6,6 +6,7 @@ They let every command run on a machine that has no data set. `blendbench train 
 from importlib.resources import files
 from pathlib import Path
 
+from blendbench import stand_ins
 from blendbench.datasets import MusicClip, NoiseClip, Prompt
 from blendbench.datasets.tables import inside, once, read_csv
 from blendbench.errors import BlendbenchError, printable
@@ -63,6 +64,7 @@ def prompts(file: str | None = None) -> list[Prompt]:
 
 
 def _lines(file: Path) -> list[dict[str, str]]:
+    stand_ins.refuse_as_text(file)
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except FileNotFoundError:

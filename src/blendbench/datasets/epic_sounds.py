@@ -143,7 +143,7 @@ def find_audio(folder: Path, audio: str | None = None) -> Path:
                 f"dataset.epic_sounds.audio={audio}: not found; name an HDF5 file or a folder of WAVs"
             )
         return place
-    files = sorted(file for ending in ("*.hdf5", "*.h5") for file in folder.glob(ending))
+    files = sorted(file for ending in ("[!.]*.hdf5", "[!.]*.h5") for file in folder.glob(ending))
     if len(files) > 1:
         raise BlendbenchError(
             f"{folder}: holds {files[0].name} and {files[1].name}; choose by dataset.epic_sounds.audio=FILE"

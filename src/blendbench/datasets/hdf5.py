@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blendbench import stand_ins
 from blendbench.audio import check_channel
 from blendbench.errors import ClipError, one_line, printable
 
@@ -87,6 +88,7 @@ def durations(path: Path, sample_rate: int) -> dict[str, float]:
 def _open(path: Path) -> Any:
     import h5py
 
+    stand_ins.refuse(path, ClipError)
     try:
         if not path.is_file():
             raise ClipError(f"{printable(path)}: no such file; check dataset.epic_sounds.audio")

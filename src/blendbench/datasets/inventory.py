@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blendbench import config
+from blendbench import config, stand_ins
 from blendbench.clips import END_TOLERANCE
 from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5, manifests
 from blendbench.datasets.builtin import package_folder
@@ -133,7 +133,11 @@ def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | st
     """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
     if not isinstance(clip, NoiseClip) or not clip.member:
         with suppress(OSError, ValueError):
-            return "" if clip.path.is_file() else f"no file in {printable(clip.path.parent)}"
+            if told := stand_ins.stand_in(clip.path):
+                return told
+            if not clip.path.is_file():
+                return f"no file in {printable(clip.path.parent)}"
+            return "" if clip.path.stat().st_size else "the file is empty (0 bytes)"
         return f"no such name in {printable(clip.path.parent)}"
     if clip.path not in lengths:
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blendbench import config
+from blendbench import config, stand_ins
 from blendbench.clips import content_of
 from blendbench.datasets import MusicClip, NoiseClip
 from blendbench.datasets.builtin import package_folder
@@ -175,6 +175,7 @@ def read(file: Path) -> Manifest:
         If it is missing or malformed, naming what is wrong.
     """
     name = printable(file)
+    stand_ins.refuse_as_text(file)
     try:
         data = json.loads(file.read_text(encoding="utf-8-sig"))
         json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text

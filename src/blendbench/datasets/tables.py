@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 
 _Any = TypeVar("_Any")
@@ -28,11 +29,12 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     Raises
     ------
     BlendbenchError
-        If the file is missing, is not UTF-8 text, lacks a column or names it twice, holds no row, or a row has fewer or
-        more fields than the header.
+        If the file is missing, is not UTF-8 text or not the table itself (see `stand_ins`), lacks a column or names it
+        twice, holds no row, or a row has fewer or more fields than the header.
     """
     name = printable(path)
     number = 1
+    stand_ins.refuse_as_text(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -40,6 +42,9 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             for column in columns:
                 if header.count(column) != 1:
                     problem = f"no column {column!r}" if column not in header else f"column {column!r} stands twice"
+                    for sign, what in ((";", "semicolons"), ("\t", "tabs")):
+                        if column in [cell.strip().strip('"') for field in header for cell in field.split(sign)]:
+                            problem += f" (its columns are separated by {what}: save it with commas)"
                     raise BlendbenchError(f"{name}: {problem}; its header must name {', '.join(columns)}")
             for fields in reader:
                 if not fields:
@@ -56,8 +61,9 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
         raise BlendbenchError(f"{name}: not found; put the data set there or set data.root=DIR") from None
     except (OSError, ValueError, csv.Error) as error:
         reason = one_line((error.strerror if isinstance(error, OSError) else None) or str(error))
+        remedy = "save it as UTF-8" if isinstance(error, UnicodeError) else "fetch it again"
         raise BlendbenchError(
-            f"{name}: cannot be read as a CSV table ({reason}, after row {number}); fetch it again"
+            f"{name}: cannot be read as a CSV table ({reason}, after row {number}); {remedy}"
         ) from None
     if number == 1:
         raise BlendbenchError(f"{name}: holds no row; fetch it again")
@@ -72,6 +78,7 @@ def read_json_lines(path: Path, columns: tuple[str, ...], what: str) -> Iterator
         If the file is missing, is not UTF-8 text, holds no object, or a line is no object with these columns.
     """
     name, found = printable(path), False
+    stand_ins.refuse_as_text(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -94,7 +101,8 @@ def read_json_lines(path: Path, columns: tuple[str, ...], what: str) -> Iterator
         raise BlendbenchError(f"{name}: not found; put {what} there or set data.root=DIR") from None
     except (OSError, ValueError) as error:
         reason = one_line((error.strerror if isinstance(error, OSError) else None) or str(error))
-        raise BlendbenchError(f"{name}: cannot be read ({reason}); fetch it again") from None
+        remedy = "save it as UTF-8" if isinstance(error, UnicodeError) else "fetch it again"
+        raise BlendbenchError(f"{name}: cannot be read ({reason}); {remedy}") from None
     if not found:
         raise BlendbenchError(f"{name}: holds no clip; fetch it again")
 
@@ -163,6 +171,8 @@ def check_links(path: Path, root: Path | None) -> None:
     except (OSError, RuntimeError, ValueError):
         return  # reading it says what is wrong
     if not real.is_relative_to(home):
+        if lost := stand_ins.lost_link(path):
+            raise ClipError(f"{printable(path)}: {lost}")
         raise ClipError(
             f"{printable(path)}: is a link that leads out of {printable(root)}, to {printable(real)}; put the file "
             "itself there, or set data.follow_links=true if you trust it"

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from blendbench import models
+from blendbench import models, stand_ins
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.evaluators import Evaluator
 from blendbench.store import file_hash
@@ -130,11 +130,12 @@ def locate(checkpoint: str | None, known: str) -> Path:
     Raises
     ------
     BlendbenchError
-        If nothing is there, with what to type.
+        If nothing is there, with what to type, or something else stands in the weights' place.
     """
     if checkpoint is None:
         return models.find(known)
     path = Path(checkpoint).expanduser()
+    stand_ins.refuse_weights(path)
     if path.exists():
         return path
     if models.is_hub_id(checkpoint) and not path.parent.is_dir():
@@ -181,11 +182,13 @@ def read_state(path: Path) -> Any:
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
+        stand_ins.refuse(path)
         raise BlendbenchError(f"{printable(path)}: cannot be read ({error.strerror}); fetch it again") from error
     try:
         with torch.serialization.safe_globals(_ARRAYS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
+        stand_ins.refuse_weights(path, failed=True)
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named:
             reason = f"holds {named[1]}, not weights alone, so reading it could run code; give the published file"
@@ -243,6 +246,7 @@ def read_hub_model(model_class: Any, folder: Path, kind: str, device: str) -> An
     try:
         found = json.loads((folder / "config.json").read_text())["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        stand_ins.refuse_weights(folder, failed=True)
         raise BlendbenchError(f"{shown}: no model folder (config.json); fetch it again") from error
     if found != kind:
         raise BlendbenchError(f"{shown}: holds a {found} model, not {kind}; give another checkpoint")
@@ -251,6 +255,7 @@ def read_hub_model(model_class: Any, folder: Path, kind: str, device: str) -> An
             folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # what safetensors and config classes raise is no fixed set
+        stand_ins.refuse_weights(folder, failed=True)
         reason = one_line(str(error).strip().split("\n")[0])
         raise BlendbenchError(f"{shown}: no readable {kind} model ({reason}); fetch it again") from error
     lacking = [*report["missing_keys"], *report["mismatched_keys"]]
