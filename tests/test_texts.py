@@ -148,7 +148,9 @@ def test_figures_show_labels_as_they_are(run_dir, own, tmp_path, monkeypatch, ca
     figures.waveforms(tmp_path / "run", of, "direct", start // 3, arms)
     figures.metric_against_loudness(tmp_path / "run", of, arms=arms)
     together = results.read(tmp_path / "run").assign(key=labels[0], other=labels[1])
-    figures.sweep(together, ["key", "other"], of, tmp_path / "run" / "figures" / "sweep.png")
+    together["line"] = together["arm"].map(of["experiment"]["rows"]) + ", " + together["presentation"]
+    keys = {"key": "key", "other": "other"}
+    figures.sweep(together, keys, ["fad", "kl"], tmp_path / "run" / "figures" / "sweep.png")
     assert len(kept) == 5  # one is a PDF, too
     for text in kept:
         for label in labels:
