@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ LONG = ("test_slurm", "test_survival", "test_executors", "test_runner", "test_ex
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """On CI, name the slowest tests of `make test`: one that has grown long is seen before somebody waits for it."""
+    if os.environ.get("CI") != "true":
+        return
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "soak" not in report.keywords:
+                seconds[report.nodeid] += report.duration
+    terminalreporter.section("slowest tests that are not marked soak")
+    for name, took in seconds.most_common(10):
+        terminalreporter.line(f"{took:6.1f} s  {name}")
 
 
 @pytest.fixture(scope="session")

@@ -498,6 +498,7 @@ print(len(clips), len(pairs), peak)
 """The peak is not getrusage's, which begins with what the parent process has taken."""
 
 
+@pytest.mark.soak
 def test_million_rows_take_bounded_time_and_memory(million: Path):
     program = MILLION.format(limit=2**31)
     limits = {"timeout": 280, "capture_output": True, "text": True, "check": True}

@@ -134,7 +134,9 @@ def random_cnn14(rate: int, folder: Path, **beside: Any) -> Path:
     return folder / file
 
 
-@pytest.fixture(scope="module", params=PANN)
+@pytest.fixture(
+    scope="module", params=[rate if rate == 16_000 else pytest.param(rate, marks=pytest.mark.soak) for rate in PANN]
+)
 def cnn14(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     file = random_cnn14(request.param, tmp_path_factory.mktemp("pann"))
     yield request.param, file

@@ -56,6 +56,7 @@ def at_work(run_dir: Path) -> list[progress.Worker]:
     return [one for one in progress.workers(run_dir) if one.facts["stage"] == "make" and one.facts["arm"] == "slow"]
 
 
+@pytest.mark.soak
 def test_two_workers_make_the_same_bytes_as_one(world, tmp_path):
     for count in (1, 2):
         there = world.with_store(tmp_path / f"store{count}")
@@ -86,6 +87,7 @@ def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
     same(run_dir, alone)
 
 
+@pytest.mark.soak
 def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_later(world, alone, tmp_path, capfd):
     deadly = tmp_path / "deadly"
     deadly.touch()
@@ -105,6 +107,7 @@ def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_late
     assert (tmp_path / "run" / "results.csv").read_bytes() == (alone / "results.csv").read_bytes()
 
 
+@pytest.mark.soak
 def test_workers_are_added_while_memory_and_cores_allow(world, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(local, "_free_bytes", lambda _: 2**40)
@@ -171,6 +174,7 @@ def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch
     assert lost.skip == []
 
 
+@pytest.mark.soak
 def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(world, alone, tmp_path):
     run_dir = tmp_path / "run"
 
@@ -190,6 +194,7 @@ def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(world, alone, 
     assert len(rows_of(run_dir)) == 18
 
 
+@pytest.mark.soak
 def test_workers_end_with_the_command_that_started_them(world, alone, tmp_path):
     run_dir = tmp_path / "run"
     there = world.with_store(tmp_path / "store")

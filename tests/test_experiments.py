@@ -16,6 +16,8 @@ FOLDER = package_folder("blendbench.conf") / "experiment"
 NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*.yaml"))
 FIGURES = {"bnmusic/fig3": "fig3", "bnmusic/fig4": "fig4", "bnmusic/fig6": "fig6", "bnmusic/fig7": "fig7"}
 PUBLISHED = "bnmusic/ablation_classifier"
+LONG = ("ablation_presets", "fig4", "seeds", "sweep_core_fraction", "sweep_steps")
+"""Those that make the most music or measure the most sets."""
 
 
 def words_of(world: World, name: str, run_dir: Path, *words: str) -> list[str]:
@@ -31,7 +33,14 @@ def words_of(world: World, name: str, run_dir: Path, *words: str) -> list[str]:
     return ["run", f"experiment={name}", *world.words(), *cheap, f"run_dir={run_dir}", "limit=2", *words]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != PUBLISHED])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.soak) if name.endswith(LONG) else name
+        for name in NAMES
+        if name != PUBLISHED
+    ],
+)
 def test_experiment_runs_tiny_and_leaves_tables_and_figures(world, tmp_path, name):
     sweep = compose([f"experiment={name}"])["experiment"].get("sweep")
     words = words_of(world, name, tmp_path / "run")

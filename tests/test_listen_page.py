@@ -318,6 +318,7 @@ def test_page_goes_on_after_a_reload_and_in_another_browser(visitor, served):
     assert mine["page_s"].min() > 4 * 0.57
 
 
+@pytest.mark.soak
 def test_nothing_is_lost_while_the_server_is_away(visitor, served):
     to_pages(served, 4)
     visit = visitor()

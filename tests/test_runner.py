@@ -438,6 +438,7 @@ def test_sweep_makes_a_folder_a_job(world, finished, tmp_path, monkeypatch, caps
     assert (folders[0] / "report" / "index.html").is_file()
 
 
+@pytest.mark.soak
 def test_sweep_by_a_launcher_of_hydra_ends_in_the_same_table(world, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))

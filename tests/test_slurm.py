@@ -128,6 +128,19 @@ def job_of(worker: progress.Worker) -> str:
     return worker.name.removeprefix("slurm-")
 
 
+def test_an_array_of_one_task_makes_the_same_table_as_no_array(world, cluster, tmp_path, monkeypatch):
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    words = ("limit=2", *CHEAP, "threads=1", "report=false", "device=cpu")
+    array = [word.replace("shards=2", "shards=1") for word in ARRAY]
+    assert world.with_store(tmp_path / "store").run(tmp_path / "run", *words, *array) == 0
+    assert world.with_store(tmp_path / "alone" / "store").run(tmp_path / "alone" / "run", *words) == 0
+    same(tmp_path / "run", tmp_path / "alone" / "run")
+    (task,) = progress.workers(tmp_path / "run")
+    assert task.facts["finished"] and task.name.startswith("slurm-")
+
+
+@pytest.mark.soak
 def test_an_array_makes_the_same_table_as_one_process(here, world, tmp_path):
     alone = Here(world.with_store(tmp_path / "alone" / "store"), tmp_path / "alone", {})
     alone.folder.mkdir()
@@ -141,6 +154,7 @@ def test_an_array_makes_the_same_table_as_one_process(here, world, tmp_path):
     assert all(one.facts["finished"] for one in tasks)
 
 
+@pytest.mark.soak
 def test_a_killed_task_is_submitted_again(here, expected):
     command = here.start_held(*ARRAY)
     os.kill(command.working().facts["pid"], signal.SIGKILL)
@@ -151,6 +165,7 @@ def test_a_killed_task_is_submitted_again(here, expected):
     same(command.run_dir, expected)
 
 
+@pytest.mark.soak
 def test_a_requeued_task_goes_on_where_it_was(here, cluster, expected):
     command = here.start_held(*ARRAY)
     job = job_of(command.working())
@@ -162,6 +177,7 @@ def test_a_requeued_task_goes_on_where_it_was(here, cluster, expected):
     same(command.run_dir, expected)
 
 
+@pytest.mark.soak
 def test_a_task_that_makes_room_for_an_urgent_job_goes_on_later(here, cluster, expected):
     command = here.start_held(*ARRAY)
     job = job_of(command.working())
@@ -180,6 +196,7 @@ def restarts(cluster: slurm.Cluster, array: str) -> list[dict[str, str]]:
     return [{"restarts": line.partition("Restarts=")[2].split()[0]} for line in shown]
 
 
+@pytest.mark.soak
 def test_tasks_of_a_lost_node_run_again_beside_their_first_copies(here, cluster, expected):
     command = here.start_held(*ARRAY)
     job = job_of(command.working())
@@ -192,6 +209,7 @@ def test_tasks_of_a_lost_node_run_again_beside_their_first_copies(here, cluster,
     same(command.run_dir, expected)
 
 
+@pytest.mark.soak
 def test_cancelled_tasks_end_the_command_and_the_next_goes_on(here, cluster, expected):
     command = here.start_held(*ARRAY)
     cluster.command("scancel", job_of(command.working()).partition("_")[0])
@@ -204,6 +222,7 @@ def test_cancelled_tasks_end_the_command_and_the_next_goes_on(here, cluster, exp
     same(command.run_dir, expected)
 
 
+@pytest.mark.soak
 def test_a_command_that_does_not_wait_is_finished_by_a_later_one(here, cluster, expected):
     command = here.start_held(*ARRAY, "executor.wait=false")
     assert command.end() == (0, "")
@@ -217,6 +236,7 @@ def test_a_command_that_does_not_wait_is_finished_by_a_later_one(here, cluster, 
     same(command.run_dir, expected)
 
 
+@pytest.mark.soak
 def test_table_of_an_array_that_nobody_waited_for(here, cluster, expected):
     command = here.start(*ARRAY, "executor.wait=false")
     assert command.end() == (0, "")
@@ -227,6 +247,7 @@ def test_table_of_an_array_that_nobody_waited_for(here, cluster, expected):
     assert (command.run_dir / "results.csv").read_bytes() == (expected / "results.csv").read_bytes()
 
 
+@pytest.mark.soak
 def test_what_sbatch_refuses_is_one_line(here):
     command = here.start(*ARRAY, "executor.partition=nowhere")
     status, said = command.end()

@@ -77,6 +77,7 @@ def _mentioning(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.soak
 def test_a_job_and_its_steps_see_the_gpus_they_asked_for(cluster, tmp_path):
     job = _submit(
         cluster, tmp_path, "echo $CUDA_VISIBLE_DEVICES; srun bash -c 'echo $CUDA_VISIBLE_DEVICES'", "--gpus=2"
@@ -85,6 +86,7 @@ def test_a_job_and_its_steps_see_the_gpus_they_asked_for(cluster, tmp_path):
     assert _printed(tmp_path / f"{job}.txt") == ["0,1", "0,1"]
 
 
+@pytest.mark.soak
 def test_two_jobs_have_a_gpu_each_and_a_third_waits(cluster, tmp_path):
     jobs = [_submit(cluster, tmp_path, "echo $CUDA_VISIBLE_DEVICES; sleep 60", "--gres=gpu:1") for _ in range(3)]
     _reach(cluster, "RUNNING", *jobs[:2])
@@ -94,6 +96,7 @@ def test_two_jobs_have_a_gpu_each_and_a_third_waits(cluster, tmp_path):
     _reach(cluster, "RUNNING", jobs[2])
 
 
+@pytest.mark.soak
 def test_accounting_tells_how_jobs_ended(cluster, tmp_path):
     ends = {"exit 0": "COMPLETED", "exit 3": "FAILED", "kill -KILL $$": "FAILED", "sleep 60": "CANCELLED"}
     jobs = {_submit(cluster, tmp_path, script): state for script, state in ends.items()}
@@ -105,6 +108,7 @@ def test_accounting_tells_how_jobs_ended(cluster, tmp_path):
     )
 
 
+@pytest.mark.soak
 def test_tasks_of_an_array_know_their_number(cluster, tmp_path):
     job = _submit(cluster, tmp_path, "echo $SLURM_ARRAY_JOB_ID $SLURM_ARRAY_TASK_ID", "--array=0-2")
     _reach(cluster, "COMPLETED", job)
@@ -112,6 +116,7 @@ def test_tasks_of_an_array_know_their_number(cluster, tmp_path):
         assert _printed(tmp_path / f"{job}_{task}.txt") == [f"{job} {task}"]
 
 
+@pytest.mark.soak
 def test_jobs_of_a_lost_node_run_again(cluster, tmp_path):
     script = "echo ${SLURM_RESTART_COUNT:-0}; [ ${SLURM_RESTART_COUNT:-0} = 1 ] || exec sleep 60.5"
     job, array = _submit(cluster, tmp_path, script), _submit(cluster, tmp_path, script, "--array=0-1")
@@ -132,6 +137,7 @@ def test_jobs_of_a_lost_node_run_again(cluster, tmp_path):
     slurm.wait(lambda: _accounted(cluster, job) == ["NODE_FAIL", "COMPLETED"], slurm.PATIENCE, "the accounting")
 
 
+@pytest.mark.soak
 def test_an_urgent_job_has_another_signalled_and_requeued(cluster, tmp_path):
     # SIGTERM follows so soon that it may come first.
     script = """
@@ -154,6 +160,7 @@ def test_an_urgent_job_has_another_signalled_and_requeued(cluster, tmp_path):
     slurm.wait(lambda: _accounted(cluster, job) == ["PREEMPTED", "COMPLETED"], slurm.PATIENCE, "the accounting")
 
 
+@pytest.mark.soak
 def test_nothing_is_left_of_a_stopped_cluster(tmp_path):
     _need_slurm()
     # So long that the sockets' paths would not fit.
@@ -168,6 +175,7 @@ def test_nothing_is_left_of_a_stopped_cluster(tmp_path):
     assert not cluster.root.exists()
 
 
+@pytest.mark.soak
 def test_nothing_is_left_of_a_cluster_that_did_not_start(tmp_path, monkeypatch):
     _need_slurm()
     monkeypatch.setattr(slurm, "SLURM_CONF", slurm.SLURM_CONF.replace("task/none", "task/none_such"))

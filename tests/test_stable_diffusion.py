@@ -176,16 +176,23 @@ def test_a_generator_takes_a_single_file_and_is_named_by_its_hash(single: Path, 
         _ = Generator("mine", str(tmp_path / "gone.safetensors")).fingerprint
 
 
-def test_a_compiled_u_net_and_slices_give_the_same_images(tmp_path: Path) -> None:
+def drum(model: LatentDiffusion) -> torch.Tensor:
+    return text_to_image(model, ["a drum"], [1], Sampling(steps=2), 64, 64)
+
+
+def test_slices_give_the_same_images(tmp_path: Path) -> None:
     tiny_diffusion(tmp_path / "words").save(tmp_path / "model")
-    settings = Sampling(steps=2)
-    plain = text_to_image(Generator("a", str(tmp_path / "model")).get("cpu"), ["a drum"], [1], settings, 64, 64)
     sliced = Generator("a", str(tmp_path / "model"), vae_slicing=True).get("cpu")
     assert sliced.vae.use_slicing
-    assert torch.equal(text_to_image(sliced, ["a drum"], [1], settings, 64, 64), plain)
+    assert torch.equal(drum(sliced), drum(Generator("a", str(tmp_path / "model")).get("cpu")))
+
+
+@pytest.mark.soak
+def test_a_compiled_u_net_gives_the_same_images(tmp_path: Path) -> None:
+    tiny_diffusion(tmp_path / "words").save(tmp_path / "model")
     compiled = Generator("a", str(tmp_path / "model"), compile=True).get("cpu")
-    made = text_to_image(compiled, ["a drum"], [1], settings, 64, 64)
-    torch.testing.assert_close(made, plain, atol=1e-4, rtol=0)
+    plain = drum(Generator("a", str(tmp_path / "model")).get("cpu"))
+    torch.testing.assert_close(drum(compiled), plain, atol=1e-4, rtol=0)
 
 
 def test_clips_own_tokenizer_can_be_had_from_laion_clap(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def whole(run_dir: Path, count: int = 3 * 3 * 2) -> None:
         assert file_hash(run_dir / row["mix"]) == row["sha256"]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_fifty_kills_change_no_byte_of_the_results(world, nursery, tmp_path):
     def command(folder: Path) -> list[str]:
@@ -51,7 +52,7 @@ def own_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("blendbench: ")]
 
 
-@pytest.mark.parametrize("executor", ["inline", "local"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("local", marks=pytest.mark.soak)])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(world, undisturbed, disk, capfd, executor):
     folder = disk("size=7m")
     there = world.with_store(folder / "store")
@@ -87,6 +88,7 @@ def test_a_store_that_cannot_be_written_serves_what_it_holds(world, undisturbed,
     assert "Read-only file system; choose a folder you may write to" in line
 
 
+@pytest.mark.soak
 def test_two_runs_at_once_in_one_folder_do_each_other_no_harm(world, nursery, undisturbed, tmp_path):
     words = world.with_store(tmp_path / "store").run_words(tmp_path / "run", "limit=3", *ARMS)
     with Nursery() as other:

@@ -772,6 +772,7 @@ def test_an_upload_that_the_server_refuses_is_told(run_dir, monkeypatch, capfd):
     assert not list((run_dir / "wandb").iterdir())
 
 
+@pytest.mark.soak
 def test_an_upload_that_hangs_is_ended(run_dir, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     with serving(swallowed="/artifact/media/audio") as server:

@@ -49,6 +49,8 @@ class Watch:
     def __init__(self) -> None:
         self.files: dict[str, State] = {}
         self._seen: dict[str, State] = {}
+        kinds, places = ("stdlib", "platstdlib", "purelib", "platlib"), sysconfig.get_paths()
+        self._libraries = tuple(f"{Path(places[kind]).absolute()}/" for kind in kinds)
 
     def __enter__(self) -> Self:
         with Watch._lock:
@@ -61,7 +63,8 @@ class Watch:
 
     def _add_modules(self) -> None:
         """Modules are compiled once, so their sources need not be opened."""
-        self.add({Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))})
+        files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        self.add({Path(file) for file in files if file and not file.startswith(self._libraries)})
 
     def add(self, paths: Iterable[Path]) -> None:
         """Note files that something else than Python's own `open` reads."""
@@ -73,11 +76,9 @@ class Watch:
     def __exit__(self, *exception: object) -> None:
         Watch._open = None
         self._add_modules()
-        kinds, places = ("stdlib", "platstdlib", "purelib", "platlib"), sysconfig.get_paths()
-        libraries = tuple(f"{Path(places[kind]).absolute()}/" for kind in kinds)
         for name, state in self._seen.items():
             path = Path(name).absolute()
-            if not str(path).startswith((*libraries, *_IGNORED)) and path.suffix not in (".pyc", ".part"):
+            if not str(path).startswith((*self._libraries, *_IGNORED)) and path.suffix not in (".pyc", ".part"):
                 self.files[str(path)] = state
 
 
