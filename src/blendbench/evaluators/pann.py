@@ -48,7 +48,9 @@ class Cnn14(Published):
         padding) in frechet-audio-distance.
     """
 
-    package, install = "frechet_audio_distance", "frechet-audio-distance"
+    package = "frechet_audio_distance"
+    # From Python 3.13 on, pip finds no versions of what it imports, and we do not, that fit together.
+    install = "frechet-audio-distance" if sys.version_info < (3, 13) else "--no-deps frechet-audio-distance"
 
     def __init__(
         self,
