@@ -1,5 +1,5 @@
 # make setup   .venv with everything pinned      make demo    Table 1 at small scale with the built-in models
-# make test    the tests                         make soak    the long ones: kills, Slurm, browsers, trainings
+# make test    the tests                         make soak    the long ones: kills, Slurm, fifty listeners
 # make check   ruff, format, types
 # PYTHON=python3.12 takes that one; otherwise the newest of 3.11 to 3.13 that runs here and can make an environment.
 WORKS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))

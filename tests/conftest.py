@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from blendbench import telling
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+telling.EVERY_S = 1e9  # what a test reads from standard error does not depend on how long it takes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -138,7 +138,8 @@ def test_table_warns_that_the_papers_figures_are_of_other_models(finished):
 
 def test_arm_that_cannot_run_is_shown_as_failed_and_the_rest_is_scored(world, tmp_path, capsys):
     shutil.copytree(world.generator, tmp_path / "broken")
-    next((tmp_path / "broken" / "unet").glob("*.safetensors")).write_bytes(b"broken")
+    weights = next((tmp_path / "broken" / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
     words = ("arms.riffusion_a2a=null", "limit=2", f"generator.checkpoint={tmp_path / 'broken'}")
     # A store of its own, so that no other test finds the broken checkpoint's folder.
     assert world.with_store(tmp_path / "store").run(tmp_path / "run", *words) == 0

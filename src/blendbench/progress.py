@@ -145,9 +145,14 @@ class Worker:
         return not self.facts["finished"] and self.facts["stage"] != "stopped" and self.age < ALIVE_S
 
     @property
+    def leads(self) -> bool:
+        """Whether it is the command's own."""
+        return bool(self.facts.get("leads"))
+
+    @property
     def works(self) -> bool:
-        """Whether it is at pairs: a command that waits for others, or has gone on to the tables, is not."""
-        return self.alive and not (self.facts.get("leads") and self.facts["stage"] not in ("starts", "make", "score"))
+        """Whether it is at pairs: a command that leads others, or has gone on to the tables, is not."""
+        return self.alive and (not self.leads or self.facts["stage"] in ("make", "score"))
 
 
 def workers(run_dir: Path) -> list[Worker]:
@@ -261,7 +266,7 @@ def seconds_a_pair(found: Iterable[Worker]) -> dict[str, float]:
 def text(found: Progress) -> str:
     """What `blendbench status` prints."""
     alive = [worker for worker in found.workers if worker.works]
-    leads = [worker for worker in found.workers if worker.alive and worker.facts.get("leads")]
+    leads = [worker for worker in found.workers if worker.alive and worker.leads]
     spent = seconds_a_pair(found.workers)
     done, failed = sum(found.done.values()), sum(found.failed.values())
     head = f"{found.experiment}: {done} of {found.total} rows, {failed} failed, {found.left} left"
@@ -319,7 +324,7 @@ def took(run_dir: Path, seconds: Mapping[str, float]) -> str:
         if not whole:
             continue
         inner = [f"{stage} {told:.0f} s" for stage, told in spent.items() if told >= 0.5] if name == "make" else []
-        count = sum(not worker.facts.get("leads") for worker in found)
+        count = sum(not worker.leads for worker in found)
         by = f"{count} workers: " if inner and count > 1 else ""
         parts.append(f"{name or 'the rest'} {whole} s" + (f" ({by}{', '.join(inner)})" if inner else ""))
     return f"took   {telling.clock(sum(seconds.values()))}: {', '.join(parts)}"

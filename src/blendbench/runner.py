@@ -870,7 +870,7 @@ def _make(plan: Plan, executor: executors.Executor) -> bool:
         If rows are still not there in the end, or the executor says why it cannot go on.
     """
     for _ in range(3):
-        plan.beat.begin("waits")
+        plan.beat.begin("leads")
         with telling.stage("make", kind="make", bar=False):
             if not executor.run(plan):
                 return False
