@@ -401,7 +401,7 @@ def sweep(together: pd.DataFrame, keys: Mapping[str, str], metrics: Sequence[str
     numeric = bool(np.isfinite(numbers).all())
     positions = dict(zip(texts, numbers if numeric else range(len(texts)), strict=True))
     width = 4.6 if numeric else max(4.6, 0.45 * len(texts))
-    figure = Figure(figsize=(width * max(1, len(metrics)), 3.4))
+    figure = Figure(figsize=(width * max(1, len(metrics)), 3.8), layout="constrained")
     axes = figure.subplots(1, max(1, len(metrics)), squeeze=False)[0]
     lines: dict[str, Any] = {}
     styles = itertools.product(("-", "--", ":", "-."), COLOURS)
@@ -424,7 +424,7 @@ def sweep(together: pd.DataFrame, keys: Mapping[str, str], metrics: Sequence[str
         axis.set_ylabel(tables.metric(name).label)
         axis.grid(alpha=0.3)
     if lines:
-        figure.legend(lines.values(), lines, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=3)
+        figure.legend(lines.values(), lines, fontsize=6, loc="outside lower center", ncols=3)
     _save(figure, file.parent.parent, file.stem)
 
 
