@@ -1,0 +1,179 @@
+"""What scripts rely on stays as it is, byte for byte: runs of today's code beside runs of the code that is golden.
+
+The golden code is that of the commit which added this file, taken from the repository's history. Both run here, on one
+machine with one environment, since the last bits of the numbers differ between processors. Where something is meant to
+change, that commit's name goes into `MEANT` with the files that it changes and why.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
+SUBJECT = "Hold the outputs of runs against those of the code as it was"
+"""Of the commit whose code is golden."""
+COMMON = ["threads=1", "statistics.resamples=50"]
+CHEAP = ["arms.bnmusic=null", "arms.riffusion_a2a=null", "arms.musicgen_melody=null"]
+RUNS = {
+    "table1": ["experiment=bnmusic/table1", "limit=1"],
+    "fast": ["experiment=bnmusic/table1", "limit=2", "generator=pocket_fast", "keep_images=true"],
+    "tracked": [
+        "experiment=bnmusic/table1", "limit=2", "generator=pocket_fast", *CHEAP, "report=false",
+        "tracker=wandb", "tracker.mode=offline",
+    ],
+    "table2": ["experiment=bnmusic/table2", "limit=4", "arms.bnmusic=null", "arms.riffusion_a2a=null", "report=false"],
+    "table3": ["experiment=bnmusic/table3", "limit=1", "generator=pocket_fast", "report=false"],
+    "fig4": ["experiment=bnmusic/fig4", "limit=2", *CHEAP],
+    "audibility": ["experiment=bnmusic/audibility", "limit=2", *CHEAP],
+    "sweep": [
+        "experiment=bnmusic/sweep_alpha", "limit=1", "generator=pocket_fast",
+        "experiment.sweep={amplification.alpha: [0.05, 0.3]}",
+    ],
+}  # fmt: skip
+EXACT = ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex", "sweep.csv")
+MEANT: dict[str, str] = {}
+"""Files, as patterns of their paths, that a later commit changes on purpose, and why."""
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder from which the golden package is imported."""
+    try:
+        commits = git("log", "--format=%H", "--fixed-strings", f"--grep={SUBJECT}").split()
+        if not commits:
+            pytest.skip(f"this history has no commit {SUBJECT!r}")
+        commit = commits[-1]
+        folder = tmp_path_factory.mktemp("golden")
+        packed = subprocess.run(["git", "archive", commit], cwd=REPOSITORY, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no history of the repository here")
+    package = folder / "site" / "blendbench"
+    shutil.copytree(folder / "src" / "blendbench", package)
+    for name in ("conf", "data_manifests"):
+        shutil.copytree(folder / name, package / name)
+    return folder / "site"
+
+
+def call(cwd: Path, site: Path | None, *words: str) -> str:
+    """A command of today's package, or of the one below `site`; what it prints."""
+    paths = [str(site)] if site else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    code = "import blendbench; from blendbench.cli import main; print(blendbench.__file__); main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (str(site) in done.stdout.splitlines()[0]) == (site is not None)
+    return done.stdout
+
+
+def run_all(cwd: Path, site: Path | None) -> None:
+    for words in RUNS.values():
+        call(cwd, site, "run", *words, *COMMON)
+    (run_dir,) = (cwd / "runs").glob("bnmusic-table2-*")
+    call(cwd, site, "listen", str(run_dir.relative_to(cwd)), "--plan", "samples=3", "practice=0", "catch_trials=1")
+
+
+@pytest.fixture(scope="module")
+def before(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("before")
+    run_all(folder, golden)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("now")
+    run_all(folder, None)
+    return folder
+
+
+def meant(name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in MEANT)
+
+
+def untimed(file: Path) -> list[dict]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
+
+
+def files(folder: Path, *names: str) -> Iterator[str]:
+    for name in names:
+        yield from sorted(file.relative_to(folder).as_posix() for file in folder.rglob(name))
+
+
+def test_run_folders_have_the_same_names(before, now):
+    def names(folder: Path) -> list[str]:
+        return sorted(file.name for file in (folder / "runs").iterdir())
+
+    assert names(now) == names(before)
+
+
+def test_tables_have_the_same_bytes(before, now):
+    found = list(files(before, *EXACT))
+    assert found == list(files(now, *EXACT)) and len(found) > 40
+    for name in found:
+        assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
+
+
+def test_rows_are_the_same_but_for_the_seconds_they_took(before, now):
+    found = list(files(before, "pairs.jsonl"))
+    assert found == list(files(now, "pairs.jsonl")) and len(found) == len(RUNS) + 1  # a sweep of two
+    for name in found:
+        assert meant(name) or untimed(now / name) == untimed(before / name), name
+
+
+def test_pages_figures_and_images_have_the_same_bytes(before, now):
+    kinds = ("index.html", "data.js", "*.css", "report.js", "figures/*", "images/*/*.png", "report/*/*")
+    found = [name for name in files(before, *kinds) if "/store/" not in name and (before / name).is_file()]
+    assert len(found) > 100
+    for name in found:
+        assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
+
+
+def test_a_study_is_planned_alike(before, now):
+    for name in files(before, "listening/study.yaml", "listening/plan.json"):
+        assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
+
+
+def signatures(folder: Path) -> set[str]:
+    store = folder / "runs" / "store"
+    return {file.relative_to(store).as_posix() for file in store.glob("*/*")}
+
+
+def test_the_store_has_the_same_signatures(before, now):
+    assert signatures(now) == signatures(before)
+    assert {name.partition("/")[0] for name in signatures(now)} >= {"music", "mixes", "scores", "noise", "cells"}
+
+
+def test_a_store_that_the_golden_code_made_is_found_and_used(before, tmp_path):
+    shutil.copytree(before / "runs" / "store", tmp_path / "runs" / "store")
+    kept = {file: file.stat().st_size for file in (tmp_path / "runs" / "store").rglob("*") if file.is_file()}
+    for name in ("table1", "fast", "fig4", "audibility"):
+        call(tmp_path, None, "run", *RUNS[name], *COMMON, "report=false")
+    assert {file: file.stat().st_size for file in (tmp_path / "runs" / "store").rglob("*") if file.is_file()} == kept
+    for name in files(tmp_path, "results.csv", "scores.csv", "table.md"):
+        assert (tmp_path / name).read_bytes() == (before / name).read_bytes(), name
+
+
+def test_a_run_that_the_golden_code_finished_is_shown_and_tabulated(before, tmp_path):
+    shutil.copytree(before, tmp_path / "here", symlinks=True)
+    (run_dir,) = (tmp_path / "here" / "runs").glob("bnmusic-audibility-*")
+    told = (run_dir / "results.csv").read_bytes()
+    call(tmp_path / "here", None, "table", str(run_dir.relative_to(tmp_path / "here")))
+    assert (run_dir / "results.csv").read_bytes() == told
+    call(tmp_path / "here", None, "report", str(run_dir.relative_to(tmp_path / "here")))
