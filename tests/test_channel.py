@@ -22,8 +22,13 @@ SPAN = (0.2, 0.9)
 
 
 def stereo(folder: Path) -> dict[str, NoiseClip]:
-    """The same two channels, left and right, as a file, as a segment of it, and as a segment of an HDF5 file's."""
-    both = np.stack([noise_sound(1), noise_sound(2)], axis=1)
+    """The same two channels, left and right, in the three ways."""
+    return written(folder, noise_sound(1), noise_sound(2))
+
+
+def written(folder: Path, *channels: np.ndarray) -> dict[str, NoiseClip]:
+    """Channels as a file, as a segment of it, and as a segment of an HDF5 file's."""
+    both = np.stack(channels, axis=1)
     soundfile.write(folder / "both.wav", both, RATE, subtype="FLOAT")
     with h5py.File(folder / "both.hdf5", "w") as file:
         file["P01"] = both[:24_000].T.astype(np.float32)
@@ -77,15 +82,7 @@ def test_channel_that_a_file_has_not_is_named_with_file_and_key(kind: str, tmp_p
 
 def opposite(folder: Path) -> dict[str, NoiseClip]:
     """A sound and its negative as two channels, in the three ways."""
-    both = np.stack([sound(), -sound()], axis=1)
-    soundfile.write(folder / "both.wav", both, RATE, subtype="FLOAT")
-    with h5py.File(folder / "both.hdf5", "w") as file:
-        file["P01"] = both[:24_000].T.astype(np.float32)
-    return {
-        "file": NoiseClip("file", folder / "both.wav", "", ""),
-        "segment": NoiseClip("segment", folder / "both.wav", "", "", span=SPAN),
-        "HDF5": NoiseClip("HDF5", folder / "both.hdf5", "", "", span=SPAN, member="P01"),
-    }
+    return written(folder, sound(), -sound())
 
 
 @pytest.mark.parametrize("kind", ["file", "segment", "HDF5"])

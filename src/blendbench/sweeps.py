@@ -259,11 +259,11 @@ def layout(together: pd.DataFrame, keys: Mapping[str, str]) -> pd.DataFrame:
     for values, group in _groups(together, list(keys.values())):
         lines.append(dict(zip(keys, values, strict=True)))
         for row in group[group["shown"]].to_dict("records"):
-            heading = f"{row['line']}: {tables.metric(row['metric']).label}"
-            found.setdefault(row["line"], {})[heading] = None
-            lines[-1][heading] = tables.cell({str(name): value for name, value in row.items()})
+            title = f"{row['line']}: {tables.metric(row['metric']).label}"
+            found.setdefault(row["line"], {})[title] = None
+            lines[-1][title] = tables.cell({str(name): value for name, value in row.items()})
     # Columns of one heading stand together, also where the first job has not all of them.
-    columns = [heading for own in found.values() for heading in own]
+    columns = [title for own in found.values() for title in own]
     return pd.DataFrame(lines, columns=[*keys, *columns]).fillna("–")
 
 

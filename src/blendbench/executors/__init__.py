@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,8 +46,7 @@ class Inline:
         """Do everything; raises BlendbenchError if a file cannot be written."""
         from blendbench.runner import Shard, work
 
-        whole = len(plan.pairs) * len(plan.arms) * len(plan.presentations)
-        with telling.stage("", whole, "row", done=lambda: len(plan.rows), bar=False):
+        with _rows(plan, bar=False):  # an arm's own is shown
             # What is scored is tabulated at once, so the tabulation scores it.
             work(plan, Shard(), plan.beat, scoring=False)
         return True
@@ -118,12 +117,17 @@ class Task:
         print(f"blendbench: a worker died ({why}); its shard is begun again", file=sys.stderr)
 
 
+def _rows(plan: "Plan", bar: bool = True) -> AbstractContextManager[telling.Stage]:
+    """The stage in which a run's rows are made, by whomever."""
+    whole = len(plan.pairs) * len(plan.arms) * len(plan.presentations)
+    return telling.stage("", whole, "row", done=lambda: len(plan.rows), bar=bar)
+
+
 @contextmanager
 def made_rows(plan: "Plan") -> Iterator[Callable[[], None]]:
     """Tell how many of a run's rows other processes have made; what it yields is to be called every few seconds."""
-    whole = len(plan.pairs) * len(plan.arms) * len(plan.presentations)
     plan.rows.refresh()
-    with telling.stage("", whole, "row", done=lambda: len(plan.rows)) as told:
+    with _rows(plan) as told:
         looked = 0.0
 
         def look() -> None:

@@ -85,8 +85,7 @@ class Local:
 
     def workers(self, plan: Plan) -> int:
         """Workers to begin with; "auto" may add more."""
-        devices = self.devices(plan)
-        return len(devices) * self.each(plan, devices[0])
+        return sum(self.each(plan, device) for device in self.devices(plan))
 
     def each(self, plan: Plan, device: str) -> int:
         """Workers to begin with on a device."""
