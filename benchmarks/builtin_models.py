@@ -31,21 +31,26 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 
-from blendbench import audio, diffusion, spectrogram
 from blendbench.config import MaskConfig
-from blendbench.datasets import MusicClip, NoiseClip, Pair, Prompt, builtin, esc50, musicbench
-from blendbench.datasets.pairing import shuffled, stable_seed
-from blendbench.generators import Generator
+from blendbench.datasets import MusicClip, NoiseClip, Prompt, builtin, esc50, musicbench
 from blendbench.methods import Context, Item
 from blendbench.methods._images import to_grey, to_model
 from blendbench.methods.bnmusic import BNMusic
 from blendbench.metrics.bootstrap import bootstrap_interval
 from blendbench.metrics.frechet import frechet_distance
-from blendbench.musicgen import CodeSampling, MusicGen, MusicGenCheckpoint
-from blendbench.tagger import Tagger
-from blendbench.train import noises
-from blendbench.train.arranger import GENRES
-from blendbench.train.autoencoder import spectral_convergence
+from blendbench.models import latent_diffusion, sampling
+from blendbench.models.generator import Generator
+from blendbench.models.musicgen import CodeSampling, MusicGen, MusicGenCheckpoint
+from blendbench.models.tagger import Tagger
+from blendbench.resources import package_folder
+from blendbench.seeds import shuffled, stable_seed
+from blendbench.sound import audio, files, inversion
+from blendbench.sound.lattice import extend_to_frames
+from blendbench.sound.mel import decode_image, encode_image, mel_amplitudes
+from blendbench.tasks.blend.pairing import Pair
+from blendbench.train.data import noises
+from blendbench.train.data.arranger import GENRES
+from blendbench.train.pocket.autoencoder import spectral_convergence
 
 RATE = 44_100
 SAMPLES = 220_500
@@ -88,14 +93,14 @@ class Bench:
 
     def __init__(self, words: argparse.Namespace) -> None:
         self.words, self.root = words, Path(words.data_root)
-        settings = OmegaConf.load(builtin.package_folder("blendbench.conf") / "generator" / f"{words.generator}.yaml")
+        settings = OmegaConf.load(package_folder("blendbench.conf") / "generator" / f"{words.generator}.yaml")
         settings.pop("_target_")
         drawn = {"guidance_scale", "top_k", "temperature"}
         self.codes = CodeSampling(**{k: v for k, v in settings.musicgen.items() if k in drawn})
         if words.checkpoint:
             settings["checkpoint"] = words.checkpoint
         self.generator = Generator(**OmegaConf.to_container(settings))
-        folder = builtin.package_folder("blendbench.assets") / "tagger" if words.tagger == "pocket" else words.tagger
+        folder = package_folder("blendbench.assets") / "tagger" if words.tagger == "pocket" else words.tagger
         self.tagger_folder = Path(folder)
 
     def sampling(self, use: str) -> dict:
@@ -103,7 +108,7 @@ class Bench:
         return self.generator.sampling[use] | dict(OmegaConf.from_dotlist(self.words.sampling))
 
     @cache  # noqa: B019 - one bench lives as long as the program
-    def model(self) -> diffusion.LatentDiffusion:
+    def model(self) -> latent_diffusion.LatentDiffusion:
         return self.generator.get("cpu")
 
     @cache  # noqa: B019
@@ -145,7 +150,7 @@ class Bench:
 
 
 def read(path: Path) -> torch.Tensor:
-    return leveled(audio.extend_circular(audio.read(path, RATE, max_seconds=FRAMES / RATE), FRAMES))
+    return leveled(audio.extend_circular(files.read(path, RATE, max_seconds=FRAMES / RATE), FRAMES))
 
 
 def leveled(wave: torch.Tensor) -> torch.Tensor:
@@ -177,12 +182,12 @@ def autoencoder(bench: Bench) -> list[Row]:
     model = bench.model()
     rows, sounds = [], {}
     for kind, waves in (("music", bench.music()[:140]), ("noise", bench.noise())):
-        mels = torch.stack([spectrogram.mel_amplitudes(spectrogram.extend_to_frames(wave)) for wave in waves])
-        pixels, peaks = spectrogram.encode_image(mels)
+        mels = torch.stack([mel_amplitudes(extend_to_frames(wave)) for wave in waves])
+        pixels, peaks = encode_image(mels)
         images = to_model(pixels)
         after = torch.cat(
             [
-                diffusion.decode_latents(model, diffusion.encode_images(model, one, sample=False))
+                latent_diffusion.decode_latents(model, latent_diffusion.encode_images(model, one, sample=False))
                 for one in images.split(1)
             ]
         )
@@ -192,9 +197,7 @@ def autoencoder(bench: Bench) -> list[Row]:
             # Both sides through the same inversion, so that the autoencoder alone is measured.
             for name, grey in (("before", pixels), ("after", to_grey(after, False))):
                 parts = zip(grey.split(4), peaks.split(4), strict=True)
-                sounds[name] = torch.cat(
-                    [spectrogram.to_audio(spectrogram.decode_image(*part), seeds=0) for part in parts]
-                )
+                sounds[name] = torch.cat([inversion.to_audio(decode_image(*part), seeds=0) for part in parts])
     before, after = (bench.hear(sounds[name])[0] for name in ("before", "after"))
     figure = "FAD(round trip) / FAD(noise, music)"
     noise = bench.heard("noise")[0]
@@ -203,7 +206,7 @@ def autoencoder(bench: Bench) -> list[Row]:
 
 def text_to_music(bench: Bench) -> list[Row]:
     words, model = bench.words, bench.model()
-    settings = diffusion.Sampling(**bench.sampling("repaint"))
+    settings = sampling.Sampling(**bench.sampling("repaint"))
     waves, wanted, sheet, seconds = [], [], [], []
     for genre in GENRES:
         prompts = shuffled((p for p in builtin.prompts() if p.genre == genre), 0, lambda p: p.id)
@@ -211,11 +214,11 @@ def text_to_music(bench: Bench) -> list[Row]:
         for number in range(words.per_genre):
             prompt = prompts[number % len(prompts)]
             start = time.perf_counter()
-            image = diffusion.text_to_image(model, [prompt.text], [stable_seed(prompt.id, number)], settings)
+            image = sampling.text_to_image(model, [prompt.text], [stable_seed(prompt.id, number)], settings)
             seconds.append(time.perf_counter() - start)
             greys.append(to_grey(image, False))
-            sound = spectrogram.to_audio(spectrogram.decode_image(greys[-1], torch.full((1,), 60.0)), seeds=0)[0]
-            audio.write(
+            sound = inversion.to_audio(decode_image(greys[-1], torch.full((1,), 60.0)), seeds=0)[0]
+            files.write(
                 words.out / f"{prompt.id}-{number}.wav", audio.limit_peak(leveled(sound))[0], RATE, subtype="PCM_16"
             )
             waves.append(sound)
@@ -276,7 +279,7 @@ def rhythm(bench: Bench) -> list[Row]:
     clips = [(f"{kind}-{number}", leveled(torch.from_numpy(noises.synthesize(kind, 700_001 + number, seconds=5.0))))
              for kind in RHYTHMIC for number in range(4)]  # fmt: skip
     clips += [
-        (clip.id, leveled(audio.extend_circular(audio.read(clip.path, RATE), SAMPLES)))
+        (clip.id, leveled(audio.extend_circular(files.read(clip.path, RATE), SAMPLES)))
         for clip in bench.noise_clips()
         if clip.label in ("clock_tick", "dog")
     ]
@@ -345,7 +348,7 @@ def melody(bench: Bench) -> list[Row]:
             seconds.append(time.perf_counter() - start)
             music.append(audio.resample(made, model.sample_rate, RATE)[:SAMPLES])
             file = bench.words.out / f"melody-{kind}-{prompt.genre}-{number}.wav"
-            audio.write(file, audio.limit_peak(leveled(music[-1]))[0], RATE, subtype="PCM_16")
+            files.write(file, audio.limit_peak(leveled(music[-1]))[0], RATE, subtype="PCM_16")
         given, found = (model.chroma(torch.stack(list(some)), RATE).argmax(-1) for some in (waves, music))
         frames = min(given.shape[1], found.shape[1])
         given, found = given[:, :frames], found[:, :frames]

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 import torchaudio
 
-from blendbench import audio, spectrogram
-from blendbench.spectrogram import RIFFUSION
+from blendbench.sound import files, inversion
+from blendbench.sound.lattice import RIFFUSION, extend_to_frames
+from blendbench.sound.mel import mel_amplitudes
 
 
 def main() -> None:
@@ -34,15 +35,15 @@ def main() -> None:
     rows = []
     print(f"{'clip':<24}{'torchaudio s':>14}{'blendbench s':>14}{'ratio':>8}{'torchaudio SC':>15}{'blendbench SC':>15}")
     for name, waveform in load_clips(options.clips):
-        mel = spectrogram.mel_amplitudes(waveform)
-        spectrogram.to_audio(mel, iterations=1)
+        mel = mel_amplitudes(waveform)
+        inversion.to_audio(mel, iterations=1)
         theirs, ours = float("inf"), float("inf")
         for repeat in range(options.repeats):
             torch.manual_seed(repeat)
             seconds, their_wave = timed(partial(reference, mel))
             theirs = min(theirs, seconds)
             for _ in range(3):
-                seconds, our_wave = timed(partial(spectrogram.to_audio, mel, iterations=options.iterations))
+                seconds, our_wave = timed(partial(inversion.to_audio, mel, iterations=options.iterations))
                 ours = min(ours, seconds)
         rows.append([theirs, ours, convergence(mel, their_wave), convergence(mel, our_wave)])
         print_row(name, rows[-1])
@@ -76,7 +77,7 @@ def load_clips(count: int) -> list[tuple[str, torch.Tensor]]:
     found = []
     for genre, location in list(by_genre.items())[:count]:
         path = root / location if (root / location).is_file() else root / "data" / Path(location).name
-        found.append((genre, spectrogram.extend_to_frames(audio.read(path, RIFFUSION.sample_rate))))
+        found.append((genre, extend_to_frames(files.read(path, RIFFUSION.sample_rate))))
     return found
 
 
@@ -99,7 +100,7 @@ def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
 
 
 def convergence(mel: torch.Tensor, waveform: torch.Tensor) -> float:
-    return float(spectrogram.spectral_convergence(mel, spectrogram.mel_amplitudes(waveform)))
+    return float(inversion.spectral_convergence(mel, mel_amplitudes(waveform)))
 
 
 def print_row(name: str, values: list[float]) -> None:

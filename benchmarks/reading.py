@@ -33,8 +33,8 @@ def write_clips(folder: Path, count: int, rates: list[int]) -> None:
 
 def hear(folder: Path, store: Path) -> dict[str, float]:
     """Hear every clip of a folder as a run does; returns seconds, clips, and megabytes at half way and at the end."""
-    from blendbench.clips import Noises
     from blendbench.datasets.folder import noise
+    from blendbench.tasks.blend.noises import Noises
 
     clips = noise(str(folder))
     noises = Noises({"seconds": SECONDS, "lufs": -18.0, "short_clip": "loop"}, store)

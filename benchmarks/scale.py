@@ -32,14 +32,17 @@ def plan_of(folder: Path, count: int) -> Any:
     import numpy as np
     import torch
 
-    from blendbench import audio, cli, runner, scoring
-    from blendbench.clips import Noises
+    from blendbench.composing import compose
     from blendbench.datasets import MusicClip, NoiseClip, Prompt
-    from blendbench.datasets.pairing import make_pairs
     from blendbench.evaluators import Evaluator, Scores
     from blendbench.methods import Context, Music
-    from blendbench.presentation import Amplification, Mix, Presentation
-    from blendbench.store import write_bytes
+    from blendbench.runs import arm, scoring
+    from blendbench.runs.plan import Plan
+    from blendbench.sound import audio, files
+    from blendbench.store.write import write_bytes
+    from blendbench.tasks.blend.noises import Noises
+    from blendbench.tasks.blend.pairing import make_pairs
+    from blendbench.tasks.blend.presentation import Amplification, Mix, Presentation
 
     class Stub:
         label, adaptive = "Stub", False
@@ -69,8 +72,8 @@ def plan_of(folder: Path, count: int) -> Any:
         return digest
 
     levels = {"noise_lufs": -18.0, "music_lufs": -18.0, "gain_db": 0.0}
-    runner.present = lambda *_: Mix(silence, silence, dict(levels))
-    audio.write = write
+    arm.present = lambda *_: Mix(silence, silence, dict(levels))
+    files.write = write
     audio.limit_peak = lambda mix: (mix, 0.0)
     Noises.content = lambda self, clip: hashlib.sha256(clip.id.encode()).hexdigest()
     Noises.ahead = lambda self, clips, workers=None: (silence for _ in clips)
@@ -83,14 +86,14 @@ def plan_of(folder: Path, count: int) -> Any:
     scoring.from_settings = lambda settings: {"fad": ear, "kl": ear}
 
     words = ["experiment=bnmusic/table1", f"run_dir={folder / 'run'}", f"store_dir={folder / 'store'}", "report=false"]
-    settings = cli.compose([*words, "statistics.resamples=100", "statistics.over_n=[]", "threads=1", "batch=8"])
+    settings = compose([*words, "statistics.resamples=100", "statistics.over_n=[]", "threads=1", "batch=8"])
     clips = [NoiseClip(f"clip{i:06d}", Path("x.wav"), f"label{i % 44}", "") for i in range(-(-count // PROMPTS))]
     prompts = [Prompt(f"p{i:03d}", GENRES[i % 7], f"prompt {i}") for i in range(PROMPTS)]
     pairs = make_pairs("stub", clips, prompts, PROMPTS, 0, count)
     reference = [MusicClip(str(i), Path("y.wav"), genre=GENRES[i % 7], source=str(i), caption="") for i in range(2500)]
     context = Context(44_100, "cpu", 0, [], None)
     shown = {"direct": Presentation(kind="direct", label="Direct", name="direct")}
-    return runner.Plan(
+    return Plan(
         settings, folder / "run", folder / "store", pairs, reference, [], {"stub": Stub()}, shown, context,
         Amplification(**settings["amplification"]), [],
     )  # fmt: skip
@@ -98,15 +101,19 @@ def plan_of(folder: Path, count: int) -> Any:
 
 def part(name: str, folder: Path, count: int) -> dict[str, float]:
     """One part of the benchmark, in this process."""
-    from blendbench import progress, results, runner, scoring
     from blendbench.executors import Inline
+    from blendbench.runs import progress, results, scoring
+    from blendbench.runs.arm import Arm
+    from blendbench.runs.folder import PAIR_KEY
+    from blendbench.runs.work import begin, merge
+    from blendbench.store.ledger import Ledger
 
     began = time.perf_counter()
     out: dict[str, float] = {}
     plan = plan_of(folder, count)
     out["pairs s"] = time.perf_counter() - began
     if name == "make":
-        runner.begin(plan)
+        begin(plan)
         began = time.perf_counter()
         Inline().run(plan)
         out["ms a pair"] = 1e3 * (time.perf_counter() - began) / count
@@ -118,29 +125,29 @@ def part(name: str, folder: Path, count: int) -> dict[str, float]:
                 ledger.seek(max(0, size - 200_000))
                 last = ledger.read().splitlines(keepends=True)[-100:]
                 ledger.truncate(size - sum(map(len, last)) + 30)
-        enter = runner._Arm._enter
+        enter = Arm._enter
 
         def first(*given: Any) -> None:
             out.setdefault("s to resume", time.perf_counter() - start)
             enter(*given)
 
-        runner._Arm._enter = first
+        Arm._enter = first
         start = time.perf_counter()
         plan_of(folder, count)  # what a fresh process does before anything else
-        runner.begin(plan)
+        begin(plan)
         Inline().run(plan)
         out["s in all"] = time.perf_counter() - start
     elif name == "score":
         began = time.perf_counter()
-        ledger = runner.Ledger(plan.run_dir / "pairs.jsonl", runner.PAIR_KEY)
+        ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
         scoring.Scoring(plan.run_dir, plan.settings).part(iter(ledger), plan.reference)
         out["ms a pair"] = 1e3 * (time.perf_counter() - began) / count
     elif name == "merge":
-        assert runner.merge(plan) == 0
+        assert merge(plan) == 0
         out["merge s"] = time.perf_counter() - began
     elif name == "tabulate":
         run_dir, settings, reference = plan.run_dir, plan.settings, plan.reference
-        del plan  # as `runner.run` does
+        del plan  # as `session.run` does
         results.manifests.music_set = lambda settings: argparse.Namespace(clips=reference)
         results.split_music = lambda clips, seed: (clips, [])
         results.reference_key, results.mix_key = scoring.reference_key, scoring.mix_key

@@ -28,8 +28,9 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 
-from blendbench import diffusion, stable_diffusion
-from blendbench.generators import DTYPES, Generator
+from blendbench.models import latent_diffusion, sampling, stable_diffusion
+from blendbench.models.checkpoint import DTYPES
+from blendbench.models.generator import Generator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from test_stable_diffusion import clip_tokenizer, original_layout
@@ -37,11 +38,11 @@ from test_stable_diffusion import clip_tokenizer, original_layout
 PROMPT = "upbeat jazz trio with walking bass and brushed drums"
 
 
-def pipeline(kind: type, model: diffusion.LatentDiffusion, scheduler: str = "default"):
+def pipeline(kind: type, model: latent_diffusion.LatentDiffusion, scheduler: str = "default"):
     """diffusers' pipeline over the same parts."""
     made = kind(
         unet=model.unet, vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer,
-        scheduler=diffusion.make_scheduler(scheduler, model.scheduler_config),
+        scheduler=latent_diffusion.make_scheduler(scheduler, model.scheduler_config),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     made.set_progress_bar_config(disable=True)
@@ -58,25 +59,25 @@ def inputs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, masks
 
 
-def compare(model: diffusion.LatentDiffusion) -> None:
+def compare(model: latent_diffusion.LatentDiffusion) -> None:
     """One step of each kind, ours against diffusers', largest difference in -1..1."""
     images, masks = inputs(1)
     generator = lambda: [torch.Generator().manual_seed(7)]  # noqa: E731
     common = {"prompt": [PROMPT], "num_inference_steps": 1, "guidance_scale": 7.5, "output_type": "pt"}
-    one = diffusion.Sampling(steps=1, guidance_scale=7.5)
+    one = sampling.Sampling(steps=1, guidance_scale=7.5)
     kinds: dict[str, tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]] = {
         "text to image": (
-            lambda: diffusion.text_to_image(model, [PROMPT], [7], one),
+            lambda: sampling.text_to_image(model, [PROMPT], [7], one),
             lambda: pipeline(StableDiffusionPipeline, model)(generator=generator(), **common).images,
         ),
         "image to image": (
-            lambda: diffusion.image_to_image(model, images, [PROMPT], [7], one),
+            lambda: sampling.image_to_image(model, images, [PROMPT], [7], one),
             lambda: pipeline(StableDiffusionImg2ImgPipeline, model)(
                 image=images / 2 + 0.5, strength=1.0, generator=generator(), **common
             ).images,
         ),
         "masked repainting": (
-            lambda: diffusion.masked_repaint(model, images, masks, [PROMPT], [7], one),
+            lambda: sampling.masked_repaint(model, images, masks, [PROMPT], [7], one),
             lambda: pipeline(StableDiffusionInpaintPipeline, model)(
                 image=images / 2 + 0.5, mask_image=masks, strength=1.0, height=512, width=512, generator=generator(),
                 **common,
@@ -99,7 +100,7 @@ def compare(model: diffusion.LatentDiffusion) -> None:
         )
 
 
-def loading(model: diffusion.LatentDiffusion, folder: Path) -> None:
+def loading(model: latent_diffusion.LatentDiffusion, folder: Path) -> None:
     """A folder and a single file give the same weights; the time that takes."""
     model.save(folder / "model")
     save_file(original_layout(model), folder / "single.safetensors")
@@ -122,7 +123,7 @@ def loading(model: diffusion.LatentDiffusion, folder: Path) -> None:
         del loaded, generator
 
 
-def timing(model: diffusion.LatentDiffusion, batches: list[int], steps: int, device: str) -> None:
+def timing(model: latent_diffusion.LatentDiffusion, batches: list[int], steps: int, device: str) -> None:
     """Seconds a pair for both repaintings, ours and diffusers', in turn."""
 
     def measure(work: Callable[[], object]) -> float:
@@ -134,7 +135,7 @@ def timing(model: diffusion.LatentDiffusion, batches: list[int], steps: int, dev
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    settings = diffusion.Sampling(steps=steps, guidance_scale=7.5)
+    settings = sampling.Sampling(steps=steps, guidance_scale=7.5)
     theirs = pipeline(StableDiffusionInpaintPipeline, model)
     print(f"{'batch':>5} {'ours':>9} {'diffusers':>9} {'ratio':>6}   seconds a pair, 2 x {steps} steps, guidance 7.5")
     for batch in batches:
@@ -142,7 +143,7 @@ def timing(model: diffusion.LatentDiffusion, batches: list[int], steps: int, dev
 
         def ours(batch=batch, images=images, masks=masks) -> None:
             for mask in (masks, 1 - masks):
-                diffusion.masked_repaint(model, images, mask, [PROMPT] * batch, list(range(batch)), settings)
+                sampling.masked_repaint(model, images, mask, [PROMPT] * batch, list(range(batch)), settings)
 
         def reference(batch=batch, images=images, masks=masks) -> None:
             for mask in (masks, 1 - masks):

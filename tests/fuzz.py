@@ -190,26 +190,26 @@ def other_sound(dice: Dice) -> bytes:
 
 def check_sound(dice: Dice, content: bytes, folder: Path) -> None:
     """The rule for a sound, read whole and in part."""
-    from blendbench import audio
-    from blendbench.clips import read_clip
     from blendbench.datasets import NoiseClip
+    from blendbench.datasets.reading import read_clip
+    from blendbench.sound import files
 
     path = folder / "fuzzed.wav"
     path.write_bytes(content)
-    waveform = refused_or(lambda: audio.read(path, min_seconds=0), path)
+    waveform = refused_or(lambda: files.read(path, min_seconds=0), path)
     if waveform is not None:
         _sound(waveform)
         _fits(waveform, 44_100, path)
     start = dice.number(500) / 1_000
-    part = refused_or(lambda: audio.read(path, start=start, max_seconds=0.4), path)
+    part = refused_or(lambda: files.read(path, start=start, max_seconds=0.4), path)
     if part is not None:
         _sound(part)
         expect(len(part) <= round(0.4 * 44_100), f"{len(part)} samples are more than was asked for")
-    span = refused_or(lambda: audio.read_span(path, start, start + 0.1), path)
+    span = refused_or(lambda: files.read_span(path, start, start + 0.1), path)
     if span is not None:
         _sound(span[0])
         expect(len(span[0]) <= 0.1 * span[1] + 1, f"{len(span[0])} frames are more than was asked for")
-    whole = refused_or(lambda: audio.read_span(path, 0.0, 1e6), path)
+    whole = refused_or(lambda: files.read_span(path, 0.0, 1e6), path)
     known = by_wave(path)
     if whole is not None and known is not None and whole[1] == known[1]:
         mono = whole[0].numpy()
@@ -253,7 +253,7 @@ def _sound(waveform: Any) -> None:
 
 def _fits(waveform: Any, rate: int, path: Path) -> None:
     """A sound of a known format has no more samples than the file has bits for."""
-    from blendbench.chunks import bare
+    from blendbench.sound.chunks import bare
 
     with path.open("rb") as content, contextlib.ExitStack() as stack:
         try:
@@ -362,7 +362,7 @@ def check_table(dice: Dice, made: tuple[int, bytes], folder: Path) -> None:
 
 def _pairs(clips: list[Any]) -> None:
     from blendbench.datasets import Prompt
-    from blendbench.datasets.pairing import make_pairs
+    from blendbench.tasks.blend.pairing import make_pairs
 
     pairs = refused_or(lambda: make_pairs("set", clips, [Prompt("a", "Jazz", "x")], 1, 0, 20), Path("set"))
     expect(pairs is not None, "clips that were read cannot be paired")
@@ -487,7 +487,7 @@ def songs(dice: Dice) -> bytes:
 def check_songs(dice: Dice, content: bytes, folder: Path) -> None:
     """The rule for MusicBench's table."""
     from blendbench.datasets import musicbench
-    from blendbench.datasets.pairing import split_music
+    from blendbench.datasets.choosing import split_music
 
     path = folder / "MusicBench" / "MusicBench_train.json"
     path.parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import soundfile
 from worlds import noise_sound
 
 from blendbench.datasets import NoiseClip, esc50
-from blendbench.datasets.builtin import package_folder
+from blendbench.resources import package_folder
 
 CATEGORIES = [
     "dog",

@@ -135,7 +135,7 @@ def _serve() -> None:
     import torch
     import transformers  # noqa: F401
 
-    from blendbench import cli, figures, report, results, runner, scoring  # noqa: F401
+    from blendbench import cli
     from blendbench.methods import bnmusic, musicgen_melody, noise_only, random_music, riffusion_a2a  # noqa: F401
 
     torch.set_num_threads(1)

@@ -9,10 +9,10 @@ import pretty_midi
 import pytest
 
 from blendbench.errors import BlendbenchError
-from blendbench.train import render as rendering
-from blendbench.train.arranger import GENRES, STYLES, Arrangement, arrange
-from blendbench.train.captions import GENRE_KEYS, captions
-from blendbench.train.songs import MAJOR_SCALE, MINOR_SCALE, compose, held_out_songs, read_pop909
+from blendbench.train.data import render
+from blendbench.train.data.arranger import GENRES, STYLES, Arrangement, arrange
+from blendbench.train.data.captions import GENRE_KEYS, captions
+from blendbench.train.data.songs import MAJOR_SCALE, MINOR_SCALE, compose, held_out_songs, read_pop909
 
 SONG = "004"
 
@@ -185,8 +185,8 @@ def test_captions_are_deterministic_and_vary_with_the_seed() -> None:
 @pytest.fixture
 def fluidsynth() -> None:
     try:
-        rendering.find_fluidsynth()
-        rendering.find_soundfont()
+        render.find_fluidsynth()
+        render.find_soundfont()
     except BlendbenchError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
@@ -202,7 +202,7 @@ def test_rendered_score_sounds_from_its_first_note_to_its_last() -> None:
     other = pretty_midi.PrettyMIDI()
     other.instruments.append(pretty_midi.Instrument(73, name="lead"))
     other.instruments[0].notes = [pretty_midi.Note(100, 72, 0.0, 1.0)]
-    audio, second = rendering.render_many([midi, other], sample_rate=22050)
+    audio, second = render.render_many([midi, other], sample_rate=22050)
     assert audio.dtype == np.float32
     assert len(audio) == round(5.0 * 22050)
     assert len(second) == round(3.5 * 22050)
@@ -220,7 +220,7 @@ def test_clips_have_length_loudness_and_metadata() -> None:
     import pyloudnorm
 
     jobs = [(compose(0), "Pop", 1), (compose(0), "Punk", 1)]
-    made = list(rendering.render_clips(jobs, seconds=6.0, clips_per_job=2))
+    made = list(render.render_clips(jobs, seconds=6.0, clips_per_job=2))
     assert [(m["genre"], m["index"]) for _, m in made] == [("Pop", 0), ("Pop", 1), ("Punk", 0), ("Punk", 1)]
     for clip, metadata in made:
         assert clip.shape == (225_792,)
@@ -234,10 +234,10 @@ def test_clips_have_length_loudness_and_metadata() -> None:
 
 def test_missing_soundfont_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(BlendbenchError, match=r"none\.sf2: not found; install one \(Debian: apt-get install"):
-        rendering.find_soundfont(tmp_path / "none.sf2")
+        render.find_soundfont(tmp_path / "none.sf2")
 
 
 def test_missing_fluidsynth_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BlendbenchError, match=r"fluidsynth: program not found; install it \(Debian: apt-get install"):
-        rendering.find_fluidsynth()
+        render.find_fluidsynth()

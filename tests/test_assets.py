@@ -5,14 +5,16 @@ from collections import Counter
 import pytest
 import torch
 
-from blendbench import audio, diffusion
 from blendbench.datasets import builtin
 from blendbench.evaluators.pocket import PocketTagger
-from blendbench.generators import Generator
-from blendbench.musicgen import CodeSampling, MusicGenCheckpoint
-from blendbench.tagger import checkpoint_hash
+from blendbench.models import sampling
+from blendbench.models.generator import Generator
+from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
+from blendbench.models.weights import checkpoint_hash
+from blendbench.resources import package_folder
+from blendbench.sound import files
 
-ASSETS = builtin.package_folder("blendbench.assets")
+ASSETS = package_folder("blendbench.assets")
 
 
 def megabytes(*names):
@@ -42,14 +44,14 @@ def test_there_are_forty_noises_of_eight_kinds_and_ten_clips_a_genre():
 
 def test_every_pack_clip_can_be_read_and_lasts_its_five_seconds():
     for clip in [*builtin.noise(), *builtin.music()]:
-        assert 4.99 * 44_100 <= len(audio.read(clip.path)) <= 5.2 * 44_100, clip.id
+        assert 4.99 * 44_100 <= len(files.read(clip.path)) <= 5.2 * 44_100, clip.id
 
 
 def test_the_tagger_hears_the_genre_of_music_it_was_not_trained_on():
     clips = builtin.music()[:28]
     evaluator = PocketTagger("pocket-tagger")
     evaluator.prepare("cpu")
-    logits = torch.stack([evaluator.score(audio.read(clip.path)[:220_500]).logits for clip in clips])
+    logits = torch.stack([evaluator.score(files.read(clip.path)[:220_500]).logits for clip in clips])
     names = evaluator._model.classes
     hits = [names[int(top)] == clip.genre for top, clip in zip(logits.argmax(1), clips, strict=True)]
     assert sum(hits) / len(hits) > 0.8
@@ -57,13 +59,13 @@ def test_the_tagger_hears_the_genre_of_music_it_was_not_trained_on():
 
 def test_the_generator_paints_and_follows_the_prompt_and_the_seed():
     model = Generator("pocket", "pocket").get("cpu")
-    settings = diffusion.Sampling(steps=2, guidance_scale=3.0)
+    settings = sampling.Sampling(steps=2, guidance_scale=3.0)
     prompts = [
         "Calm classical string quartet",
         "Fast punk rock with overdriven guitars",
         "Calm classical string quartet",
     ]
-    calm, punk, other = diffusion.text_to_image(model, prompts, [1, 1, 2], settings)
+    calm, punk, other = sampling.text_to_image(model, prompts, [1, 1, 2], settings)
     assert calm.shape == (3, 512, 512)
     assert float(calm.std()) > 0.05
     assert float((calm - punk).abs().mean()) > 0.01
@@ -73,7 +75,7 @@ def test_the_generator_paints_and_follows_the_prompt_and_the_seed():
 def test_the_musicgen_follows_the_melody_and_the_seed():
     model = MusicGenCheckpoint("generator.musicgen", "pocket").get("cpu")
     clips = [clip for clip in builtin.music() if clip.genre in ("Pop", "Classical", "Jazz")][:6]
-    melodies = torch.stack([audio.read(clip.path)[:220_500] for clip in clips])
+    melodies = torch.stack([files.read(clip.path)[:220_500] for clip in clips])
     codes = CodeSampling(guidance_scale=5.0, top_k=64, temperature=0.7)
     music = model.generate(["Calm classical string quartet"] * 6, melodies, 44_100, range(6), codes)
     assert music.shape == (6, 110_250)

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torchaudio
 
-from blendbench import audio, masking, spectrogram
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.metrics import audibility
 from blendbench.metrics.audibility import (
@@ -49,6 +48,9 @@ from blendbench.metrics.masking_model import (
     spreading_function,
     threshold_in_quiet,
 )
+from blendbench.sound import audio, files
+from blendbench.sound.mel import mel_amplitudes
+from blendbench.tasks.blend import masking
 
 RATE = 44_100
 
@@ -400,7 +402,7 @@ def test_padding_with_silence_does_not_make_noise_less_audible() -> None:
 
 def test_pixels_of_the_core_belong_to_their_critical_band() -> None:
     noise = _tone(300, 1.0).float() + _tone(5000, 1.0).float() + 1e-4 * _white().float()
-    core = noise_core(spectrogram.mel_amplitudes(noise), 0.02)
+    core = noise_core(mel_amplitudes(noise), 0.02)
     energies = band_energies(spectra(noise))
     threshold = torch.full_like(energies, 1e-9)
     threshold[_band_of(5000)] = 1e12
@@ -428,19 +430,19 @@ def test_pixels_of_the_core_belong_to_the_nearest_frame() -> None:
 
 
 def test_the_core_is_the_loudest_part_lowest_band_first() -> None:
-    mel = spectrogram.mel_amplitudes(_tone(300).float() + 1e-3 * _white().float())
+    mel = mel_amplitudes(_tone(300).float() + 1e-3 * _white().float())
     core = noise_core(mel, 0.05)
     assert int(core.sum()) == round(0.05 * mel.numel())
     assert float(mel[core].min()) >= float(mel[~core].max())
 
 
 def test_the_papers_share_counts_pixels_that_reach_its_ratio() -> None:
-    mel = spectrogram.mel_amplitudes(_pink(1.0, 1).float())
+    mel = mel_amplitudes(_pink(1.0, 1).float())
     core = noise_core(mel)
     assert smr_share(mel, mel * audio.from_db(21.01), core) == 1
     assert smr_share(mel, mel * audio.from_db(20.99), core) == 0
     assert smr_share(mel, mel * audio.from_db(10.01), core, smr_db=10) == 1
-    other = spectrogram.mel_amplitudes(_pink(1.0, 2).float()) * 8
+    other = mel_amplitudes(_pink(1.0, 2).float()) * 8
     threshold = masking.masking_threshold(mel)
     assert smr_share(mel, other, core) == pytest.approx(float((other >= threshold)[core].float().mean()), rel=1e-6)
 
@@ -527,7 +529,7 @@ def test_onsets_agree_with_librosas_on_music(shared_data: Path) -> None:
     librosa = pytest.importorskip("librosa")
     for name in ("pop909_463_pop_0.ogg", "pop909_864_jazz_0.ogg"):
         music = audio.normalize_loudness(
-            audio.read(shared_data / "MusicBench/data" / name, RATE)[: 5 * RATE], RATE, -18
+            files.read(shared_data / "MusicBench/data" / name, RATE)[: 5 * RATE], RATE, -18
         )[0]
         reference = librosa.onset.onset_detect(y=music.numpy(), sr=RATE, hop_length=512, units="time")
         assert mir_eval.onset.f_measure(reference, onsets(spectra(music)).numpy())[0] > 0.85
@@ -600,7 +602,7 @@ def test_the_slope_of_a_spectrum_is_no_pitch() -> None:
 def test_chroma_agrees_with_librosas(shared_data: Path) -> None:
     librosa = pytest.importorskip("librosa")
     for name in ("pop909_152_edm_0.ogg", "pop909_581_pop_0.ogg"):
-        music = audio.read(shared_data / "MusicBench/data" / name, RATE)[: 5 * RATE]
+        music = files.read(shared_data / "MusicBench/data" / name, RATE)[: 5 * RATE]
         reference = librosa.feature.chroma_stft(
             y=music.numpy(), sr=RATE, n_fft=8192, hop_length=4096, tuning=0, norm=None
         )
@@ -644,7 +646,7 @@ def test_measure_gives_what_each_function_gives() -> None:
     values = measure(noise, music, playback_db_spl=75, core_fraction=0.1, smr_db=6, onset_window=0.1)
     noise_spectrum, music_spectrum = spectra(noise), spectra(music)
     bands = band_energies(noise_spectrum, 75), masked_threshold(music_spectrum, 75)
-    noise_mel, music_mel = spectrogram.mel_amplitudes(noise), spectrogram.mel_amplitudes(music)
+    noise_mel, music_mel = mel_amplitudes(noise), mel_amplitudes(music)
     core = noise_core(noise_mel, 0.1)
     assert values == pytest.approx(
         {
@@ -743,8 +745,8 @@ REAL = {
 
 @pytest.mark.parametrize(("noise_name", "music_name"), REAL)
 def test_golden_values_of_real_clips(shared_data: Path, noise_name: str, music_name: str) -> None:
-    noise = audio.read(shared_data / "ESC-50/audio" / noise_name, RATE)
-    music = audio.read(shared_data / "MusicBench/data" / music_name, RATE)[: len(noise)]
+    noise = files.read(shared_data / "ESC-50/audio" / noise_name, RATE)
+    music = files.read(shared_data / "MusicBench/data" / music_name, RATE)[: len(noise)]
     noise = audio.normalize_loudness(noise, RATE, -18.0)[0]
     music = audio.normalize_loudness(music, RATE, -12.0)[0]
     # Decoders of Ogg differ in the last bits.

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from blendbench import audio
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.sound import audio, files
 
 RATE = audio.SAMPLE_RATE
 BRIEF = settings(max_examples=50, deadline=None)
@@ -54,7 +54,7 @@ def as_float32_tensors(length: int = 200, bound: float = 100.0):
 def test_each_file_is_read_whole_or_refused_in_one_line(name: str, tmp_path: Path):
     case: Case = make(name, tmp_path)
     if case.expected == "ok":
-        waveform = audio.read(case.path)
+        waveform = files.read(case.path)
         assert waveform.dtype == torch.float32
         assert waveform.ndim == 1
         assert torch.isfinite(waveform).all()
@@ -63,7 +63,7 @@ def test_each_file_is_read_whole_or_refused_in_one_line(name: str, tmp_path: Pat
         assert math.isfinite(audio.integrated_loudness(waveform, RATE))
     else:
         with pytest.raises(ClipError, match=case.expected) as caught:
-            audio.read(case.path)
+            files.read(case.path)
         message = str(caught.value)
         assert "\n" not in message
         assert name.replace("\n", "\\n") in message
@@ -74,33 +74,33 @@ def test_each_file_is_read_whole_or_refused_in_one_line(name: str, tmp_path: Pat
 def test_sample_formats_agree_within_their_resolution(subtype: str, tmp_path: Path):
     path = make(f"wav_{subtype.lower()}.wav", tmp_path).path
     tolerance = {"PCM_U8": 2**-7, "PCM_16": 2**-15, "PCM_24": 2**-22, "ALAW": 0.02}.get(subtype, 1e-7)
-    np.testing.assert_allclose(audio.read(path).numpy(), sound(), atol=tolerance)
+    np.testing.assert_allclose(files.read(path).numpy(), sound(), atol=tolerance)
 
 
 def test_channels_are_averaged(tmp_path: Path):
-    waveform = audio.read(make("six_channels.wav", tmp_path).path)
+    waveform = files.read(make("six_channels.wav", tmp_path).path)
     mean_gain = np.mean([0.9**index for index in range(6)])
     np.testing.assert_allclose(waveform.numpy(), mean_gain * sound(), atol=2**-14)
 
 
 def test_content_decides_the_format_not_the_name(tmp_path: Path):
-    inside = audio.read(make("ogg_inside.wav", tmp_path).path)
-    np.testing.assert_allclose(inside.numpy(), audio.read(make("plain.ogg", tmp_path).path).numpy(), atol=1e-6)
+    inside = files.read(make("ogg_inside.wav", tmp_path).path)
+    np.testing.assert_allclose(inside.numpy(), files.read(make("plain.ogg", tmp_path).path).numpy(), atol=1e-6)
 
 
 def test_part_of_an_hour_is_read_without_the_rest(tmp_path: Path):
     path = make("hour_long.wav", tmp_path).path
     tracemalloc.start()
     try:
-        beginning = audio.read(path, max_seconds=5)
-        late = audio.read(path, max_seconds=5, start=3595)
+        beginning = files.read(path, max_seconds=5)
+        late = files.read(path, max_seconds=5, start=3595)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert len(beginning) == len(late) == 5 * RATE
     assert peak_bytes < 12e6  # the whole file is 115 MB as float32 at its own rate
     with pytest.raises(ClipError, match=r"ends at 3600\.000 s"):
-        audio.read(path, max_seconds=5, start=3600)
+        files.read(path, max_seconds=5, start=3600)
 
 
 @pytest.mark.parametrize("name", ["rate_8000.wav", "rate_44056.wav", "rate_48000.wav", "wav_float.wav", "plain.flac"])
@@ -108,22 +108,22 @@ def test_part_of_an_hour_is_read_without_the_rest(tmp_path: Path):
 def test_part_equals_the_same_part_of_the_whole(name: str, start: float, tmp_path: Path):
     path = make(name, tmp_path).path
     first = round(start * RATE)
-    part = audio.read(path, start=start, max_seconds=0.5)
+    part = files.read(path, start=start, max_seconds=0.5)
     assert len(part) == RATE // 2
-    torch.testing.assert_close(part, audio.read(path)[first : first + RATE // 2], atol=1e-6, rtol=0)
-    rest = audio.read(path, start=start)
-    torch.testing.assert_close(rest, audio.read(path)[first:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(part, files.read(path)[first : first + RATE // 2], atol=1e-6, rtol=0)
+    rest = files.read(path, start=start)
+    torch.testing.assert_close(rest, files.read(path)[first:], atol=1e-6, rtol=0)
 
 
 def test_shorter_part_may_be_allowed(tmp_path: Path):
     path = make("short_0.2s.wav", tmp_path).path
-    assert len(audio.read(path, min_seconds=0)) == round(0.2 * RATE)
+    assert len(files.read(path, min_seconds=0)) == round(0.2 * RATE)
 
 
 def test_part_too_short_at_the_end_of_the_file_is_refused(tmp_path: Path):
     path = make("wav_float.wav", tmp_path).path
     with pytest.raises(ClipError, match=r"lasts 0\.1 s"):
-        audio.read(path, start=0.9)
+        files.read(path, start=0.9)
 
 
 @pytest.mark.parametrize(
@@ -133,20 +133,20 @@ def test_part_too_short_at_the_end_of_the_file_is_refused(tmp_path: Path):
 )
 def test_senseless_request_is_a_value_error(arguments: dict, tmp_path: Path):
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        audio.read(make("wav_float.wav", tmp_path).path, **arguments)
+        files.read(make("wav_float.wav", tmp_path).path, **arguments)
 
 
 @pytest.mark.parametrize("path", ["a\0b.wav", "x" * 300 + ".wav", "\ud800.wav"], ids=["nul", "too long", "surrogate"])
 def test_impossible_path_is_refused(path: str):
     with pytest.raises(ClipError, match="cannot be read") as caught:
-        audio.read(path)
+        files.read(path)
     str(caught.value).encode()
 
 
 def test_special_file_is_refused_without_waiting(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(ClipError, match="not a regular file"):
-        audio.read(tmp_path / "pipe.wav")
+        files.read(tmp_path / "pipe.wav")
 
 
 def test_unreadable_file_is_refused(tmp_path: Path):
@@ -157,7 +157,7 @@ def test_unreadable_file_is_refused(tmp_path: Path):
         os.seteuid(65534)
     try:
         with pytest.raises(ClipError, match="permission denied"):
-            audio.read(path)
+            files.read(path)
     finally:
         os.seteuid(user)
 
@@ -176,7 +176,7 @@ def test_corrupt_bytes_never_escape_as_another_error(tmp_path_factory: pytest.Te
         content[position] = value
     path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
     try:
-        assert torch.isfinite(audio.read(path, max_seconds=0.5)).all()
+        assert torch.isfinite(files.read(path, max_seconds=0.5)).all()
     except ClipError as error:
         assert "corrupt.wav" in str(error)
 
@@ -185,7 +185,7 @@ def test_corrupt_bytes_never_escape_as_another_error(tmp_path_factory: pytest.Te
 
 
 def test_tensor_from_elsewhere_is_checked_by_the_same_rules():
-    audio.check_waveform(tone(440), "good")
+    files.check_waveform(tone(440), "good")
     for waveform, reason in [
         (torch.zeros(RATE), "digital silence"),
         (torch.full((RATE,), 0.1), "one constant value"),
@@ -196,13 +196,13 @@ def test_tensor_from_elsewhere_is_checked_by_the_same_rules():
         (tone(440, amplitude=1e-4), "below the -70 LUFS gate"),
     ]:
         with pytest.raises(ClipError, match=f"^elsewhere: .*{reason}"):
-            audio.check_waveform(waveform, "elsewhere")
+            files.check_waveform(waveform, "elsewhere")
 
 
 def test_sound_late_in_a_long_silence_counts():
     waveform = torch.zeros(25 * RATE)
     waveform[-RATE // 2 :] = tone(440, seconds=0.5)
-    audio.check_waveform(waveform, "late")
+    files.check_waveform(waveform, "late")
 
 
 # Writing
@@ -214,42 +214,42 @@ def test_sound_late_in_a_long_silence_counts():
 )
 def test_written_file_reads_back(name: str, subtype: str | None, tolerance: float, tmp_path: Path):
     waveform = torch.from_numpy(sound()).float()
-    digest = audio.write(tmp_path / name, waveform, RATE, subtype)
+    digest = files.write(tmp_path / name, waveform, RATE, subtype)
     assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-    torch.testing.assert_close(audio.read(tmp_path / name), waveform, atol=tolerance, rtol=0)
+    torch.testing.assert_close(files.read(tmp_path / name), waveform, atol=tolerance, rtol=0)
     assert [path.name for path in (tmp_path / name).parent.iterdir()] == [Path(name).name]
 
 
 def test_ogg_keeps_length_and_level(tmp_path: Path):
     waveform = tone(440, seconds=30)
-    audio.write(tmp_path / "a.ogg", waveform, RATE)
-    again = audio.read(tmp_path / "a.ogg")
+    files.write(tmp_path / "a.ogg", waveform, RATE)
+    again = files.read(tmp_path / "a.ogg")
     assert len(again) == len(waveform)
     assert audio.integrated_loudness(again, RATE) == pytest.approx(audio.integrated_loudness(waveform, RATE), abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])
 def test_same_sound_gives_the_same_bytes_at_any_time(name: str, tmp_path: Path):
-    audio.write(tmp_path / name, tone(440), RATE)
+    files.write(tmp_path / name, tone(440), RATE)
     content = (tmp_path / name).read_bytes()
     if b"PEAK" in content[:200]:
         # libsndfile keeps the second of writing there.
         assert struct.unpack_from("<I", content, content.index(b"PEAK") + 12) == (0,)
-    assert hashlib.sha256(content).hexdigest() == audio.write(tmp_path / name, tone(440), RATE)
+    assert hashlib.sha256(content).hexdigest() == files.write(tmp_path / name, tone(440), RATE)
 
 
 def test_float_wav_keeps_peaks_above_one(tmp_path: Path):
     waveform = 3 * tone(440)
-    audio.write(tmp_path / "loud.wav", waveform, RATE)
-    torch.testing.assert_close(audio.read(tmp_path / "loud.wav"), waveform, atol=0, rtol=0)
+    files.write(tmp_path / "loud.wav", waveform, RATE)
+    torch.testing.assert_close(files.read(tmp_path / "loud.wav"), waveform, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "subtype"), [("a.wav", "PCM_16"), ("a.flac", None), ("a.ogg", None)])
 def test_format_that_would_clip_refuses_peaks_above_one(name: str, subtype: str | None, tmp_path: Path):
     with pytest.raises(ValueError, match="limit_peak"):
-        audio.write(tmp_path / name, 3 * tone(440), RATE, subtype)
+        files.write(tmp_path / name, 3 * tone(440), RATE, subtype)
     limited, _ = audio.limit_peak(3 * tone(440))
-    audio.write(tmp_path / name, limited, RATE, subtype)
+    files.write(tmp_path / name, limited, RATE, subtype)
     assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
@@ -266,14 +266,14 @@ def test_what_cannot_be_written_is_refused_first(
     name: str, waveform: torch.Tensor, subtype: str | None, reason: str, tmp_path: Path
 ):
     with pytest.raises(BlendbenchError, match=f"{name}: .*{reason}"):
-        audio.write(tmp_path / name, waveform, RATE, subtype)
+        files.write(tmp_path / name, waveform, RATE, subtype)
     assert not list(tmp_path.iterdir())
 
 
 def test_folder_below_a_file_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BlendbenchError, match=r"file/sub/a\.wav: cannot be written \(") as caught:
-        audio.write(tmp_path / "file" / "sub" / "a.wav", tone(440), RATE)
+        files.write(tmp_path / "file" / "sub" / "a.wav", tone(440), RATE)
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, ClipError)
 
@@ -281,18 +281,18 @@ def test_folder_below_a_file_is_refused_in_one_line(tmp_path: Path):
 def test_target_that_is_a_folder_is_refused_and_left_alone(tmp_path: Path):
     (tmp_path / "a.wav").mkdir()
     with pytest.raises(BlendbenchError, match="cannot be written"):
-        audio.write(tmp_path / "a.wav", tone(440), RATE)
+        files.write(tmp_path / "a.wav", tone(440), RATE)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.wav"]
 
 
 def test_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path):
     path = tmp_path / "a.wav"
-    digest = audio.write(path, tone(440, seconds=0.01), RATE)
+    digest = files.write(path, tone(440, seconds=0.01), RATE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(BlendbenchError, match=r"a\.wav: cannot be written \(File too large; free space"):
-            audio.write(path, tone(440), RATE)
+            files.write(path, tone(440), RATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [path]
@@ -305,7 +305,7 @@ def test_interrupted_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        audio.write(tmp_path / "a.wav", tone(440), RATE)
+        files.write(tmp_path / "a.wav", tone(440), RATE)
     assert not list(tmp_path.iterdir())
 
 

@@ -5,9 +5,10 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from tiny_models import tiny_diffusion
 
-from blendbench import diffusion
-from blendbench.autoencoder import PatchAutoencoder
-from blendbench.diffusion import LatentDiffusion, Sampling, encode_images
+from blendbench.models import sampling
+from blendbench.models.autoencoder import PatchAutoencoder
+from blendbench.models.latent_diffusion import LatentDiffusion, encode_images
+from blendbench.models.sampling import Sampling
 
 
 def grey(count, height, width, seed=0):
@@ -97,15 +98,15 @@ def test_diffusers_pipelines_run_with_it_and_agree(parts, kind, tmp_path):
     if kind == "text":
         pipeline = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
         theirs = pipeline("a b", height=64, width=64, **shared).images
-        ours = diffusion.text_to_image(loaded, ["a b"], [5], settings, 64, 64)
+        ours = sampling.text_to_image(loaded, ["a b"], [5], settings, 64, 64)
     elif kind == "image":
         pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path, safety_checker=None)
         theirs = pipeline("a b", image=images, strength=0.75, **shared).images
-        ours = diffusion.image_to_image(loaded, images, ["a b"], [5], settings)
+        ours = sampling.image_to_image(loaded, images, ["a b"], [5], settings)
     else:
         pipeline = StableDiffusionInpaintPipeline.from_pretrained(tmp_path, safety_checker=None)
         theirs = pipeline(
             "a b", image=images, mask_image=masks, height=64, width=64, strength=1.0, **shared
         ).images  # fmt: skip
-        ours = diffusion.masked_repaint(loaded, images, masks, ["a b"], [5], settings)
+        ours = sampling.masked_repaint(loaded, images, masks, ["a b"], [5], settings)
     torch.testing.assert_close((ours + 1) / 2, theirs, atol=1e-4, rtol=0)

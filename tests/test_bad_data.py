@@ -25,10 +25,21 @@ import pytest
 import soundfile
 from worlds import CHEAP, ESC50_COLUMNS, RATE, World, call, noise_sound, rows_of, write_esc50, write_musicbench
 
-from blendbench import audio, clips
-from blendbench.datasets import NoiseClip, Prompt, builtin, epic_sounds, esc50, folder, hdf5, manifests, musicbench
+from blendbench.datasets import (
+    NoiseClip,
+    Prompt,
+    builtin,
+    epic_sounds,
+    esc50,
+    folder,
+    hdf5,
+    manifests,
+    musicbench,
+    reading,
+)
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError, printable
+from blendbench.sound import files
 
 HEADER = ",".join(ESC50_COLUMNS)
 ROW = "1-1-A-0.wav,1,0,dog,True,1,A"
@@ -109,7 +120,7 @@ def folder_words(world: World, run_dir: Path, sounds: Path, *words: str) -> list
 def test_strange_file_that_is_read_gives_the_very_sound_that_is_in_it(name: str, tmp_path: Path):
     case = audio_corpus.make(name, tmp_path)
     assert case.heard is not None
-    waveform = audio.read(case.path).numpy()
+    waveform = files.read(case.path).numpy()
     assert len(waveform) == len(case.heard)
     peak = np.abs(case.heard).max()
     np.testing.assert_allclose(waveform / peak, case.heard / peak, atol=case.tolerance, rtol=0)
@@ -196,7 +207,7 @@ def test_pipe_in_a_folder_is_one_failed_clip(world: World, tmp_path: Path):
     soundfile.write(sounds / "good.wav", noise_sound(0), RATE)
     pipe = audio_corpus.make("pipe.wav", sounds).path
     with at_most(2):
-        assert clips.content_of(NoiseClip("pipe.wav", pipe, "", ""), 5.0) == ""
+        assert reading.content_of(NoiseClip("pipe.wav", pipe, "", ""), 5.0) == ""
     with at_most(100):
         status = call(*folder_words(world, tmp_path / "run", sounds))
     assert status == 0
@@ -206,7 +217,7 @@ def test_pipe_in_a_folder_is_one_failed_clip(world: World, tmp_path: Path):
 def test_device_behind_a_link_that_may_be_followed_is_not_read(tmp_path: Path):
     path = audio_corpus.make("device.wav", tmp_path).path
     with at_most(2):
-        assert clips.content_of(NoiseClip("device", path, "", ""), 5.0) == ""
+        assert reading.content_of(NoiseClip("device", path, "", ""), 5.0) == ""
 
 
 def test_header_followed_by_a_gigabyte_of_zeros_is_refused_at_once(tmp_path: Path):
@@ -214,7 +225,7 @@ def test_header_followed_by_a_gigabyte_of_zeros_is_refused_at_once(tmp_path: Pat
     path.write_bytes(audio_corpus.riff())
     os.truncate(path, 2**30)
     with at_most(2):
-        assert "not audio" in refusal(audio.read, path)
+        assert "not audio" in refusal(files.read, path)
 
 
 def test_link_that_leads_out_of_the_folder_is_a_failed_clip_unless_it_may(world: World, tmp_path: Path):
@@ -254,19 +265,19 @@ def test_damaged_mp3_says_nothing_on_stderr(name: str, tmp_path: Path, capfd: py
     path = audio_corpus.make(name, tmp_path).path
     capfd.readouterr()
     with contextlib.suppress(ClipError):
-        audio.read(path)
+        files.read(path)
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.filterwarnings("error", "default::ResourceWarning")
 def test_channels_near_the_largest_float_are_averaged(tmp_path: Path):
     soundfile.write(tmp_path / "loud.wav", np.stack([6e38 * audio_corpus.sound()] * 2, axis=1), RATE, subtype="FLOAT")
-    assert audio.read(tmp_path / "loud.wav").abs().max() == pytest.approx(6e38 * abs(audio_corpus.sound()).max())
+    assert files.read(tmp_path / "loud.wav").abs().max() == pytest.approx(6e38 * abs(audio_corpus.sound()).max())
 
 
 def test_clip_one_sample_too_short_is_told_so_in_figures_that_differ(tmp_path: Path):
     path = audio_corpus.make("one_sample_short_of_a_block.wav", tmp_path).path
-    lasts, needed = re.findall(r"([\d.]+) s\b", refusal(audio.read, path))[:2]
+    lasts, needed = re.findall(r"([\d.]+) s\b", refusal(files.read, path))[:2]
     assert lasts != needed
 
 
@@ -488,7 +499,7 @@ MILLION = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit}))
 from blendbench.datasets import Prompt, esc50
-from blendbench.datasets.pairing import make_pairs
+from blendbench.tasks.blend.pairing import make_pairs
 clips = esc50.esc50(sys.argv[1])
 prompts = [Prompt(genre, genre, genre) for genre in "abcdefg"]
 pairs = make_pairs("esc50", clips, prompts, 7, 0, limit=20)
@@ -903,7 +914,7 @@ def test_bad_recording_of_an_hdf5_file_is_one_line_that_names_both(case: str, tm
     with h5py.File(tmp_path / "audio.hdf5", "w") as file:
         build(file)
     with at_most(10):
-        text = refusal(clips.read_clip, epic_clip(tmp_path / "audio.hdf5"), 5.0)
+        text = refusal(reading.read_clip, epic_clip(tmp_path / "audio.hdf5"), 5.0)
     assert str(tmp_path / "audio.hdf5") in text
     assert re.search(expected, text)
 
@@ -911,7 +922,7 @@ def test_bad_recording_of_an_hdf5_file_is_one_line_that_names_both(case: str, tm
 def test_recording_without_a_shape_is_one_line(tmp_path: Path):
     with h5py.File(tmp_path / "audio.hdf5", "w") as file:
         file["P"] = h5py.Empty("f4")
-    assert "not samples" in refusal(clips.read_clip, epic_clip(tmp_path / "audio.hdf5"), 5.0)
+    assert "not samples" in refusal(reading.read_clip, epic_clip(tmp_path / "audio.hdf5"), 5.0)
 
 
 @pytest.mark.parametrize("case", GOOD_RECORDINGS)
@@ -939,7 +950,7 @@ def test_bad_hdf5_file_is_one_line_that_names_it(case: str, tmp_path: Path):
     with h5py.File(path, "w") as file:
         file["P"] = recording()
     build(path)
-    text = refusal(clips.read_clip, epic_clip(path), 5.0)
+    text = refusal(reading.read_clip, epic_clip(path), 5.0)
     assert str(path) in text
     assert re.search(expected, text)
     if case != "missing":
@@ -1159,7 +1170,7 @@ def test_deep_folders_are_searched_to_their_end(tmp_path: Path):
     soundfile.write(deep / "a.wav", noise_sound(0), RATE)
     (clip,) = folder.noise(str(tmp_path))
     assert clip.id == "d/" * 300 + "a.wav"
-    assert len(clips.read_clip(clip, 5.0)) == RATE
+    assert len(reading.read_clip(clip, 5.0)) == RATE
 
 
 def test_table_of_a_folder_may_name_files_that_fail_and_give_prompts(world: World, tmp_path: Path, capfd):

@@ -11,11 +11,16 @@ import torch
 from audio_corpus import sound
 from worlds import CHEAP, RATE, World, call, noise_sound, rows_of
 
-from blendbench import audio, cli, clips, config, runner
-from blendbench.datasets import MusicClip, NoiseClip
+from blendbench import config
+from blendbench.composing import compose
+from blendbench.datasets import MusicClip, NoiseClip, reading
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.scoring import Scoring
-from blendbench.store import signature
+from blendbench.runs.plan import prepare
+from blendbench.runs.scoring import Scoring
+from blendbench.runs.work import opened
+from blendbench.sound import files
+from blendbench.store.signature import signature
+from blendbench.tasks.blend.noises import Noises
 
 HEARD = {"seconds": 2.0, "lufs": -18.0, "short_clip": "loop"}
 SPAN = (0.2, 0.9)
@@ -55,17 +60,17 @@ def alone(clip: NoiseClip, channel: int, folder: Path) -> NoiseClip:
 @pytest.mark.parametrize("kind", ["file", "segment", "HDF5"])
 def test_channel_is_heard_as_a_file_of_it_alone(kind: str, channel: int, tmp_path: Path):
     clip = stereo(tmp_path)[kind]
-    heard = clips.Noises(HEARD | {"channel": channel}).read(clip)
-    assert torch.equal(heard, clips.Noises(HEARD).read(alone(clip, channel, tmp_path)))
-    assert not torch.allclose(heard, clips.Noises(HEARD).read(clip), atol=1e-2)
+    heard = Noises(HEARD | {"channel": channel}).read(clip)
+    assert torch.equal(heard, Noises(HEARD).read(alone(clip, channel, tmp_path)))
+    assert not torch.allclose(heard, Noises(HEARD).read(clip), atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["file", "segment", "HDF5"])
 def test_channels_and_their_mean_are_kept_apart(kind: str, tmp_path: Path):
     clip = stereo(tmp_path)[kind]
     settings = [HEARD, HEARD | {"channel": 0}, HEARD | {"channel": 1}]
-    first = [clips.Noises(one, tmp_path / "store").read(clip) for one in settings]
-    again = [clips.Noises(one, tmp_path / "store").read(clip) for one in settings]
+    first = [Noises(one, tmp_path / "store").read(clip) for one in settings]
+    again = [Noises(one, tmp_path / "store").read(clip) for one in settings]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     assert len({one.numpy().tobytes() for one in first}) == 3
 
@@ -74,10 +79,10 @@ def test_channels_and_their_mean_are_kept_apart(kind: str, tmp_path: Path):
 def test_channel_that_a_file_has_not_is_named_with_file_and_key(kind: str, tmp_path: Path):
     clip = stereo(tmp_path)[kind]
     with pytest.raises(ClipError, match=r"has 2 channels, so no noise\.channel=2; take 0 to 1, or null") as raised:
-        clips.Noises(HEARD | {"channel": 2}).read(clip)
+        Noises(HEARD | {"channel": 2}).read(clip)
     assert str(clip.path) in str(raised.value)
     with pytest.raises(ClipError, match=r"has 1 channel, so no noise\.channel=1; take 0, or null"):
-        clips.Noises(HEARD | {"channel": 1}).read(alone(clip, 0, tmp_path))
+        Noises(HEARD | {"channel": 1}).read(alone(clip, 0, tmp_path))
 
 
 def opposite(folder: Path) -> dict[str, NoiseClip]:
@@ -89,9 +94,9 @@ def opposite(folder: Path) -> dict[str, NoiseClip]:
 def test_channels_that_cancel_out_are_told_from_silence_and_heard_one_by_one(kind: str, tmp_path: Path):
     clip = opposite(tmp_path)[kind]
     with pytest.raises(ClipError, match=r"its channels cancel out: channel 0 has sound.*by noise\.channel=0") as raised:
-        clips.read_clip(clip, 5.0)
+        reading.read_clip(clip, 5.0)
     assert str(clip.path) in str(raised.value)
-    left, right = (clips.read_clip(clip, 5.0, channel=channel) for channel in (0, 1))
+    left, right = (reading.read_clip(clip, 5.0, channel=channel) for channel in (0, 1))
     assert torch.equal(left, -right)
     assert left.abs().max() > 0.1
 
@@ -99,13 +104,13 @@ def test_channels_that_cancel_out_are_told_from_silence_and_heard_one_by_one(kin
 def test_music_whose_channels_cancel_out_is_to_be_made_mono(tmp_path: Path):
     clip = opposite(tmp_path)["file"]
     with pytest.raises(ClipError, match=r"its channels cancel out: .*; make it mono"):
-        clips.read_music(MusicClip("m", clip.path, "", "", ""), RATE, 5.0)
+        reading.read_music(MusicClip("m", clip.path, "", "", ""), RATE, 5.0)
 
 
 def test_silent_channel_is_named(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.stack([sound(), 0 * sound()], axis=1), RATE)
     with pytest.raises(ClipError, match=r"a\.wav, channel 1: is digital silence"):
-        audio.read(tmp_path / "a.wav", channel=1)
+        files.read(tmp_path / "a.wav", channel=1)
 
 
 # As a setting
@@ -115,13 +120,13 @@ def test_silent_channel_is_named(tmp_path: Path):
     ("word", "taken"), [("0", 0), ("7", 7), ("left", 0), ("right", 1), ("null", None), ("'left'", 0)]
 )
 def test_channel_is_a_number_a_side_or_null(word: str, taken: int | None):
-    assert cli.compose([f"noise.channel={word}"])["noise"].get("channel") == taken
+    assert compose([f"noise.channel={word}"])["noise"].get("channel") == taken
 
 
 @pytest.mark.parametrize("word", ["-1", "1.5", "middle", "true", "[0,1]", "''", "{a: 1}"])
 def test_what_is_no_channel_is_refused_by_the_key(word: str):
     with pytest.raises(BlendbenchError, match=r"^noise\.channel: .* use 0, 1, \.\.\., left or right, or null"):
-        cli.compose([f"noise.channel={word}"])
+        compose([f"noise.channel={word}"])
 
 
 def test_run_takes_a_channel_and_fails_clips_that_lack_it(world: World, tmp_path: Path):
@@ -164,21 +169,21 @@ def test_blend_takes_a_channel_and_writes_it_down(world: World, tmp_path: Path, 
 def test_default_folders_of_runs_keep_their_names():
     table1 = ["experiment=bnmusic/table1"]
     other = [*table1, "dataset=esc50", "music=musicbench", "noise.short_clip=context", "limit=24"]
-    assert config.digest(cli.compose(table1)) == "5ee487bb"
-    assert config.digest(cli.compose([*table1, "noise.channel=null"])) == "5ee487bb"
-    assert config.digest(cli.compose(other)) == "f11ba749"
-    assert config.digest(cli.compose(["experiment=bnmusic/audibility"])) == "29bffea0"
-    assert config.digest(cli.compose([*table1, "noise.channel=0"])) not in ("5ee487bb", "f11ba749")
+    assert config.digest(compose(table1)) == "5ee487bb"
+    assert config.digest(compose([*table1, "noise.channel=null"])) == "5ee487bb"
+    assert config.digest(compose(other)) == "f11ba749"
+    assert config.digest(compose(["experiment=bnmusic/audibility"])) == "29bffea0"
+    assert config.digest(compose([*table1, "noise.channel=0"])) not in ("5ee487bb", "f11ba749")
 
 
 def stored(tmp_path: Path, *words: str) -> dict[str, str]:
     """Signatures under which a run keeps what it makes, by stage."""
-    settings = cli.compose(
+    settings = compose(
         ["experiment=bnmusic/table1", "limit=2", "seed=3", *CHEAP, f"store_dir={tmp_path}/store", *words]
     )
     settings["run_dir"] = str(tmp_path / "run")
-    plan = runner.prepare(settings)
-    with plan.opened() as arms:
+    plan = prepare(settings)
+    with opened(plan) as arms:
         arm = arms["noise_only"]
         found = {"generate": arm.signature, "present": arm.mix_signatures["direct"]}
         found["noise"] = arm.noises._ledger.path.parent.name
@@ -204,9 +209,9 @@ def test_signatures_of_the_store_stand_while_the_channel_is_null(tmp_path: Path)
 def test_settings_of_a_run_from_before_the_key_are_those_of_now(tmp_path: Path):
     from omegaconf import OmegaConf
 
-    from blendbench.results import read_settings
+    from blendbench.runs.folder import read_settings
 
-    settings = cli.compose(["experiment=bnmusic/table1"])
+    settings = compose(["experiment=bnmusic/table1"])
     assert settings["noise"] == {"seconds": 5.0, "lufs": -18.0, "short_clip": "loop"}
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     assert read_settings(tmp_path) == settings

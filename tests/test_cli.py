@@ -10,7 +10,7 @@ import pytest
 import yaml
 from worlds import CHEAP, call
 
-from blendbench.cli import compose
+from blendbench.composing import compose
 
 COMMANDS = ("run", "blend", "table", "report", "data", "models", "doctor", "train")
 
@@ -80,7 +80,7 @@ def test_fault_of_the_program_is_one_line_too(monkeypatch, tmp_path, capsys):
     def broken(folder):
         raise ZeroDivisionError("first\nsecond")
 
-    monkeypatch.setattr("blendbench.results.read_settings", broken)
+    monkeypatch.setattr("blendbench.runs.folder.read_settings", broken)
     assert call("table", str(tmp_path)) == 1
     assert "unexpected ZeroDivisionError: first (add --debug" in one_line(capsys)
 
@@ -89,7 +89,7 @@ def test_interrupt_says_how_to_go_on(monkeypatch, tmp_path, capsys):
     def interrupted(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blendbench.results.read_settings", interrupted)
+    monkeypatch.setattr("blendbench.runs.folder.read_settings", interrupted)
     assert call("table", str(tmp_path)) == 130
     assert "the same command goes on" in one_line(capsys)
 

@@ -9,9 +9,12 @@ import soundfile
 import torch
 from worlds import noise_sound
 
-from blendbench import audio, clips, spectrogram
 from blendbench.datasets import NoiseClip
 from blendbench.errors import ClipError
+from blendbench.sound import audio, files
+from blendbench.sound.lattice import extend_to_frames
+from blendbench.sound.mel import mel_amplitudes
+from blendbench.tasks.blend.noises import Noises
 
 HEARD = {"seconds": 2.0, "lufs": -18.0, "short_clip": "loop"}
 
@@ -31,7 +34,7 @@ def some(tmp_path: Path) -> list[NoiseClip]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files that were decoded."""
     seen: list[Path] = []
-    read = audio.read
+    read = files.read
 
     def counted(path, *arguments, **settings):
         seen.append(path)
@@ -42,49 +45,49 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_second_pass_decodes_nothing_and_hears_the_same_to_the_bit(some, tmp_path, decoded):
-    first = clips.Noises(HEARD, tmp_path / "store")
+    first = Noises(HEARD, tmp_path / "store")
     heard = [(first.read(clip), first.mel(clip)) for clip in some]
     first.close()
     assert len(decoded) == 6
-    second = clips.Noises(HEARD, tmp_path / "store")
+    second = Noises(HEARD, tmp_path / "store")
     for clip, (waveform, mel) in zip(some, heard, strict=True):
         assert torch.equal(second.read(clip), waveform)
         assert torch.equal(second.mel(clip), mel)
     assert len(decoded) == 6
-    assert torch.equal(clips.Noises(HEARD).read(some[3]), heard[3][0])
+    assert torch.equal(Noises(HEARD).read(some[3]), heard[3][0])
 
 
 def test_mel_is_that_of_the_levelled_and_extended_waveform(some, tmp_path):
-    noises = clips.Noises(HEARD, tmp_path / "store")
+    noises = Noises(HEARD, tmp_path / "store")
     wave = noises.read(some[0])
     assert wave.shape == (88_200,)
     assert audio.integrated_loudness(wave, 44_100) == pytest.approx(-18, abs=0.01)
-    assert torch.equal(noises.mel(some[0]), spectrogram.mel_amplitudes(spectrogram.extend_to_frames(wave)))
+    assert torch.equal(noises.mel(some[0]), mel_amplitudes(extend_to_frames(wave)))
 
 
 def test_file_with_other_content_is_read_anew_and_a_copy_is_not(some, tmp_path, decoded):
-    clips.Noises(HEARD, tmp_path / "store").read(some[0])
+    Noises(HEARD, tmp_path / "store").read(some[0])
     copy = tmp_path / "data" / "copy.wav"
     copy.write_bytes(some[0].path.read_bytes())
-    clips.Noises(HEARD, tmp_path / "store").read(replace(some[0], id="copy", path=copy))
+    Noises(HEARD, tmp_path / "store").read(replace(some[0], id="copy", path=copy))
     assert len(decoded) == 1
     soundfile.write(some[0].path, noise_sound(99), 44_100)
-    changed = clips.Noises(HEARD, tmp_path / "store").read(some[0])
+    changed = Noises(HEARD, tmp_path / "store").read(some[0])
     assert len(decoded) == 2
-    assert torch.equal(changed, clips.Noises(HEARD).read(some[0]))
+    assert torch.equal(changed, Noises(HEARD).read(some[0]))
 
 
 @pytest.mark.parametrize("key", ["seconds", "lufs"])
 def test_other_settings_are_kept_apart(some, tmp_path, decoded, key):
-    clips.Noises(HEARD, tmp_path / "store").read(some[0])
+    Noises(HEARD, tmp_path / "store").read(some[0])
     other = HEARD | {key: {"seconds": 1.5, "lufs": -24.0}[key]}
-    assert torch.equal(clips.Noises(other, tmp_path / "store").read(some[0]), clips.Noises(other).read(some[0]))
+    assert torch.equal(Noises(other, tmp_path / "store").read(some[0]), Noises(other).read(some[0]))
     assert len(decoded) == 3
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])
 def test_damaged_store_is_made_again(some, tmp_path, decoded, harm):
-    noises = clips.Noises(HEARD, tmp_path / "store")
+    noises = Noises(HEARD, tmp_path / "store")
     whole = noises.read(some[0])
     noises.close()
     (file,) = (tmp_path / "store").rglob("noise.f32")
@@ -95,13 +98,13 @@ def test_damaged_store_is_made_again(some, tmp_path, decoded, harm):
         data[1000] ^= 255
         file.write_bytes(data if harm == "flipped" else data[:5000])
     for _ in range(2):
-        assert torch.equal(clips.Noises(HEARD, tmp_path / "store").read(some[0]), whole)
+        assert torch.equal(Noises(HEARD, tmp_path / "store").read(some[0]), whole)
     assert len(decoded) == 2
 
 
 def test_store_that_cannot_be_written_is_said_once_and_does_no_harm(some, tmp_path, capsys):
     (tmp_path / "store").write_text("a file")
-    noises = clips.Noises(HEARD, tmp_path / "store")
+    noises = Noises(HEARD, tmp_path / "store")
     assert all(torch.isfinite(noises.read(clip)).all() for clip in some)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -113,7 +116,7 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
     bad = NoiseClip("bad", tmp_path / "data" / "bad.wav", "noise", "bad")
     bad.path.write_text("no sound")
     order = [some[2], bad, *some, bad, some[5]] * 3
-    with closing(clips.Noises(HEARD, tmp_path / "store")) as noises:
+    with closing(Noises(HEARD, tmp_path / "store")) as noises:
         found = list(noises.ahead(order, workers=3))
         assert len(found) == len(order)
         for clip, heard in zip(order, found, strict=True):
@@ -125,7 +128,7 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
 
 
 def test_reading_ahead_stops_where_its_taker_stops(some, tmp_path, decoded):
-    ahead = clips.Noises(HEARD).ahead([replace(some[0], id=str(n)) for n in range(1000)], workers=2)
+    ahead = Noises(HEARD).ahead([replace(some[0], id=str(n)) for n in range(1000)], workers=2)
     next(ahead)
     ahead.close()
     assert len(decoded) < 20
@@ -136,7 +139,7 @@ def test_link_that_leads_out_is_refused_though_its_content_is_kept(some, tmp_pat
     folder.mkdir()
     (folder / "link.wav").symlink_to(some[0].path)
     clip = replace(some[0], path=folder / "link.wav")
-    noises = clips.Noises(HEARD, tmp_path / "store")
+    noises = Noises(HEARD, tmp_path / "store")
     noises.read(clip)
     with pytest.raises(ClipError, match=r"link\.wav.*leads out"):
         noises.read(replace(clip, root=folder))

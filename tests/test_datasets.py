@@ -9,9 +9,11 @@ from worlds import GENRES, write_esc50, write_musicbench
 
 from blendbench.datasets import MusicClip, NoiseClip, Prompt, esc50, musicbench
 from blendbench.datasets.builtin import prompts as builtin_prompts
-from blendbench.datasets.pairing import make_pairs, shuffled, split_music, stable_seed
+from blendbench.datasets.choosing import split_music
 from blendbench.datasets.tables import inside, read_csv
 from blendbench.errors import BlendbenchError
+from blendbench.seeds import shuffled, stable_seed
+from blendbench.tasks.blend.pairing import make_pairs
 
 ROW = "1-1-A-0.wav,1,0,dog,True,1,A"
 HEADER = "filename,fold,target,category,esc10,src_file,take"

@@ -24,20 +24,17 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, SCHEDULER, tiny_diffusion
 
-from blendbench import stable_diffusion
-from blendbench.cli import compose
-from blendbench.diffusion import (
+from blendbench.composing import compose
+from blendbench.errors import BlendbenchError
+from blendbench.models import stable_diffusion
+from blendbench.models.latent_diffusion import (
     LatentDiffusion,
-    Sampling,
     decode_latents,
     encode_images,
     encode_prompts,
-    image_to_image,
     make_scheduler,
-    masked_repaint,
-    text_to_image,
 )
-from blendbench.errors import BlendbenchError
+from blendbench.models.sampling import Sampling, image_to_image, masked_repaint, text_to_image
 
 HEIGHT, WIDTH = 64, 32
 PROMPTS = ["a piano", "on heavy drums", "an old flute"]

@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from blendbench import audio, config, models
+from blendbench import config
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.evaluators import Evaluator, TextEvaluator
 from blendbench.evaluators.clap import CLAP
@@ -41,6 +41,7 @@ from blendbench.evaluators.passt import PaSST
 from blendbench.evaluators.vggish import VGGish
 from blendbench.metrics.divergence import mean_kl, sigmoid_kl, softmax_kl
 from blendbench.metrics.frechet import frechet_distance
+from blendbench.models import catalog
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "evaluator"
 CLIPS = 6
@@ -162,7 +163,7 @@ def test_fad_of_cnn14_is_that_of_frechet_audio_distance(
             soundfile.write(tmp_path / f"{index}.wav", sound.numpy(), rate, "FLOAT")
         files = [str(tmp_path / f"{index}.wav") for index in range(CLIPS)]
         theirs = tool.get_embeddings([published.load_audio_task(name, rate, 1) for name in files], rate)
-        made.append(embeddings(ours, [audio.read(name, rate) for name in files]))
+        made.append(embeddings(ours, [files.read(name, rate) for name in files]))
         # It strings all clips' embeddings together (its issue 37), which would make the distance one-dimensional.
         assert theirs.shape == (CLIPS * 2048,) and made[-1].shape == (CLIPS, 2048)
         np.testing.assert_allclose(made[-1].numpy().ravel(), theirs, rtol=1e-6, atol=1e-7)
@@ -655,7 +656,7 @@ def test_without_a_checkpoint_the_usual_weights_are_found(
 ) -> None:
     file = tmp_path / known
     file.write_bytes(b"abc")
-    monkeypatch.setattr(models, "find", {known: file}.__getitem__)
+    monkeypatch.setattr(catalog, "find", {known: file}.__getitem__)
     assert evaluator.weights == file
     if not evaluator.in_folder:
         skip_without_library(evaluator)

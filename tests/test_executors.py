@@ -16,10 +16,12 @@ from typing import TypeVar
 import pytest
 from worlds import CHEAP, World, call, rows_of, same
 
-from blendbench import executors, progress, runner, telling
-from blendbench.cli import compose
+from blendbench import executors, telling
+from blendbench.composing import compose
 from blendbench.errors import BlendbenchError
 from blendbench.executors import Task, local
+from blendbench.runs import progress
+from blendbench.runs.plan import prepare
 
 pytestmark = pytest.mark.timeout(900)  # each process takes its time to begin, the more so beside others
 
@@ -144,7 +146,7 @@ class Bare:
 def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch, tmp_path):
     given_up: list[str] = []
     monkeypatch.setattr(
-        "blendbench.runner.give_up", lambda plan, arm, pairs, told: given_up.extend(pairs) or len(pairs)
+        "blendbench.runs.work.give_up", lambda plan, arm, pairs, told: given_up.extend(pairs) or len(pairs)
     )
 
     def die(task: Task, *pairs: str, blame: bool = True) -> None:
@@ -346,13 +348,13 @@ def test_auto_begins_with_all_workers_that_surely_fit(world, tmp_path, monkeypat
     monkeypatch.setattr(local, "_free_bytes", lambda device: 7 * 2**30)
     words = ["experiment=bnmusic/table1", "limit=7", f"run_dir={tmp_path}", "device=cpu", "executor=local"]
     words += ["executor.workers_per_device=auto"]
-    plan = runner.prepare(compose(words))
+    plan = prepare(compose(words))
     assert executors.from_settings(plan.settings).workers(plan) == 3
     monkeypatch.setattr(local, "_free_bytes", lambda device: 2**30)
     assert executors.from_settings(plan.settings).workers(plan) == 1
     monkeypatch.setattr(local, "_free_bytes", lambda device: 99 * 2**30)
     assert executors.from_settings(plan.settings).workers(plan) == 7
-    plan = runner.prepare(compose([*words, f"generator.checkpoint={world.generator}"]))
+    plan = prepare(compose([*words, f"generator.checkpoint={world.generator}"]))
     assert executors.from_settings(plan.settings).workers(plan) == 1
 
 
@@ -438,7 +440,7 @@ def test_an_interrupt_ends_a_sweep_of_hydra(world, tmp_path, monkeypatch, capfd)
         begun.append(settings["seed"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blendbench.runner.run", interrupted)
+    monkeypatch.setattr("blendbench.session.run", interrupted)
     assert world.run(tmp_path / "run", *CHEAP, *SMALL, "limit=1", "seed=0,1,2", "-m") == 130
     assert begun == [0]
     assert capfd.readouterr().err.count("stopped; the same command goes on where it was") == 1

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from worlds import CHEAP, World, call, rows_of
 
-from blendbench import sweeps, tables
-from blendbench.cli import compose
-from blendbench.datasets.builtin import package_folder
+from blendbench.composing import compose
 from blendbench.errors import BlendbenchError
+from blendbench.reports import sweeps, tables
+from blendbench.resources import package_folder
 
 FOLDER = package_folder("blendbench.conf") / "experiment"
 NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*.yaml"))

@@ -27,8 +27,8 @@ from servers import Server, running_server
 from blendbench.datasets import archives
 from blendbench.datasets import fetch as data
 from blendbench.datasets.archives import unpack, workplace
+from blendbench.downloads import addresses, download, offline_variable
 from blendbench.errors import BlendbenchError
-from blendbench.fetching import addresses, download, offline_variable
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -10,7 +10,7 @@ from listeners import SMALL
 from matplotlib.figure import Figure
 from worlds import CHEAP, World, call
 
-from blendbench import figures
+from blendbench.figures import drawing
 from blendbench.listening.study import PLAN
 
 MINE = "+arms.mine={_target_: blendbench.methods.random_music.RandomMusic, label: x}"
@@ -21,13 +21,13 @@ MINE = "+arms.mine={_target_: blendbench.methods.random_music.RandomMusic, label
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved from now on."""
     found: list[Figure] = []
-    save: Callable = figures.save
+    save: Callable = drawing.save
 
     def kept(figure: Figure, file: Path) -> None:
         found.append(figure)
         save(figure, file)
 
-    monkeypatch.setattr(figures, "save", kept)
+    monkeypatch.setattr(drawing, "save", kept)
     return found
 
 
@@ -81,12 +81,12 @@ def test_metric_against_loudness_shows_the_arms_and_levels_that_are_there(world,
 def test_figure_that_cannot_be_drawn_is_a_line_and_the_others_are_drawn(world, tmp_path, drawn, capsys):
     own = ",".join(
         [
-            "{_target_: blendbench.figures.stage1_images}",
-            "{_target_: blendbench.figures.metric_against_loudness}",
+            "{_target_: blendbench.figures.bnmusic.stage1_images}",
+            "{_target_: blendbench.figures.bnmusic.metric_against_loudness}",
             "null",
-            "{_target_: blendbench.figures.waveforms, arms: [bnmusic]}",
+            "{_target_: blendbench.figures.bnmusic.waveforms, arms: [bnmusic]}",
             "{_target_: json.loads}",
-            "{_target_: blendbench.figures.waveforms, arms: [bnmusic, random_music], pair: 7}",
+            "{_target_: blendbench.figures.bnmusic.waveforms, arms: [bnmusic, random_music], pair: 7}",
         ]
     )
     words = (f"experiment.figures=[{own}]", "allow_targets=[json]", "limit=1")

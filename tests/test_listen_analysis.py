@@ -18,11 +18,11 @@ from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.multitest import multipletests
 
-from blendbench import tables
 from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis, analysis_report, findings, statistics
 from blendbench.listening.answers import COLUMNS
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, position, read_settings
+from blendbench.reports import tables
 
 ARMS = {"random_music": "Random music", "musicgen_melody": "MusicGen melody", "bnmusic": "BNMusic"}
 EFFECTS = {"random_music": -0.6, "musicgen_melody": 0.0, "bnmusic": 0.7}

@@ -95,10 +95,11 @@ def test_scores_of_listeners_join_the_tables(listened, finished):
 
 
 def test_table_2_has_the_papers_scores_beside_ours(listened):
-    from blendbench import cli, tables
+    from blendbench.composing import compose
+    from blendbench.reports import tables
 
     run_dir, _ = listened
-    settings = cli.compose(["experiment=bnmusic/table2", "dataset=esc50"])
+    settings = compose(["experiment=bnmusic/table2", "dataset=esc50"])
     results = pd.read_csv(run_dir / "results.csv")
     results["presentation"] = "adaptive"
     table = tables.layout(results.drop_duplicates(["arm", "metric"], keep="last"), settings).set_index("Method")

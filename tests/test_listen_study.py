@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import CHEAP, RATE, rows_of
 
-from blendbench import audio, results
 from blendbench.errors import BlendbenchError
 from blendbench.listening import planning, study
 from blendbench.listening.answers import COLUMNS, Answers, Listener, Refused
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, williams
-from blendbench.runner import read_mix
-from blendbench.sounds import Sounds
+from blendbench.runs.folder import read_mix, read_settings
+from blendbench.sound import audio
+from blendbench.tasks.blend.sounds import Sounds
 
 SMALL = ["samples=2", "catch_trials=1", "practice=1", "headphone_check.trials=3", "headphone_check.needed=2"]
 
@@ -236,7 +236,7 @@ def planned(finished, tmp_path_factory):
     def make(*words: str) -> tuple[Study, list[str], dict[str, Any]]:
         run_dir = tmp_path_factory.mktemp("planned") / "some run"
         shutil.copytree(finished, run_dir)
-        run = results.read_settings(run_dir)
+        run = read_settings(run_dir)
         return *planning.plan(run_dir, run, study.read_settings(None, [*SMALL, *words])), run
 
     return make
@@ -446,7 +446,7 @@ def faulty(world, tmp_path_factory) -> Path:
 
 
 def planned_of(run_dir: Path, *words: str) -> tuple[Study, list[str]]:
-    return planning.plan(run_dir, results.read_settings(run_dir), study.read_settings(None, [*SMALL, *words]))
+    return planning.plan(run_dir, read_settings(run_dir), study.read_settings(None, [*SMALL, *words]))
 
 
 @pytest.mark.parametrize("extra", [0, 2])
@@ -773,7 +773,7 @@ def test_a_damaged_database_is_one_line_that_names_it(answers, damage):
 
 def test_the_music_of_a_catch_trial_is_what_the_mix_has_beyond_the_noise(finished):
     row = next(row for row in rows_of(finished) if row["arm"] == "bnmusic" and row["presentation"] == "direct")
-    sounds = Sounds(finished, results.read_settings(finished))
+    sounds = Sounds(finished, read_settings(finished))
     whole = sounds.noise(row) + sounds.music(row)
     assert torch.allclose(whole, read_mix(finished, row), atol=1e-6)
     assert audio.integrated_loudness(sounds.music(row), RATE) > -70

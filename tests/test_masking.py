@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.masking import (
+from blendbench.tasks.blend.masking import (
     core_mask,
     latent_mask,
     masking_threshold,

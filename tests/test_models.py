@@ -16,8 +16,8 @@ from safetensors.numpy import save
 from servers import LATER, Server, running_server
 from worlds import call
 
-from blendbench import models
 from blendbench.errors import BlendbenchError
+from blendbench.models import catalog
 
 PANN = "Cnn14_8k_mAP%3D0.416.pth"
 """The one plain file of which no size and no hash is known beforehand."""
@@ -91,8 +91,8 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_model_is_listed_with_its_facts(torch_home, capsys):
     assert call("models", "list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(models.MODELS)
-    for printed, model in zip(lines, models.MODELS.values(), strict=True):
+    assert len(lines) == len(catalog.MODELS)
+    for printed, model in zip(lines, catalog.MODELS.values(), strict=True):
         assert f" model {model.name} " in printed
         assert model.licence in printed
         assert model.used_by in printed
@@ -109,7 +109,7 @@ def test_every_model_is_listed_with_its_facts(torch_home, capsys):
 
 
 def test_commits_are_pinned_or_said_not_to_be():
-    for model in models.MODELS.values():
+    for model in catalog.MODELS.values():
         if model.kind == "hub":
             assert bool(re.fullmatch("[0-9a-f]{40}", model.revision or "")) != ("(not pinned)" in model.origin)
 
@@ -128,7 +128,7 @@ def test_check_fails_only_for_what_was_named_or_travels_with_the_package(torch_h
 def test_unknown_or_no_name_is_wrong_usage_that_tells_those_there_are(torch_home, capsys, words):
     assert call("models", *words) == 2
     text = refusal(capsys)
-    assert all(name in text for name in models.MODELS)
+    assert all(name in text for name in catalog.MODELS)
     assert not torch_home.exists()
 
 
@@ -141,13 +141,13 @@ def test_file_is_fetched_hashed_and_put_where_torch_hub_looks(mirror, torch_home
     assert sorted(path.name for path in torch_home.iterdir()) == [PANN, f"{PANN}.sha256"]
     assert (torch_home / PANN).read_bytes() == CONTENT
     assert (torch_home / f"{PANN}.sha256").read_text() == f"{digest}  {PANN}\n"
-    assert models.find("pann_8k") == torch_home / PANN
+    assert catalog.find("pann_8k") == torch_home / PANN
     assert call("models", "check", "pann_8k") == 0
     assert digest in line(capsys, "pann_8k")
 
 
 def test_what_is_here_is_not_fetched_again(mirror, torch_home, capsys):
-    models.fetch("pann_8k")
+    catalog.fetch("pann_8k")
     asked = len(mirror.requests)
     assert call("models", "fetch", "pann_8k") == 0
     assert "already here" in capsys.readouterr().out
@@ -174,20 +174,20 @@ def test_fetch_goes_on_after_a_broken_connection(mirror, torch_home, capsys, ran
 def test_fetch_that_was_stopped_at_its_end_is_taken_up_or_begun_anew(mirror, torch_home, left):
     torch_home.mkdir()
     (torch_home / f"{PANN}.part").write_bytes(left)
-    assert models.fetch("pann_8k").read_bytes() == CONTENT
+    assert catalog.fetch("pann_8k").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
     ("name", "what"), [("vggish", "the known 10086976"), ("vggish_pca", "that in its name 970ea276")]
 )
 def test_wrong_content_is_refused_and_removed(mirror, torch_home, capsys, name, what):
-    mirror.files[f"/copy/{models.MODELS[name].files[0]}"] = CONTENT
+    mirror.files[f"/copy/{catalog.MODELS[name].files[0]}"] = CONTENT
     assert call("models", "fetch", name) == 1
     text = refusal(capsys)
     assert what in text and mirror.address in text
     assert list((torch_home / "checkpoints").iterdir()) == []
     with pytest.raises(BlendbenchError, match=f"{name}.*not here; type `blendbench models fetch {name}`"):
-        models.find(name)
+        catalog.find(name)
 
 
 def test_wrong_size_is_refused_before_the_download(mirror, torch_home, capsys):
@@ -199,7 +199,7 @@ def test_wrong_size_is_refused_before_the_download(mirror, torch_home, capsys):
 
 def test_mirror_may_be_a_copy_of_torch_hubs_folder(mirror, torch_home):
     mirror.files = {f"/copy/{PANN}": CONTENT}  # the name holds a percent sign there, as on disk
-    assert models.fetch("pann_8k").read_bytes() == CONTENT
+    assert catalog.fetch("pann_8k").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("case", ["not found", "no server", "web page"])
@@ -229,7 +229,7 @@ def test_nothing_is_downloaded_offline(mirror, torch_home, hub, monkeypatch, cap
 
 
 def test_file_that_changed_on_disk_is_found_and_fetched_again(mirror, torch_home, capsys):
-    place = models.fetch("pann_8k")
+    place = catalog.fetch("pann_8k")
     place.write_bytes(b"x" + CONTENT[1:])
     capsys.readouterr()
     assert call("models", "check") == 0  # it was not named
@@ -238,14 +238,14 @@ def test_file_that_changed_on_disk_is_found_and_fetched_again(mirror, torch_home
     text = line(capsys, "pann_8k")
     assert text.startswith("MISS") and "that of its fetch" in text
     assert text.endswith("type `blendbench models fetch pann_8k`")
-    assert models.fetch("pann_8k").read_bytes() == CONTENT
+    assert catalog.fetch("pann_8k").read_bytes() == CONTENT
     assert call("models", "check", "pann_8k") == 0
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b"short", "has 5 bytes, not 344665734")])
 def test_list_sees_a_file_of_the_wrong_size(torch_home, capsys, content, reason):
     (torch_home / "checkpoints").mkdir(parents=True)
-    (torch_home / "checkpoints" / models.MODELS["passt"].files[0]).write_bytes(content)
+    (torch_home / "checkpoints" / catalog.MODELS["passt"].files[0]).write_bytes(content)
     assert call("models", "list", "passt") == 0
     assert reason in line(capsys, "passt")
 
@@ -262,13 +262,13 @@ def test_two_fetches_of_a_file_do_not_mix(mirror, torch_home, capsys):
 
 def test_built_in_model_has_nothing_to_fetch(torch_home, capsys):
     assert call("models", "fetch", "pocket") == 0
-    assert models.find("pocket").name == "pocket"
+    assert catalog.find("pocket").name == "pocket"
     assert "already here" in capsys.readouterr().out
 
 
 def test_built_in_model_that_is_gone_fails_the_check(torch_home, tmp_path, monkeypatch, capsys):
     (tmp_path / "pocket").mkdir()
-    monkeypatch.setattr(models, "package_folder", lambda name: tmp_path)
+    monkeypatch.setattr(catalog, "package_folder", lambda name: tmp_path)
     assert call("models", "check") == 1
     out = capsys.readouterr().out.splitlines()
     assert [found.split()[2] for found in out if found.startswith("MISS")][:2] == ["pocket", "tagger"]
@@ -284,8 +284,8 @@ def test_hub_model_is_fetched_through_its_endpoint_without_what_is_not_read(hub,
     assert (done.returncode, done.stderr) == (0, "")
     assert "licence" in done.stdout.splitlines()[0]
 
-    place = models.find("encodec_24khz")
-    assert place.name == models.MODELS["encodec_24khz"].revision
+    place = catalog.find("encodec_24khz")
+    assert place.name == catalog.MODELS["encodec_24khz"].revision
     assert sorted(path.name for path in place.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -303,7 +303,7 @@ def test_musicgens_licence_is_told_before_the_download(hub, capsys):
 
 
 def test_changed_snapshot_is_found_by_check_and_mended_by_fetch(hub, torch_home, capsys):
-    place = models.fetch("encodec_24khz")
+    place = catalog.fetch("encodec_24khz")
     assert call("models", "check", "encodec_24khz") == 0
     assert "checkpoint " in capsys.readouterr().out
     for name, content in (("model.safetensors", weights(1)), ("config.json", b'{"model_type": "other"}')):
@@ -316,7 +316,7 @@ def test_changed_snapshot_is_found_by_check_and_mended_by_fetch(hub, torch_home,
     assert text.endswith("type `blendbench models fetch encodec_24khz`")
 
     assert call("models", "fetch", "encodec_24khz") == 0
-    assert (models.find("encodec_24khz") / "model.safetensors").read_bytes() == weights()
+    assert (catalog.find("encodec_24khz") / "model.safetensors").read_bytes() == weights()
     assert call("models", "check", "encodec_24khz") == 0
 
 
@@ -329,25 +329,25 @@ def test_changed_snapshot_is_found_by_check_and_mended_by_fetch(hub, torch_home,
     ],
 )
 def test_list_sees_a_snapshot_that_is_cut_short(hub, torch_home, capsys, name, content, reason):
-    place = models.fetch("encodec_24khz")
+    place = catalog.fetch("encodec_24khz")
     if content is None:
         (place / name).unlink()
         with pytest.raises(BlendbenchError, match=f"has no {name}; type `blendbench models fetch encodec_24khz`"):
-            models.find("encodec_24khz")
+            catalog.find("encodec_24khz")
     else:
         (place / name).resolve().write_bytes(content)
     capsys.readouterr()
     assert call("models", "list", "encodec_24khz") == 0
     text = line(capsys, "encodec_24khz")
     assert f"{name} {reason}" in text and text.startswith("MISS")
-    models.fetch("encodec_24khz")
+    catalog.fetch("encodec_24khz")
     assert (place / name).read_bytes() == encodec()[name]
 
 
 def test_weights_are_held_against_the_known_hash_whatever_the_hub_says(hub, capsys):
     hub.repositories["facebook/encodec_48khz"] = encodec()
     assert call("models", "fetch", "encodec_48khz") == 1
-    assert f"not the known {models.MODELS['encodec_48khz'].sha256}" in refusal(capsys)
+    assert f"not the known {catalog.MODELS['encodec_48khz'].sha256}" in refusal(capsys)
 
 
 def test_missing_shard_is_told(hub, capsys):
@@ -365,9 +365,9 @@ def test_repository_without_safetensors_is_refused_before_the_download(hub, torc
     files |= {f"{part}/config.json": b"{}" for part in parts}
     files |= dict.fromkeys(("model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"), b"{}")
     hub.repositories["riffusion/riffusion-model-v1"] = files
-    place = models.fetch("riffusion")
+    place = catalog.fetch("riffusion")
     assert place.name == LATER
-    assert models.find("riffusion") == place
+    assert catalog.find("riffusion") == place
 
     (place / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     files["unet/diffusion_pytorch_model.bin"] = files.pop("unet/diffusion_pytorch_model.safetensors")
@@ -380,10 +380,10 @@ def test_repository_without_safetensors_is_refused_before_the_download(hub, torc
 
 
 def test_find_never_asks_the_network(hub, mirror):
-    for name, model in models.MODELS.items():
+    for name, model in catalog.MODELS.items():
         if model.kind != "builtin":
             with pytest.raises(BlendbenchError, match=re.escape(f"not here; type `blendbench models fetch {name}`")):
-                models.find(name)
+                catalog.find(name)
     with pytest.raises(BlendbenchError, match="no model 'nonsense'; there are pocket"):
-        models.find("nonsense")
+        catalog.find("nonsense")
     assert hub.requests == []

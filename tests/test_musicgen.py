@@ -8,12 +8,14 @@ from safetensors.torch import load_file, save_file
 from transformers import MusicgenMelodyFeatureExtractor
 from worlds import write_musicgen
 
-from blendbench import audio, musicgen
-from blendbench.datasets import NoiseClip, Pair, Prompt
+from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError
 from blendbench.methods import Context, Item
 from blendbench.methods.musicgen_melody import MusicGenMelody
-from blendbench.musicgen import CodeSampling, MusicGen
+from blendbench.models import musicgen
+from blendbench.models.musicgen import CodeSampling, MusicGen
+from blendbench.sound import audio
+from blendbench.tasks.blend.pairing import Pair
 
 RATE = 44_100
 TEXTS = ["calm jazz", "loud punk rock", "loud punk roll"]

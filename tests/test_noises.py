@@ -11,7 +11,7 @@ import torch
 import torchaudio
 
 from blendbench.errors import BlendbenchError
-from blendbench.train.noises import KINDS, RHYTHMIC, STEADY, noise_set, synthesize
+from blendbench.train.data.noises import KINDS, RHYTHMIC, STEADY, noise_set, synthesize
 
 RATE = 16000
 TRAIN_SEEDS = range(3)
@@ -132,7 +132,7 @@ def test_mains_hum_lies_on_harmonics_of_50_or_60_hz():
 
 
 def test_noise_set_names_its_clips_and_grows_without_change(monkeypatch):
-    monkeypatch.setattr("blendbench.train.noises.KINDS", ("rain", "clock_tick"))
+    monkeypatch.setattr("blendbench.train.data.noises.KINDS", ("rain", "clock_tick"))
     small = list(noise_set(1, seed=5))
     large = {clip_id: waveform for clip_id, _, waveform in noise_set(2, seed=5)}
     assert [(clip_id, kind) for clip_id, kind, _ in small] == [("rain-000", "rain"), ("clock_tick-000", "clock_tick")]

@@ -11,12 +11,15 @@ import pytest
 import torch
 from worlds import call, rows_of
 
-from blendbench import audio, clips, runner
-from blendbench.cli import compose
-from blendbench.datasets import MusicClip, NoiseClip, builtin, epic_sounds, esc50, manifests, musicbench
-from blendbench.datasets.choosing import quotas, spread
-from blendbench.datasets.pairing import split_music
+from blendbench.datasets.sources import Sources
+from blendbench.composing import compose
+from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, esc50, manifests, musicbench, reading
+from blendbench.datasets.choosing import quotas, split_music, spread
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.resources import package_folder
+from blendbench.runs.plan import prepare
+from blendbench.sound import audio
+from blendbench.tasks.blend.noises import Noises
 
 HEARD = {"seconds": 5.0, "lufs": -18.0, "short_clip": "loop"}
 
@@ -91,7 +94,7 @@ def test_within_a_class_segments_come_from_as_many_videos_as_can_be(data: Path):
 
 def test_counts_of_the_paper_come_out_of_the_manifests(data: Path, tmp_path: Path):
     words = ["experiment=bnmusic/table1", "dataset=bnmusic", "music=musicbench", f"data.root={data}"]
-    plan = runner.prepare(compose([*words, f"run_dir={tmp_path}", f"store_dir={tmp_path / 'store'}"]))
+    plan = prepare(compose([*words, f"run_dir={tmp_path}", f"store_dir={tmp_path / 'store'}"]))
     assert Counter(pair.dataset for pair in plan.pairs) == {"epic_sounds": 5_000, "esc50": 2_100}
     assert plan.notes == []
     assert len({pair.pair_id for pair in plan.pairs}) == 7_100
@@ -99,7 +102,7 @@ def test_counts_of_the_paper_come_out_of_the_manifests(data: Path, tmp_path: Pat
     assert abs(len(plan.reference) - len(plan.music)) <= 7
     for name, per_clip in (("epic_sounds", 5), ("esc50", 7)):
         pairs = [pair for pair in plan.pairs if pair.dataset == name]
-        manifest = manifests.read(builtin.package_folder("blendbench.data_manifests") / f"{name}.json")
+        manifest = manifests.read(package_folder("blendbench.data_manifests") / f"{name}.json")
         assert manifest.expected["pairs"] == len(pairs)
         assert {pair.clip.id for pair in pairs} == {row["id"] for row in manifest.clips}
         genres = Counter((pair.clip.id, pair.prompt.genre) for pair in pairs)
@@ -180,19 +183,19 @@ def test_segment_is_read_from_hdf5_at_its_place_and_looped(data: Path):
     number = list(chosen).index(label)
     samples = round(clip.span[1] * 24_000) - round(clip.span[0] * 24_000)
     expected = audio.resample(torch.from_numpy(official.epic_sound(number, samples)), 24_000, 44_100)
-    heard = clips.read_clip(clip, 5.0)
+    heard = reading.read_clip(clip, 5.0)
     length = min(len(heard), 5 * 44_100)
     assert length == min(len(expected), 5 * 44_100)
     middle = slice(500, length - 500)
     torch.testing.assert_close(heard[middle], expected[middle], atol=1e-5, rtol=0)
-    ready = clips.Noises(HEARD).read(clip)
+    ready = Noises(HEARD).read(clip)
     assert ready.shape == (5 * 44_100,)
     assert audio.integrated_loudness(ready, 44_100) == pytest.approx(-18, abs=0.01)
 
 
 def test_context_takes_the_recording_around_the_segment(tmp_path: Path):
     clip = tone_clip(tmp_path, span=(4.0, 4.5), seconds=10)
-    heard = clips.read_clip(clip, 2.0, "context")
+    heard = reading.read_clip(clip, 2.0, "context")
     recording = ramp(10)
     window = audio.resample(recording[round(3.25 * 24_000) : round(5.25 * 24_000)], 24_000, 44_100)
     torch.testing.assert_close(heard, window, atol=1e-6, rtol=0)
@@ -200,23 +203,23 @@ def test_context_takes_the_recording_around_the_segment(tmp_path: Path):
 
 @pytest.mark.parametrize(("span", "window"), [((0.1, 0.6), (0.0, 2.0)), ((9.2, 9.9), (8.0, 10.0))])
 def test_context_at_the_end_of_a_recording_moves_inwards(tmp_path: Path, span, window):
-    heard = clips.read_clip(tone_clip(tmp_path, span=span, seconds=10), 2.0, "context")
+    heard = reading.read_clip(tone_clip(tmp_path, span=span, seconds=10), 2.0, "context")
     part = ramp(10)[round(window[0] * 24_000) : round(window[1] * 24_000)]
     torch.testing.assert_close(heard, audio.resample(part, 24_000, 44_100), atol=1e-6, rtol=0)
 
 
 def test_context_of_a_recording_that_is_too_short_takes_all_of_it(tmp_path: Path):
     clip = tone_clip(tmp_path, span=(0.2, 0.7), seconds=1)
-    heard = clips.read_clip(clip, 2.0, "context")
+    heard = reading.read_clip(clip, 2.0, "context")
     assert len(heard) == 44_100
-    assert clips.Noises({**HEARD, "seconds": 2.0, "short_clip": "context"}).read(clip).shape == (2 * 44_100,)
+    assert Noises({**HEARD, "seconds": 2.0, "short_clip": "context"}).read(clip).shape == (2 * 44_100,)
 
 
 @pytest.mark.parametrize("mode", ["loop", "context"])
 def test_recording_that_ends_within_the_segment_is_refused(tmp_path: Path, mode: str):
     clip = tone_clip(tmp_path, span=(0.5, 2.0), seconds=1)
     with pytest.raises(ClipError, match=r"clip .*ends at 1\.000 s, within the segment"):
-        clips.read_clip(clip, 5.0, mode)
+        reading.read_clip(clip, 5.0, mode)
 
 
 def ramp(seconds: float) -> torch.Tensor:
@@ -245,8 +248,8 @@ def test_folder_of_wavs_gives_the_same_sound_as_hdf5(data: Path, tmp_path: Path)
         soundfile.write(folder / "audio" / f"{clip.source}.wav", file[clip.source][:], 24_000, subtype="FLOAT")
     again = next(c for c in epic_sounds.epic_sounds(str(tmp_path)) if c.id == clip.id)
     assert again.path.suffix == ".wav"
-    assert torch.equal(clips.read_clip(clip, 5.0), clips.read_clip(again, 5.0))
-    assert clips.content_of(clip, 5.0) == clips.content_of(again, 5.0) != ""
+    assert torch.equal(reading.read_clip(clip, 5.0), reading.read_clip(again, 5.0))
+    assert reading.content_of(clip, 5.0) == reading.content_of(again, 5.0) != ""
 
 
 def test_segments_that_were_cut_out_already_are_found_by_their_ids(data: Path, tmp_path: Path):
@@ -257,13 +260,13 @@ def test_segments_that_were_cut_out_already_are_found_by_their_ids(data: Path, t
     shutil.copy(data / "EPIC-SOUNDS" / "EPIC_Sounds_validation.csv", folder)
     chosen = epic_sounds.epic_sounds(str(data))
     clip = next(clip for clip in chosen if clip.label == "zip")
-    heard = clips.read_clip(clip, 5.0)
+    heard = reading.read_clip(clip, 5.0)
     soundfile.write(folder / "audio" / "P01" / f"{clip.id}.wav", heard.numpy(), 44_100, subtype="FLOAT")
     again = epic_sounds.epic_sounds(str(tmp_path))
     assert [c.id for c in again] == [c.id for c in chosen]
     mine = next(c for c in again if c.id == clip.id)
     assert mine.span is None
-    assert torch.equal(clips.read_clip(mine, 5.0), heard)
+    assert torch.equal(reading.read_clip(mine, 5.0), heard)
 
 
 def test_a_run_over_epic_sounds_mixes_a_segment_of_every_class(data: Path, world, tmp_path: Path):
@@ -304,7 +307,7 @@ def test_spread_takes_one_of_each_source_before_a_second():
 
 
 def test_shipped_manifests_are_those_of_the_rules(data: Path):
-    folder = builtin.package_folder("blendbench.data_manifests")
+    folder = package_folder("blendbench.data_manifests")
     for name, options in (("esc50", "dataset"), ("epic_sounds", "dataset"), ("musicbench", "music")):
         entry = compose([f"{options}={name}", f"data.root={data}"])[options]
         entry = entry.get(name, entry)
@@ -318,8 +321,8 @@ def test_shipped_manifests_are_those_of_the_rules(data: Path):
 
 def test_built_in_data_are_what_their_manifests_say():
     settings = compose([])
-    assert len(manifests.noise_set(settings, "builtin").clips) == 48
-    assert len(manifests.music_set(settings).clips) == 98
+    assert len(Sources.of(settings).dataset("builtin").clips) == 48
+    assert len(Sources.of(settings).music.clips) == 98
     assert settings["dataset"]["builtin"]["manifest"] == "builtin_noise"
 
 
@@ -329,25 +332,25 @@ def esc50_settings(root: Path, *words: str) -> dict:
 
 def test_other_content_than_the_manifest_says_is_refused_by_name(data: Path, tmp_path: Path):
     shutil.copytree(data / "ESC-50", tmp_path / "ESC-50")
-    chosen = manifests.noise_set(esc50_settings(tmp_path), "esc50").clips
+    chosen = Sources.of(esc50_settings(tmp_path)).dataset("esc50").clips
     official.write_clips(chosen[7:9])
     with pytest.raises(BlendbenchError) as raised:
-        manifests.noise_set(esc50_settings(tmp_path), "esc50")
+        Sources.of(esc50_settings(tmp_path)).dataset("esc50")
     text = str(raised.value)
     assert "2 clips differ from manifest esc50" in text
     assert str(chosen[7].path) in text
     assert "dataset.esc50.manifest=null" in text
-    assert len(manifests.noise_set(esc50_settings(tmp_path, "dataset.esc50.manifest=null"), "esc50").clips) == 300
+    assert len(Sources.of(esc50_settings(tmp_path, "dataset.esc50.manifest=null")).dataset("esc50").clips) == 300
 
 
 def test_another_table_of_full_size_is_refused(data: Path, tmp_path: Path):
     table = tmp_path / "ESC-50" / "meta" / "esc50.csv"
     table.parent.mkdir(parents=True)
     shutil.copy(data / "ESC-50" / "meta" / "esc50.csv", table)
-    gone = manifests.noise_set(esc50_settings(tmp_path), "esc50").clips[0]
+    gone = Sources.of(esc50_settings(tmp_path)).dataset("esc50").clips[0]
     table.write_text("".join(line for line in table.read_text().splitlines(True) if gone.path.name not in line))
     with pytest.raises(BlendbenchError, match=f"{gone.id} is missing from the table"):
-        manifests.noise_set(esc50_settings(tmp_path), "esc50")
+        Sources.of(esc50_settings(tmp_path)).dataset("esc50")
 
 
 def test_part_of_a_data_set_and_other_rules_are_not_held_against_the_manifest(data: Path, tmp_path: Path):
@@ -355,10 +358,10 @@ def test_part_of_a_data_set_and_other_rules_are_not_held_against_the_manifest(da
     table.parent.mkdir(parents=True)
     lines = (data / "ESC-50" / "meta" / "esc50.csv").read_text().splitlines(True)
     table.write_text("".join(line for line in lines if ",dog," in line or "filename" in line))
-    found = manifests.noise_set(esc50_settings(tmp_path), "esc50")
+    found = Sources.of(esc50_settings(tmp_path)).dataset("esc50")
     assert len(found.clips) == 6
     assert "6 of the 300 clips of manifest esc50" in found.note
-    assert manifests.noise_set(esc50_settings(data, "dataset.esc50.folds=[5]"), "esc50").note == ""
+    assert Sources.of(esc50_settings(data, "dataset.esc50.folds=[5]")).dataset("esc50").note == ""
 
 
 def test_manifest_written_from_data_at_hand_is_then_held_against_them(world, tmp_path: Path, capsys):
@@ -371,11 +374,11 @@ def test_manifest_written_from_data_at_hand_is_then_held_against_them(world, tmp
     assert manifest.expected == {"clips": 5, "classes": 2, "sources": 5, "pairs": 35}
     assert all(row["digest"].startswith("sha256:") for row in manifest.clips)
     strict = esc50_settings(root, f"dataset.esc50.manifest={file}")
-    assert len(manifests.noise_set(strict, "esc50").clips) == 5
-    clip = manifests.noise_set(strict, "esc50").clips[2]
+    assert len(Sources.of(strict).dataset("esc50").clips) == 5
+    clip = Sources.of(strict).dataset("esc50").clips[2]
     official.write_clips([clip])
     with pytest.raises(BlendbenchError, match=f"1 clips differ.*{clip.id}.*other content"):
-        manifests.noise_set(strict, "esc50")
+        Sources.of(strict).dataset("esc50")
     run = world.with_root(root)
     assert run.run(tmp_path / "run", f"dataset.esc50.manifest={file}") == 1
     assert clip.id in capsys.readouterr().err
@@ -435,5 +438,5 @@ def test_check_names_missing_and_short_recordings(data: Path, tmp_path: Path, ca
 
 def test_music_clip_is_read_from_its_start(tmp_path: Path):
     clip = tone_clip(tmp_path, span=(0, 1), seconds=8)
-    heard = clips.read_music(MusicClip("m", clip.path, "", "", "m", start=5.0), 24_000, 2.0)
+    heard = reading.read_music(MusicClip("m", clip.path, "", "", "m", start=5.0), 24_000, 2.0)
     torch.testing.assert_close(heard, ramp(8)[5 * 24_000 : 7 * 24_000])

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from blendbench import audio, masking, spectrogram
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.presentation import Amplification, Presentation, present
+from blendbench.sound import audio
+from blendbench.sound.mel import mel_amplitudes
+from blendbench.tasks.blend import masking
+from blendbench.tasks.blend.presentation import Amplification, Presentation, present
 
 RATE = 44_100
 MASK = {"core_fraction": 0.15, "pixel_threshold": None}
@@ -65,7 +67,7 @@ def test_level_of_the_music_file_does_not_matter_where_it_is_levelled(noise, mus
 
 def stage2_inputs(noise, music):
     equal, _ = audio.normalize_loudness(music, RATE, audio.integrated_loudness(noise, RATE))
-    noise_mel, music_mel = spectrogram.mel_amplitudes(noise), spectrogram.mel_amplitudes(equal)
+    noise_mel, music_mel = mel_amplitudes(noise), mel_amplitudes(equal)
     # The core is the loudest pixels of the noise, so it can be drawn on the mel amplitudes themselves.
     cut = torch.quantile(noise_mel.flatten(), 1 - MASK["core_fraction"])
     return music_mel, noise_mel, noise_mel > cut

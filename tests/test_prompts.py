@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blendbench.datasets.builtin import package_folder
+from blendbench.resources import package_folder
 
 PROMPTS = Path(__file__).resolve().parents[1] / "data_manifests" / "prompts.csv"
 GENRE_COUNTS = {"Pop": 15, "EDM": 15, "Rock": 14, "Hip-hop": 14, "Punk": 14, "Jazz": 14, "Classical": 14}

@@ -14,7 +14,9 @@ import soundfile
 from PIL import Image
 from worlds import rows_of
 
-from blendbench import report, results
+from blendbench.reports.page import _Hide
+from blendbench.reports.page import write as write_page
+from blendbench.runs.folder import read_settings
 
 ARMS = ["noise_only", "random_music", "musicgen_melody", "riffusion_a2a", "bnmusic"]
 LABELS = ["wind", "engine", "<script>alert(1)</script>", "wind", "engine", "wind", "engine", "rain"]
@@ -27,7 +29,7 @@ METRICS = ["kl", "clap", "mystery"]
 
 
 def settings_of(run_dir: Path) -> dict[str, Any]:
-    return results.read_settings(run_dir)
+    return read_settings(run_dir)
 
 
 def data_of(run_dir: Path) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def run_dir(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic run with its report. Tests must not change it."""
     folder = tmp_path_factory.mktemp("report") / "run"
     synthesise(finished, folder)
-    report.write(folder, settings_of(folder))
+    write_page(folder, settings_of(folder))
     return folder
 
 
@@ -164,7 +166,7 @@ def test_reasons_keep_the_names_of_files(run_dir):
 
 
 def test_a_path_is_cut_wherever_it_stands(tmp_path):
-    hide = report._Hide(tmp_path / "a run", {"data": {"root": "/mnt/my data"}, "x": ["/opt/models/tiny"]})
+    hide = _Hide(tmp_path / "a run", {"data": {"root": "/mnt/my data"}, "x": ["/opt/models/tiny"]})
     assert hide("root: /mnt/my data") == "root: …/my data"
     assert hide("(/srv/some/where.wav: bad)") == "(…/where.wav: bad)"
     assert hide(f"'{tmp_path}/a run/mixes/a.flac'") == "'…/a run/mixes/a.flac'"
@@ -192,7 +194,7 @@ def test_writing_again_leaves_the_sounds_alone_and_takes_stale_ones_away(run_dir
     before = times()
     page, data = ((again / "report" / name).read_bytes() for name in ("index.html", "data.js"))
     (sounds / "old.flac").write_bytes(b"old")
-    report.write(again, settings)
+    write_page(again, settings)
     assert times() == before
     assert (again / "report" / "index.html").read_bytes() == page
     assert (again / "report" / "data.js").read_bytes() == data
@@ -200,7 +202,7 @@ def test_writing_again_leaves_the_sounds_alone_and_takes_stale_ones_away(run_dir
     lost = next(iter(before))
     lost.unlink()
     (again / "report" / "data.js").write_text("const REPORT = nonsense", encoding="utf-8")
-    report.write(again, settings)
+    write_page(again, settings)
     assert lost.stat().st_size > 0
     assert (again / "report" / "data.js").read_bytes() == data
 
@@ -210,7 +212,7 @@ def test_pairs_beyond_the_first_are_the_best_median_and_worst(run_dir, scores, t
     keep = ["dataset", "arm", "presentation", "pair_id", *FACTS, "clap"]
     scores[keep].to_csv(tmp_path / "run" / "scores.csv", index=False)
     settings = settings_of(tmp_path / "run")
-    report.write(tmp_path / "run", settings, most=1)
+    write_page(tmp_path / "run", settings, most=1)
     data = data_of(tmp_path / "run")
     shown = [pair["pair_id"] for pair in data["pairs"]]
     assert shown[0] == "pair-0"
@@ -231,7 +233,7 @@ def test_run_without_its_noises_shows_the_mixes_alone_and_says_so(finished, tmp_
     settings = settings_of(tmp_path / "run")
     settings["data"]["root"] = settings["store_dir"] = str(tmp_path / "gone")
     settings["dataset"]["esc50"]["root"] = str(tmp_path / "gone")
-    report.write(tmp_path / "run", settings)
+    write_page(tmp_path / "run", settings)
     for pair in data_of(tmp_path / "run")["pairs"]:
         assert "no longer where the run read it" in pair["note"]
         assert pair["noise"] is None
@@ -244,14 +246,14 @@ def test_noise_that_has_changed_is_not_taken_for_the_runs(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     rows = [row | {"inputs": "0000000000000000-0"} for row in rows_of(finished)]
     (tmp_path / "run" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    report.write(tmp_path / "run", settings_of(tmp_path / "run"))
+    write_page(tmp_path / "run", settings_of(tmp_path / "run"))
     assert all(pair["noise"] is None and pair["note"] for pair in data_of(tmp_path / "run")["pairs"])
 
 
 def test_older_run_without_scores_and_comparisons_has_a_page(finished, tmp_path):
     missing = ("report", "scores.csv", "comparisons.csv", "results.csv")
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns(*missing))
-    page = report.write(tmp_path / "run", settings_of(tmp_path / "run")).read_text(encoding="utf-8")
+    page = write_page(tmp_path / "run", settings_of(tmp_path / "run")).read_text(encoding="utf-8")
     assert "Comparisons" not in page
     data = data_of(tmp_path / "run")
     assert [measure["name"] for measure in data["measures"]] == ["gain_db"]
@@ -260,7 +262,7 @@ def test_older_run_without_scores_and_comparisons_has_a_page(finished, tmp_path)
 
 def test_missing_mixes_are_told(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report", "mixes"))
-    report.write(tmp_path / "run", settings_of(tmp_path / "run"))
+    write_page(tmp_path / "run", settings_of(tmp_path / "run"))
     assert all("Mixes are missing" in pair["note"] for pair in data_of(tmp_path / "run")["pairs"])
 
 

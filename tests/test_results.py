@@ -13,14 +13,17 @@ import transformers
 from tiny_models import tiny_tokenizer
 from worlds import CHEAP, GENRES, call, rows_of
 
-from blendbench import audio, report, results, tables
+from blendbench.datasets.choosing import split_music
 from blendbench.datasets.musicbench import musicbench
-from blendbench.datasets.pairing import split_music
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators.encodec import EnCodec
 from blendbench.metrics import divergence, frechet
-from blendbench.runner import read_mix
-from blendbench.tagger import Tagger
+from blendbench.models.tagger import Tagger
+from blendbench.reports import tables
+from blendbench.reports.page import write as write_page
+from blendbench.runs import results
+from blendbench.runs.folder import read_mix, read_settings
+from blendbench.sound import audio, files
 
 PAPER = {("noise_only", "direct", "fad"): 27.39, ("bnmusic", "direct", "kl"): 2.14, ("bnmusic", "direct", "fad"): 6.76}
 
@@ -200,13 +203,13 @@ def test_folder_that_is_no_runs_is_named(finished, tmp_path, missing):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes"))
     (tmp_path / "run" / missing).unlink()
     with pytest.raises(BlendbenchError, match=missing.replace(".", r"\.")):
-        results.tabulate(tmp_path / "run", results.read_settings(tmp_path / "run"))
+        results.tabulate(tmp_path / "run", read_settings(tmp_path / "run"))
 
 
 def test_report_needs_the_table(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes", "table.*"))
     with pytest.raises(BlendbenchError, match="no table yet"):
-        report.write(tmp_path / "run", results.read_settings(tmp_path / "run"))
+        write_page(tmp_path / "run", read_settings(tmp_path / "run"))
 
 
 def test_report_escapes_what_comes_from_data(finished, tmp_path):
@@ -215,7 +218,7 @@ def test_report_escapes_what_comes_from_data(finished, tmp_path):
         (tmp_path / "run" / "pairs.jsonl").read_text(encoding="utf-8").replace('"wind"', '"<script>alert(1)</script>"')
     )
     (tmp_path / "run" / "pairs.jsonl").write_text(rows, encoding="utf-8")
-    page = report.write(tmp_path / "run", results.read_settings(tmp_path / "run")).read_text(encoding="utf-8")
+    page = write_page(tmp_path / "run", read_settings(tmp_path / "run")).read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
@@ -279,7 +282,7 @@ prompt: {{_target_: blendbench.evaluators.clap.CLAP, name: clap, checkpoint: {wr
     mixes = [row for row in rows_of(finished) if (row["arm"], row["presentation"]) == ("bnmusic", "direct")]
     own = torch.cat([frames(read_mix(finished, row)) for row in mixes])
     half, _ = split_music(musicbench(str(world.root), excerpt_seconds=5.0), 0)
-    waves = [audio.extend_circular(audio.read(clip.path, 24_000, max_seconds=5), 120_000) for clip in half]
+    waves = [audio.extend_circular(files.read(clip.path, 24_000, max_seconds=5), 120_000) for clip in half]
     reference = torch.cat([heard.score(wave).embeddings for wave in waves])
     assert len(own) == 2 * len(reference) / 7 > 700
     assert value(table, "bnmusic", "direct", "fad") == pytest.approx(frechet.frechet_distance(own, reference), rel=1e-4)

@@ -15,12 +15,13 @@ import pytest
 import torch
 from worlds import CHEAP, World, call, rows_of, untimed
 
-from blendbench import audio
-from blendbench.clips import Noises
 from blendbench.datasets.esc50 import esc50
 from blendbench.methods import bnmusic, musicgen_melody, noise_only, random_music, riffusion_a2a
-from blendbench.runner import BatchSize, file_name, read_mix
-from blendbench.store import file_hash
+from blendbench.runs.device import BatchSize
+from blendbench.runs.folder import file_name, read_mix
+from blendbench.sound import audio, files
+from blendbench.store.signature import file_hash
+from blendbench.tasks.blend.noises import Noises
 
 METHODS: dict[str, Any] = {
     "bnmusic": bnmusic.BNMusic,
@@ -206,8 +207,8 @@ def test_lost_music_is_generated_again_for_its_pair_alone(copied, finished, gene
 
 def test_another_run_takes_the_mixes_of_the_store_and_reads_no_sound(copied, finished, generated, monkeypatch):
     there, run_dir = copied
-    monkeypatch.setattr("blendbench.runner.present", lambda *_: pytest.fail("mixed again"))
-    monkeypatch.setattr("blendbench.clips.read_clip", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("blendbench.runs.arm.present", lambda *_: pytest.fail("mixed again"))
+    monkeypatch.setattr("blendbench.tasks.blend.noises.read_clip", lambda *_: pytest.fail("read again"))
     again = run_dir.with_name("again")
     assert there.run(again, "limit=2", "batch=1") == 0
     assert not generated
@@ -284,8 +285,8 @@ def test_changed_prompt_or_noise_file_is_seen(copied, generated):
     root = run_dir.parent / "data"
     shutil.copytree(there.root, root)
     clip = next(row["clip"] for row in rows_of(run_dir))
-    wave, rate = audio.read(root / "ESC-50" / "audio" / f"{clip}.wav"), 44_100
-    audio.write(root / "ESC-50" / "audio" / f"{clip}.wav", 0.5 * wave.flip(0), rate)
+    wave, rate = files.read(root / "ESC-50" / "audio" / f"{clip}.wav"), 44_100
+    files.write(root / "ESC-50" / "audio" / f"{clip}.wav", 0.5 * wave.flip(0), rate)
     affected = {row["pair_id"] for row in rows_of(run_dir) if row["clip"] == clip}
     assert there.with_root(root).run(run_dir, "limit=2", "batch=1", *CHEAP) == 0
     assert generated == {"random_music": len(affected), "noise_only": len(affected)}

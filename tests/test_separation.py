@@ -11,9 +11,10 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from blendbench import audio, models
 from blendbench.errors import BlendbenchError
-from blendbench.separation import Separation
+from blendbench.models import catalog
+from blendbench.models.separation import Separation
+from blendbench.sound import audio
 
 RATE = 8_000
 """The small model's, in Hz."""
@@ -200,7 +201,7 @@ def test_a_folder_holds_one_file_or_a_definition(tmp_path):
 def test_published_weights_are_found_where_demucs_keeps_them(checkpoints, monkeypatch):
     separation = Separation("htdemucs", "method.separate")
     text = refusal(separation.signature)
-    known = models.MODELS["htdemucs"]
+    known = catalog.MODELS["htdemucs"]
     assert text.startswith("method.separate=htdemucs: ")
     assert str(checkpoints / "955717e8-8726e21a.th") in text and known.source in text and known.fetching in text
     text = refusal(Separation("htdemucs_ft").signature)
@@ -208,11 +209,11 @@ def test_published_weights_are_found_where_demucs_keeps_them(checkpoints, monkey
 
     place = checkpoints / "955717e8-8726e21a.th"
     shutil.copyfile(save(checkpoints / "made", package()), place)
-    assert models.find("htdemucs") == place
+    assert catalog.find("htdemucs") == place
     assert separation.bag.files == (place,)
     assert "not 8726e21a as its name says; fetch it again" in refusal(separation.signature)
     assert "not 8726e21a" in refusal(lambda: separation.prepare("cpu"))
-    monkeypatch.setattr("blendbench.separation._digest", lambda file: 64 * "0")
+    monkeypatch.setattr("blendbench.models.separation._digest", lambda file: 64 * "0")
     assert separation.melody_stems(sounds(220), RATE).shape == sounds(220).shape
 
 
@@ -311,10 +312,10 @@ def test_a_model_of_other_stems_is_refused(tmp_path):
 def test_the_methods_music_and_signature_change_with_the_separation(weights, tmp_path, monkeypatch):
     from transformers import MusicgenMelodyFeatureExtractor
 
-    from blendbench import musicgen
     from blendbench.datasets import NoiseClip, Pair, Prompt
     from blendbench.methods import Context, Item
     from blendbench.methods.musicgen_melody import MusicGenMelody
+    from blendbench.models import musicgen
 
     class Letters:
         def __call__(self, text, **options):

@@ -16,7 +16,7 @@ import slurm
 from own_methods import Slow
 from worlds import CHEAP, World, same
 
-from blendbench import progress
+from blendbench.runs import progress
 
 pytestmark = pytest.mark.timeout(900)  # each process takes its time to begin, the more so beside others
 

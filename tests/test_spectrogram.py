@@ -11,11 +11,12 @@ import torchaudio
 from diffusers.image_processor import VaeImageProcessor
 from torch.nn import functional
 
-from blendbench import audio, spectrogram
 from blendbench.errors import ClipError
 from blendbench.methods import Item
 from blendbench.methods._images import noise_images, to_grey, to_model
-from blendbench.spectrogram import RIFFUSION, MelSettings
+from blendbench.sound import files, inversion
+from blendbench.sound.lattice import RIFFUSION, MelSettings, extend_to_frames
+from blendbench.sound.mel import decode_image, encode_image, from_rgb, mel_amplitudes, to_rgb
 
 SMALL = MelSettings(sample_rate=16_000, n_fft=1024, win_length=800, hop_length=160, n_mels=64, f_max=6_000, frames=64)
 
@@ -46,13 +47,13 @@ def torchaudio_mel(settings: MelSettings) -> torchaudio.transforms.MelSpectrogra
 
 @pytest.fixture(scope="module")
 def chord_mel() -> torch.Tensor:
-    return spectrogram.mel_amplitudes(chord_and_noise())
+    return mel_amplitudes(chord_and_noise())
 
 
 @pytest.mark.parametrize("settings", [RIFFUSION, SMALL, replace(SMALL, win_length=801, n_fft=1025)])
 def test_mel_amplitudes_equal_torchaudios(settings: MelSettings) -> None:
     waves = torch.stack([chord_and_noise(30_000), chord_and_noise(30_000).flip(0)])
-    mine, theirs = spectrogram.mel_amplitudes(waves, settings), torchaudio_mel(settings)(waves)
+    mine, theirs = mel_amplitudes(waves, settings), torchaudio_mel(settings)(waves)
     assert mine.shape == theirs.shape
     # Where a band is empty the relative error has no meaning: measured against each clip's mean there.
     floor = theirs.mean(dim=(-2, -1), keepdim=True)
@@ -61,39 +62,39 @@ def test_mel_amplitudes_equal_torchaudios(settings: MelSettings) -> None:
 
 def test_five_seconds_have_501_frames_and_an_extended_clip_512() -> None:
     clip = torch.randn(220_500, generator=torch.Generator().manual_seed(0))
-    assert spectrogram.mel_amplitudes(clip).shape == (512, 501)
-    extended = spectrogram.extend_to_frames(clip)
+    assert mel_amplitudes(clip).shape == (512, 501)
+    extended = extend_to_frames(clip)
     assert extended.shape == (511 * 441,)
-    assert spectrogram.mel_amplitudes(extended).shape == (512, 512)
+    assert mel_amplitudes(extended).shape == (512, 512)
     assert torch.equal(extended[220_500:], clip[: 511 * 441 - 220_500])
 
 
 def test_image_gives_back_its_amplitudes() -> None:
     mel = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 50 + 1e-3
-    pixels, peak = spectrogram.encode_image(mel)
+    pixels, peak = encode_image(mel)
     assert torch.equal(peak, mel.amax(dim=(-2, -1)))
-    assert ((spectrogram.decode_image(pixels, peak) - mel).abs() / mel).max() < 1e-10
-    single, single_peak = spectrogram.encode_image(mel.float())
-    assert ((spectrogram.decode_image(single, single_peak) - mel).abs().amax(dim=(-2, -1)) / peak).max() < 1e-5
+    assert ((decode_image(pixels, peak) - mel).abs() / mel).max() < 1e-10
+    single, single_peak = encode_image(mel.float())
+    assert ((decode_image(single, single_peak) - mel).abs().amax(dim=(-2, -1)) / peak).max() < 1e-5
 
 
 def test_loud_is_dark_and_low_is_at_the_bottom() -> None:
     mel = torch.linspace(0, 1, 10)[:, None].expand(10, 4)
-    pixels, _ = spectrogram.encode_image(mel)
+    pixels, _ = encode_image(mel)
     assert (pixels[0] == 0).all() and (pixels[-1] == 255).all()
     assert (pixels[1:, 0] > pixels[:-1, 0]).all()
 
 
 def test_silence_is_a_white_image_without_peak() -> None:
     for quantize in (False, True):
-        pixels, peak = spectrogram.encode_image(torch.zeros(2, 8, 8), quantize=quantize)
+        pixels, peak = encode_image(torch.zeros(2, 8, 8), quantize=quantize)
         assert (pixels == 255).all() and (peak == 0).all()
-        assert (spectrogram.decode_image(pixels, peak) == 0).all()
+        assert (decode_image(pixels, peak) == 0).all()
 
 
 def test_a_silent_item_does_not_touch_its_batch() -> None:
     mel = torch.stack([torch.zeros(8, 8), torch.rand(8, 8, generator=torch.Generator().manual_seed(0))])
-    together, alone = spectrogram.encode_image(mel)[0][1], spectrogram.encode_image(mel[1])[0]
+    together, alone = encode_image(mel)[0][1], encode_image(mel[1])[0]
     assert torch.equal(together, alone)
 
 
@@ -108,7 +109,7 @@ def test_quantized_image_has_riffusions_bytes() -> None:
         torch.rand(3, 128, 100, generator=torch.Generator().manual_seed(0)) ** 6
         * torch.tensor([1e-3, 1, 3e7])[:, None, None]
     )
-    pixels, _ = spectrogram.encode_image(mels, quantize=True)
+    pixels, _ = encode_image(mels, quantize=True)
     for image, mel in zip(pixels, mels, strict=True):
         assert np.array_equal(image.numpy(), riffusion_bytes(mel.numpy()).astype(np.float32))
 
@@ -133,11 +134,11 @@ def test_quantized_images_of_audio_are_riffusions_byte_by_byte(level: float) -> 
     items = [Item(pair=None, noise=wave, seed=0) for wave in waves]  # type: ignore[arg-type]
     pixels, peaks = noise_images(items, quantize=True)
     for wave, image in zip(waves, pixels, strict=True):
-        extended = spectrogram.extend_to_frames(wave)
+        extended = extend_to_frames(wave)
         samples = (extended.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
         assert np.array_equal(image.numpy(), riffusions_image(samples).astype(np.float32))
     # The level is kept beside the image, in the waveform's own unit.
-    exact = spectrogram.mel_amplitudes(spectrogram.extend_to_frames(waves[0].clamp(-1, 1))).max()
+    exact = mel_amplitudes(extend_to_frames(waves[0].clamp(-1, 1))).max()
     assert float(peaks[0]) == pytest.approx(float(exact), rel=2e-3)
 
 
@@ -153,32 +154,32 @@ def test_quantized_images_come_back_as_an_8_bit_files_first_channel() -> None:
 
 def test_rgb_is_grey_three_times() -> None:
     pixels = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(0)) * 255
-    image = spectrogram.to_rgb(pixels)
+    image = to_rgb(pixels)
     assert image.shape == (2, 3, 5, 6)
-    assert torch.allclose(spectrogram.from_rgb(image), pixels)
+    assert torch.allclose(from_rgb(image), pixels)
 
 
 def test_spectral_convergence_is_relative_error() -> None:
     reference = torch.tensor([[3.0, 4.0]])
-    assert spectrogram.spectral_convergence(reference, reference) == 0
-    assert spectrogram.spectral_convergence(reference, torch.zeros(1, 2)) == 1
-    assert spectrogram.spectral_convergence(reference, torch.tensor([[3.0, 3.0]])).item() == pytest.approx(0.2)
-    assert spectrogram.spectral_convergence(torch.zeros(1, 2), torch.zeros(1, 2)) == 0
+    assert inversion.spectral_convergence(reference, reference) == 0
+    assert inversion.spectral_convergence(reference, torch.zeros(1, 2)) == 1
+    assert inversion.spectral_convergence(reference, torch.tensor([[3.0, 3.0]])).item() == pytest.approx(0.2)
+    assert inversion.spectral_convergence(torch.zeros(1, 2), torch.zeros(1, 2)) == 0
 
 
 def test_inverted_mel_is_non_negative_and_fits() -> None:
-    mel = spectrogram.mel_amplitudes(chord_and_noise(16_000, 16_000), SMALL)
-    magnitudes = spectrogram.invert_mel(mel, SMALL)
+    mel = mel_amplitudes(chord_and_noise(16_000, 16_000), SMALL)
+    magnitudes = inversion.invert_mel(mel, SMALL)
     assert magnitudes.shape == (513, mel.shape[1])
     assert magnitudes.min() >= 0
     fitted = torchaudio_mel(SMALL).mel_scale(magnitudes)
-    assert spectrogram.spectral_convergence(mel, fitted) < 0.03
+    assert inversion.spectral_convergence(mel, fitted) < 0.03
 
 
 def test_audio_of_a_mel_has_its_mel_and_its_level(chord_mel: torch.Tensor) -> None:
-    wave = spectrogram.to_audio(chord_mel)
+    wave = inversion.to_audio(chord_mel)
     assert wave.shape == (66_150,)
-    assert spectrogram.spectral_convergence(chord_mel, spectrogram.mel_amplitudes(wave)) < 0.08
+    assert inversion.spectral_convergence(chord_mel, mel_amplitudes(wave)) < 0.08
     # The noise above 10 kHz is not in the image, so the level is compared below it.
     original = torchaudio.functional.lowpass_biquad(chord_and_noise(), 44_100, 9_000)
     inverted = torchaudio.functional.lowpass_biquad(wave, 44_100, 9_000)
@@ -187,24 +188,24 @@ def test_audio_of_a_mel_has_its_mel_and_its_level(chord_mel: torch.Tensor) -> No
 
 def test_level_of_the_mel_is_the_level_of_the_audio(chord_mel: torch.Tensor) -> None:
     mel = chord_mel[:, :40]
-    quiet, loud = spectrogram.to_audio(mel, iterations=3), spectrogram.to_audio(64 * mel, iterations=3)
+    quiet, loud = inversion.to_audio(mel, iterations=3), inversion.to_audio(64 * mel, iterations=3)
     assert torch.allclose(64 * quiet, loud, rtol=1e-4, atol=1e-5 * float(loud.abs().max()))
 
 
 def test_audio_does_not_depend_on_the_batch(chord_mel: torch.Tensor) -> None:
     batch = torch.stack([chord_mel[:, :50], torch.zeros(512, 50), chord_mel[:, 60:110]])
-    together = spectrogram.to_audio(batch, iterations=6, seeds=[5, 6, 7])
+    together = inversion.to_audio(batch, iterations=6, seeds=[5, 6, 7])
     for item, mel, seed in zip(together, batch, (5, 6, 7), strict=True):
-        assert torch.equal(item, spectrogram.to_audio(mel, iterations=6, seeds=seed))
+        assert torch.equal(item, inversion.to_audio(mel, iterations=6, seeds=seed))
 
 
 def test_audio_does_not_depend_on_the_threads(chord_mel: torch.Tensor) -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = spectrogram.to_audio(chord_mel[:, :80], iterations=6)
+        one = inversion.to_audio(chord_mel[:, :80], iterations=6)
         torch.set_num_threads(2)
-        two = spectrogram.to_audio(chord_mel[:, :80], iterations=6)
+        two = inversion.to_audio(chord_mel[:, :80], iterations=6)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -213,13 +214,13 @@ def test_audio_does_not_depend_on_the_threads(chord_mel: torch.Tensor) -> None:
 
 def test_seed_decides_the_audio(chord_mel: torch.Tensor) -> None:
     mel = chord_mel[:, :50]
-    first, again = (spectrogram.to_audio(mel, iterations=4, seeds=3) for _ in range(2))
+    first, again = (inversion.to_audio(mel, iterations=4, seeds=3) for _ in range(2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, spectrogram.to_audio(mel, iterations=4, seeds=4))
+    assert not torch.equal(first, inversion.to_audio(mel, iterations=4, seeds=4))
 
 
 def test_silent_mel_gives_silence() -> None:
-    assert (spectrogram.to_audio(torch.zeros(512, 30), iterations=3) == 0).all()
+    assert (inversion.to_audio(torch.zeros(512, 30), iterations=3) == 0).all()
 
 
 def inconsistency(wave: torch.Tensor, magnitudes: torch.Tensor) -> float:
@@ -236,30 +237,30 @@ def test_griffin_lim_without_momentum_never_grows_inconsistent() -> None:
     window = torch.hann_window(SMALL.win_length, dtype=wave.dtype)
     magnitudes = torch.stft(wave, SMALL.n_fft, SMALL.hop_length, SMALL.win_length, window, return_complex=True).abs()
     errors = [
-        inconsistency(spectrogram.griffin_lim(magnitudes, SMALL, n, momentum=0, start="random"), magnitudes)
+        inconsistency(inversion.griffin_lim(magnitudes, SMALL, n, momentum=0, start="random"), magnitudes)
         for n in range(8)
     ]
     assert all(later < earlier for earlier, later in itertools.pairwise(errors))
-    fast = spectrogram.griffin_lim(magnitudes, SMALL, 7, start="random")
+    fast = inversion.griffin_lim(magnitudes, SMALL, 7, start="random")
     assert inconsistency(fast, magnitudes) < errors[-1]
 
 
 def test_phase_from_peaks_starts_nearer_than_random_phase() -> None:
-    magnitudes = spectrogram.invert_mel(spectrogram.mel_amplitudes(chord_and_noise(10_240, 16_000), SMALL), SMALL)
-    peaks, random = (spectrogram.griffin_lim(magnitudes, SMALL, 0, start=start) for start in ("peaks", "random"))
+    magnitudes = inversion.invert_mel(mel_amplitudes(chord_and_noise(10_240, 16_000), SMALL), SMALL)
+    peaks, random = (inversion.griffin_lim(magnitudes, SMALL, 0, start=start) for start in ("peaks", "random"))
     assert inconsistency(peaks, magnitudes) < 0.5 * inconsistency(random, magnitudes)
 
 
 def test_length_cuts_the_audio(chord_mel: torch.Tensor) -> None:
     mel = chord_mel[:, :30]
-    whole = spectrogram.to_audio(mel, iterations=1)
-    assert torch.equal(spectrogram.to_audio(mel, iterations=1, length=1000), whole[:1000])
+    whole = inversion.to_audio(mel, iterations=1)
+    assert torch.equal(inversion.to_audio(mel, iterations=1, length=1000), whole[:1000])
 
 
 def test_real_music_is_inverted_closely(shared_data) -> None:
     path = sorted((shared_data / "MusicBench" / "data").glob("*_rock_*.ogg"))[0]
-    mel = spectrogram.mel_amplitudes(audio.read(path, start=2.0, max_seconds=2.5))
-    error = spectrogram.spectral_convergence(mel, spectrogram.mel_amplitudes(spectrogram.to_audio(mel)))
+    mel = mel_amplitudes(files.read(path, start=2.0, max_seconds=2.5))
+    error = inversion.spectral_convergence(mel, mel_amplitudes(inversion.to_audio(mel)))
     # torchaudio's InverseMelScale and 32 iterations of GriffinLim reach 0.0825 on 5 s of this clip.
     assert error < 0.0825
 
@@ -267,19 +268,19 @@ def test_real_music_is_inverted_closely(shared_data) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: spectrogram.mel_amplitudes(torch.zeros(2205)),
-        lambda: spectrogram.mel_amplitudes(torch.zeros(44_100, dtype=torch.int16)),
-        lambda: spectrogram.encode_image(torch.zeros(5)),
-        lambda: spectrogram.encode_image(torch.zeros(0, 5)),
-        lambda: spectrogram.decode_image(torch.zeros(2, 5, 5), torch.ones(3)),
-        lambda: spectrogram.from_rgb(torch.zeros(4, 5, 5)),
-        lambda: spectrogram.to_audio(torch.zeros(100, 50)),
-        lambda: spectrogram.to_audio(torch.zeros(512, 3)),
-        lambda: spectrogram.to_audio(torch.zeros(512, 50), iterations=-1),
-        lambda: spectrogram.to_audio(torch.zeros(2, 512, 50), seeds=[1, 2, 3]),
-        lambda: spectrogram.to_audio(torch.zeros(512, 50), length=10**6),
-        lambda: spectrogram.griffin_lim(torch.zeros(512, 50)),
-        lambda: spectrogram.spectral_convergence(torch.zeros(2, 2), torch.zeros(2, 3)),
+        lambda: mel_amplitudes(torch.zeros(2205)),
+        lambda: mel_amplitudes(torch.zeros(44_100, dtype=torch.int16)),
+        lambda: encode_image(torch.zeros(5)),
+        lambda: encode_image(torch.zeros(0, 5)),
+        lambda: decode_image(torch.zeros(2, 5, 5), torch.ones(3)),
+        lambda: from_rgb(torch.zeros(4, 5, 5)),
+        lambda: inversion.to_audio(torch.zeros(100, 50)),
+        lambda: inversion.to_audio(torch.zeros(512, 3)),
+        lambda: inversion.to_audio(torch.zeros(512, 50), iterations=-1),
+        lambda: inversion.to_audio(torch.zeros(2, 512, 50), seeds=[1, 2, 3]),
+        lambda: inversion.to_audio(torch.zeros(512, 50), length=10**6),
+        lambda: inversion.griffin_lim(torch.zeros(512, 50)),
+        lambda: inversion.spectral_convergence(torch.zeros(2, 2), torch.zeros(2, 3)),
         lambda: MelSettings(f_max=30_000),
         lambda: MelSettings(hop_length=0),
     ],
@@ -294,6 +295,6 @@ def test_malformed_input_is_named_in_one_line(call) -> None:
 def test_amplitudes_that_cannot_be_are_refused(value: float) -> None:
     mel = torch.ones(512, 30)
     mel[3, 4] = value
-    for call in (spectrogram.encode_image, spectrogram.to_audio):
+    for call in (encode_image, inversion.to_audio):
         with pytest.raises(ClipError, match="negative or not finite"):
             call(mel)

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from tiny_models import tiny_diffusion, tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from blendbench import stable_diffusion
-from blendbench.diffusion import LatentDiffusion, Sampling, text_to_image
 from blendbench.errors import BlendbenchError
-from blendbench.generators import Generator
-from blendbench.store import file_hash
+from blendbench.models import stable_diffusion
+from blendbench.models.generator import Generator
+from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.sampling import Sampling, text_to_image
+from blendbench.store.signature import file_hash
 
 CHANNELS = [32, 32, 64, 64]
 

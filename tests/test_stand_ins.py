@@ -13,17 +13,20 @@ from audio_corpus import ANNEX_POINTER, LFS_POINTER, STAND_INS, WEB_PAGE
 from tiny_models import tiny_diffusion
 from worlds import CHEAP, RATE, World, call, noise_sound, write_esc50
 
-from blendbench import audio, lora, stand_ins
+from blendbench import stand_ins
 from blendbench.datasets import archives, builtin, epic_sounds, hdf5, manifests, tables
-from blendbench.diffusion import LatentDiffusion
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.evaluators._weights import locate, read_state
-from blendbench.generators import Generator
-from blendbench.stable_diffusion import load_single_file
-from blendbench.tagger import Tagger
+from blendbench.evaluators.published import locate
+from blendbench.models import lora
+from blendbench.models.generator import Generator
+from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.stable_diffusion import load_single_file
+from blendbench.models.tagger import Tagger
+from blendbench.models.weights import read_state
+from blendbench.sound import files
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "a.wav": audio.read,
+    "a.wav": files.read,
     "a.csv": lambda file: list(tables.read_csv(file, ("file",))),
     "a.json": lambda file: list(tables.read_json_lines(file, ("location",), "MusicBench")),
     "manifest.json": manifests.read,

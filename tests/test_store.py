@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from blendbench.errors import BlendbenchError
-from blendbench.store import Arrays, Ledger, canonical, file_hash, signature, write_text
+from blendbench.store.arrays import Arrays
+from blendbench.store.ledger import Ledger
+from blendbench.store.signature import canonical, file_hash, signature
+from blendbench.store.write import write_text
 
 
 @pytest.fixture

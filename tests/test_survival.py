@@ -6,7 +6,7 @@ import pytest
 from survival import Nursery, survive
 from worlds import CHEAP, rows_of
 
-from blendbench.store import file_hash
+from blendbench.store.signature import file_hash
 
 SLOW = "+arms.slow={_target_: own_methods.Slow, label: Slow, seconds: 0.1}"
 ARMS = (*CHEAP, SLOW, "allow_targets=[own_methods]", "report=false")

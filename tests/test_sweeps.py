@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from worlds import CHEAP, World, call
 
-from blendbench import results, sweeps
+from blendbench.reports import sweeps
+from blendbench.runs.folder import COLUMNS, read_results
 
 
 @pytest.fixture(autouse=True)
@@ -90,9 +91,9 @@ def test_hydra_reads_back_what_an_experiments_sweep_asks_for(value):
 
 def test_names_in_results_stay_text(tmp_path):
     names = ["null", "NA", "None", "nan", "01", ""]
-    frame = pd.DataFrame(dict.fromkeys(results.COLUMNS[:5], names) | {"value": 1.5, "ci_low": [None] * 6, "n": 2})
-    frame.reindex(columns=results.COLUMNS).to_csv(tmp_path / "results.csv", index=False)
-    read = results.read(tmp_path)
+    frame = pd.DataFrame(dict.fromkeys(COLUMNS[:5], names) | {"value": 1.5, "ci_low": [None] * 6, "n": 2})
+    frame.reindex(columns=COLUMNS).to_csv(tmp_path / "results.csv", index=False)
+    read = read_results(tmp_path)
     assert read["arm"].tolist() == read["dataset"].tolist() == names
     assert read["value"].tolist() == [1.5] * 6
     assert read["ci_low"].isna().all()
@@ -108,7 +109,7 @@ def test_sweep_over_data_sets_has_a_column_of_its_own(world, tmp_path, monkeypat
     swept = ["+experiment.sweep={dataset: [esc50, builtin]}"] if own else ["-m", "dataset=esc50,builtin"]
     assert call(*words[:3], *swept, *words[3:]) == 0
     sweep, table = tables_of(tmp_path / "run")
-    assert list(sweep.columns) == ["sweep.dataset", *results.COLUMNS]
+    assert list(sweep.columns) == ["sweep.dataset", *COLUMNS]
     assert set(zip(sweep["sweep.dataset"], sweep["dataset"], strict=True)) == {("esc50",) * 2, ("builtin",) * 2}
     # Each row says its data set, so the headings need not.
     assert list(table.columns[:3]) == ["dataset", "Noise only, Direct: FAD", "Noise only, Direct: KL"]
@@ -140,7 +141,7 @@ def test_experiments_in_one_sweep_keep_their_own_arms_and_presentations(world, t
     swept = ["experiment=bnmusic/table1,bnmusic/table2", "seed=0,1", "limit=1"]
     assert call(words[0], "-m", *words[1:], *swept) == 0
     sweep, table = tables_of(tmp_path / "run")
-    assert set(sweep.columns) == {"sweep.experiment", "seed", *results.COLUMNS}
+    assert set(sweep.columns) == {"sweep.experiment", "seed", *COLUMNS}
     assert (sweep["sweep.experiment"] == sweep["experiment"]).all()
     assert table[["experiment", "seed"]].values.tolist() == [
         [f"bnmusic/table{number}", seed] for number in (1, 2) for seed in ("0", "1")

@@ -8,7 +8,8 @@ import torch
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Scorer
 from blendbench.evaluators.pocket import PocketTagger
-from blendbench.tagger import Tagger, checkpoint_hash
+from blendbench.models.tagger import Tagger
+from blendbench.models.weights import checkpoint_hash
 
 
 @pytest.fixture(scope="module")

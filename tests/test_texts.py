@@ -25,9 +25,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from worlds import call, rows_of
 
-from blendbench import config, figures, results, sweeps, tables, texts, tracking
+from blendbench import config, texts
+from blendbench.figures import bnmusic, drawing
+from blendbench.figures.sweep import sweep
 from blendbench.listening import analysis, planning, webmushra
 from blendbench.listening import study as studies
+from blendbench.reports import sweeps, tables
+from blendbench.runs.folder import COLUMNS, PAIR_KEY, read_results, read_settings
+from blendbench.trackers import wandb
 
 WRITTEN = st.text(alphabet=st.sampled_from("\\${}'\"|`*_[]()<>&~#=+-@!a1 \n\r\t\u2028é雨\u0301"), max_size=12)
 FEW = settings(max_examples=300, derandomize=True, database=None, deadline=None)
@@ -43,7 +48,7 @@ def run_dir(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(run_dir: Path) -> dict[str, Any]:
-    return results.read_settings(run_dir)
+    return read_settings(run_dir)
 
 
 def rendered(text: str) -> list[str]:
@@ -117,7 +122,7 @@ def test_label_that_is_no_text_is_named(world, tmp_path, capsys, word, said):
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Lets every figure that is saved also be written as an SVG that keeps its texts; returns the list of these."""
     kept: list[str] = []
-    save = figures.save
+    save = drawing.save
 
     def also(figure: Figure, file: Path) -> None:
         save(figure, file)
@@ -126,7 +131,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             save(figure, file.with_suffix(".svg"))
         kept.append(file.with_suffix(".svg").read_text(encoding="utf-8"))
 
-    monkeypatch.setattr(figures, "save", also)
+    monkeypatch.setattr(drawing, "save", also)
     return kept
 
 
@@ -144,13 +149,13 @@ def test_figures_show_labels_as_they_are(run_dir, own, tmp_path, monkeypatch, ca
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     of = own | {"experiment": own["experiment"] | {"rows": dict(zip(nasty.ARMS, labels, strict=True))}}
     arms = list(nasty.ARMS)
-    figures.difference_heatmaps(tmp_path / "run", of, "direct", 1, arms)
-    figures.waveforms(tmp_path / "run", of, "direct", start // 3, arms)
-    figures.metric_against_loudness(tmp_path / "run", of, arms=arms)
-    together = results.read(tmp_path / "run").assign(key=labels[0], other=labels[1])
+    bnmusic.difference_heatmaps(tmp_path / "run", of, "direct", 1, arms)
+    bnmusic.waveforms(tmp_path / "run", of, "direct", start // 3, arms)
+    bnmusic.metric_against_loudness(tmp_path / "run", of, arms=arms)
+    together = read_results(tmp_path / "run").assign(key=labels[0], other=labels[1])
     together["line"] = together["arm"].map(of["experiment"]["rows"]) + ", " + together["presentation"]
     keys = {"key": "key", "other": "other"}
-    figures.sweep(together, keys, ["fad", "kl"], tmp_path / "run" / "figures" / "sweep.png")
+    sweep.sweep(together, keys, ["fad", "kl"], tmp_path / "run" / "figures" / "sweep.png")
     assert len(kept) == 5  # one is a PDF, too
     for text in kept:
         for label in labels:
@@ -162,10 +167,10 @@ def test_figures_show_labels_as_they_are(run_dir, own, tmp_path, monkeypatch, ca
 
 
 def test_figures_take_a_character_from_a_font_that_has_it():
-    (family,) = figures._further_fonts("\ue310") or [""]  # STIX's own, of the private area
-    assert not family or 0xE310 in figures._characters()[family]
-    assert figures._further_fonts("Ordinary – text") == []
-    assert figures._further_fonts("\U0010fffd") == []
+    (family,) = drawing._further_fonts("\ue310") or [""]  # STIX's own, of the private area
+    assert not family or 0xE310 in drawing._characters()[family]
+    assert drawing._further_fonts("Ordinary – text") == []
+    assert drawing._further_fonts("\U0010fffd") == []
 
 
 # LaTeX
@@ -239,7 +244,7 @@ def test_markdown_renders_to_the_texts(run_dir, own):
     assert found[0] == texts.shown(own["experiment"]["title"])
     layout = tables.read_csv(run_dir / "table.csv")
     cells = [*layout.columns, *(cell for row in layout.values.tolist() for cell in row)]
-    told = tables.notes(results.read(run_dir), own)
+    told = tables.notes(read_results(run_dir), own)
     assert list(map(folded, found[1:])) == [folded(texts.shown(text)) for text in (*cells, *told)]
 
 
@@ -270,9 +275,9 @@ def test_ordinary_text_in_markdown_stays_as_it_is():
 
 
 def test_csv_of_scores_holds_the_true_texts(run_dir):
-    table = pd.read_csv(run_dir / "scores.csv", dtype=str, keep_default_na=False).set_index([*results.PAIR_KEY])
+    table = pd.read_csv(run_dir / "scores.csv", dtype=str, keep_default_na=False).set_index([*PAIR_KEY])
     for row in rows_of(run_dir):
-        line = table.loc[tuple(row[name] for name in results.PAIR_KEY)]
+        line = table.loc[tuple(row[name] for name in PAIR_KEY)]
         assert [line[name] for name in ("label", "genre", "clip")] == [row[name] for name in ("label", "genre", "clip")]
 
 
@@ -307,9 +312,9 @@ def test_text_that_begins_like_a_formula_is_marked(cell):
 
 
 def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
-    row = dict.fromkeys(results.COLUMNS, "1") | {"arm": "NA", "dataset": "007", "presentation": "1e3", "ci_low": ""}
+    row = dict.fromkeys(COLUMNS, "1") | {"arm": "NA", "dataset": "007", "presentation": "1e3", "ci_low": ""}
     pd.DataFrame([row]).to_csv(tmp_path / "results.csv", index=False)
-    found = results.read(tmp_path).iloc[0]
+    found = read_results(tmp_path).iloc[0]
     assert (found["arm"], found["dataset"], found["presentation"]) == ("NA", "007", "1e3")
     assert found["value"] == 1
     assert pd.isna(found["ci_low"])
@@ -372,7 +377,7 @@ def test_mirror_holds_the_true_texts(run_dir, own, tmp_path, monkeypatch):
 
     plain_environment(monkeypatch, tmp_path)
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
-    folder = tracking.push(tmp_path / "run", own | {"tracker": {"mode": "offline", "media_pairs": 1}}).splitlines()[0]
+    folder = wandb.push(tmp_path / "run", own | {"tracker": {"mode": "offline", "media_pairs": 1}}).splitlines()[0]
     mirrored = Mirror(Path(folder))
     assert mirrored.run.notes == own["experiment"]["title"]
     assert mirrored.config["experiment"] == own["experiment"]

@@ -24,9 +24,11 @@ import soundfile
 from PIL import Image
 from worlds import rows_of
 
-from blendbench import results, store, tracking
 from blendbench.errors import BlendbenchError
-from blendbench.store import file_hash
+from blendbench.runs.folder import read_settings
+from blendbench.store import write
+from blendbench.store.signature import file_hash
+from blendbench.trackers import wandb
 
 pytest.importorskip("wandb")
 
@@ -210,7 +212,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
     place = tmp_path_factory.mktemp("mirrored")
     with pytest.MonkeyPatch.context() as patch:
         plain_environment(patch, place)
-        folder = tracking.mirror(write_run(place / "table1-esc50-0a1b2c3d"), asked(), group="sweep-1")
+        folder = wandb.mirror(write_run(place / "table1-esc50-0a1b2c3d"), asked(), group="sweep-1")
     assert folder is not None
     return Mirror(Path(folder))
 
@@ -226,7 +228,7 @@ def test_the_mirror_is_one_run_with_the_runs_name_and_settings(mirrored):
     )  # fmt: skip
     assert list(run.tags) == ["bnmusic/table1", "esc50", "folder"]
     assert run.notes == "BNMusic, Table 1"
-    assert run.run_id == tracking.run_id(run_of(mirrored))
+    assert run.run_id == wandb.run_id(run_of(mirrored))
     assert mirrored.config == SETTINGS
 
 
@@ -321,7 +323,7 @@ def test_nothing_is_written_or_said_outside_the_runs_wandb_folder(run_dir, tmp_p
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
     monkeypatch.setenv("WANDB_RESUME", "must")
     environment, before = dict(os.environ), contents(tmp_path)
-    folder = tracking.mirror(run_dir, asked(media_pairs=0))
+    folder = wandb.mirror(run_dir, asked(media_pairs=0))
     assert folder is not None
     assert capfd.readouterr() == ("", "")
     assert dict(os.environ) == environment
@@ -329,16 +331,16 @@ def test_nothing_is_written_or_said_outside_the_runs_wandb_folder(run_dir, tmp_p
     assert not list((tmp_path / "home").iterdir())
     assert not list((tmp_path / "here").iterdir())
     found = Mirror(Path(folder))
-    assert found.run.run_id == tracking.run_id(run_dir)
+    assert found.run.run_id == wandb.run_id(run_dir)
     assert "media" not in {name.split(".")[0] for name in found.history[0]}
 
 
 def test_a_second_push_replaces_the_first_under_the_same_id(run_dir):
-    first = Path(tracking.push(run_dir, asked(mode="offline")).splitlines()[0])
+    first = Path(wandb.push(run_dir, asked(mode="offline")).splitlines()[0])
     identifier = Mirror(first).run.run_id
     with (run_dir / "results.csv").open("a", encoding="utf-8") as file:
         file.write("bnmusic/table1,esc50,bnmusic,direct,clap,0.25,,,1,2,,cosine\n")
-    where, note = tracking.push(run_dir, asked(mode="offline", group="sweep-2")).splitlines()
+    where, note = wandb.push(run_dir, asked(mode="offline", group="sweep-2")).splitlines()
     second = Mirror(Path(where))
     assert note.endswith(f"wandb sync {where}")
     assert second.run.run_id == identifier
@@ -350,14 +352,14 @@ def test_a_second_push_replaces_the_first_under_the_same_id(run_dir):
 
 
 def test_a_sweeps_runs_share_a_group_and_nothing_else(tmp_path):
-    group = tracking.sweep_group("bnmusic/table1", ["-m", "seed=0,1"])
+    group = wandb.sweep_group("bnmusic/table1", ["-m", "seed=0,1"])
     assert group.startswith("bnmusic-table1-")
-    assert group == tracking.sweep_group("bnmusic/table1", ["-m", "seed=0,1"])
-    assert group != tracking.sweep_group("bnmusic/table1", ["-m", "seed=0,2"])
+    assert group == wandb.sweep_group("bnmusic/table1", ["-m", "seed=0,1"])
+    assert group != wandb.sweep_group("bnmusic/table1", ["-m", "seed=0,2"])
     found = []
     for seed in (0, 1):
         settings = asked(media_pairs=0) | {"seed": seed}
-        folder = tracking.mirror(write_run(tmp_path / "sweep" / str(seed), settings), settings, group=group)
+        folder = wandb.mirror(write_run(tmp_path / "sweep" / str(seed), settings), settings, group=group)
         found.append(Mirror(Path(folder)).run)
     assert [run.run_group for run in found] == [group, group]
     assert len({run.run_id for run in found}) == 2
@@ -365,19 +367,19 @@ def test_a_sweeps_runs_share_a_group_and_nothing_else(tmp_path):
 
 def test_the_id_is_the_folders_name_and_settings(tmp_path):
     run_dir = write_run(tmp_path / "a" / "run")
-    identifier = tracking.run_id(run_dir)
+    identifier = wandb.run_id(run_dir)
     assert re.fullmatch("[0-9a-f]{16}", identifier)
     moved = tmp_path / "b" / "run"
     shutil.copytree(run_dir, moved)
-    assert tracking.run_id(moved) == identifier
+    assert wandb.run_id(moved) == identifier
     written = run_dir / "config.yaml"
     text = written.read_text(encoding="utf-8")
     written.write_text(text.replace("device: auto", "device: cpu") + "tracker:\n  mode: online\n", encoding="utf-8")
-    assert tracking.run_id(run_dir) == identifier
+    assert wandb.run_id(run_dir) == identifier
     written.write_text(text.replace("seed: 0", "seed: 1"), encoding="utf-8")
-    assert tracking.run_id(run_dir) != identifier
+    assert wandb.run_id(run_dir) != identifier
     moved.rename(tmp_path / "b" / "other")
-    assert tracking.run_id(tmp_path / "b" / "other") != identifier
+    assert wandb.run_id(tmp_path / "b" / "other") != identifier
 
 
 @pytest.mark.parametrize(
@@ -394,25 +396,21 @@ def test_the_id_is_the_folders_name_and_settings(tmp_path):
 def test_auto_is_online_only_with_a_log_in_and_unless_told_otherwise(monkeypatch, tmp_path, variables, mode):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(
-        tracking, "_send", lambda run_dir, settings, tracker: tracking._Sent(tracker.mode, tracker.mode)
-    )
-    assert tracking.mirror(tmp_path, asked(mode="auto")) == mode
+    monkeypatch.setattr(wandb, "_send", lambda run_dir, settings, tracker: wandb._Sent(tracker.mode, tracker.mode))
+    assert wandb.mirror(tmp_path, asked(mode="auto")) == mode
 
 
 def test_a_log_in_may_stand_in_the_home_folder(monkeypatch, tmp_path):
     netrc = tmp_path / "home" / ".netrc"
     netrc.write_text(f"machine api.wandb.ai login user password {'a' * 40}\n", encoding="utf-8")
     netrc.chmod(0o600)
-    monkeypatch.setattr(
-        tracking, "_send", lambda run_dir, settings, tracker: tracking._Sent(tracker.mode, tracker.mode)
-    )
-    assert tracking.mirror(tmp_path, asked(mode="auto")) == "online"
+    monkeypatch.setattr(wandb, "_send", lambda run_dir, settings, tracker: wandb._Sent(tracker.mode, tracker.mode))
+    assert wandb.mirror(tmp_path, asked(mode="auto")) == "online"
 
 
 def test_tracking_is_off_unless_asked_for(tmp_path, capfd):
-    assert tracking.mirror(tmp_path / "nowhere", SETTINGS) is None
-    assert tracking.mirror(tmp_path / "nowhere", asked(mode="disabled")) is None
+    assert wandb.mirror(tmp_path / "nowhere", SETTINGS) is None
+    assert wandb.mirror(tmp_path / "nowhere", asked(mode="disabled")) is None
     assert capfd.readouterr() == ("", "")
 
 
@@ -454,7 +452,7 @@ def test_a_wandb_that_is_missing_or_broken_is_one_line(run_dir, tmp_path, monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
     before = contents(run_dir)
     with within(15):
-        assert tracking.mirror(run_dir, asked(timeout_s=1.0)) is None
+        assert wandb.mirror(run_dir, asked(timeout_s=1.0)) is None
     assert expected in (line := told(capfd))
     assert str(run_dir) in line
     assert contents(run_dir) == before
@@ -468,7 +466,7 @@ def test_a_mirror_that_takes_too_long_is_ended(run_dir, tmp_path, monkeypatch, c
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
     with within(10):
-        assert tracking.mirror(run_dir, asked(limit_s=2.0)) is None
+        assert wandb.mirror(run_dir, asked(limit_s=2.0)) is None
     assert "not done in 2 s (tracker.limit_s)" in told(capfd)
 
 
@@ -477,11 +475,11 @@ def test_a_server_that_cannot_be_reached_costs_the_timeout_only(run_dir, tmp_pat
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    tracking.mirror(run_dir, asked(media_pairs=0))
+    wandb.mirror(run_dir, asked(media_pairs=0))
     capfd.readouterr()
     before = contents(tmp_path)
     with within(3 + 12):
-        assert tracking.mirror(run_dir, asked(mode="online", timeout_s=3.0)) is None
+        assert wandb.mirror(run_dir, asked(mode="online", timeout_s=3.0)) is None
     assert f"`blendbench push {run_dir}` tries again" in told(capfd)
     # The mirror that was there is still there, and nothing else.
     assert contents(tmp_path) == before
@@ -492,23 +490,23 @@ def test_a_server_that_never_answers_costs_the_timeout_only(run_dir, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{mute.getsockname()[1]}")
         with within(3 + 12):
-            assert tracking.mirror(run_dir, asked(mode="online", timeout_s=3.0)) is None
+            assert wandb.mirror(run_dir, asked(mode="online", timeout_s=3.0)) is None
     assert str(run_dir) in told(capfd)
 
 
 def test_online_without_a_log_in_says_so(run_dir, capfd):
     with within(30):
-        assert tracking.mirror(run_dir, asked(mode="online")) is None
+        assert wandb.mirror(run_dir, asked(mode="online")) is None
     assert "wandb login" in told(capfd)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(run_dir, monkeypatch, capfd):
     (run_dir / "wandb").write_text("a file where the folder should be", encoding="utf-8")
-    assert tracking.mirror(run_dir, asked()) is None
+    assert wandb.mirror(run_dir, asked()) is None
     assert f"{run_dir / 'wandb'}: cannot be made a folder" in told(capfd)
     (run_dir / "wandb").unlink()
-    monkeypatch.setattr(store.os, "access", lambda path, mode: False)
-    assert tracking.mirror(run_dir, asked()) is None
+    monkeypatch.setattr(write.os, "access", lambda path, mode: False)
+    assert wandb.mirror(run_dir, asked()) is None
     assert f"{run_dir / 'wandb'}: cannot be written" in told(capfd)
 
 
@@ -516,9 +514,9 @@ def test_a_full_disk_is_one_line(run_dir, monkeypatch):
     def full(**words: Any) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tracking.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(wandb.tempfile, "mkdtemp", full)
     with pytest.raises(BlendbenchError, match=f"No space left on device; `blendbench push {run_dir}` tries again"):
-        tracking.push(run_dir, asked())
+        wandb.push(run_dir, asked())
 
 
 def test_a_read_only_folder_is_one_line(run_dir, capfd):
@@ -526,7 +524,7 @@ def test_a_read_only_folder_is_one_line(run_dir, capfd):
     try:
         if os.access(run_dir, os.W_OK):
             pytest.skip("root may write anywhere")
-        assert tracking.mirror(run_dir, asked()) is None
+        assert wandb.mirror(run_dir, asked()) is None
     finally:
         run_dir.chmod(0o755)
     assert "cannot be" in told(capfd)
@@ -535,23 +533,23 @@ def test_a_read_only_folder_is_one_line(run_dir, capfd):
 @pytest.mark.parametrize("name", ["config.yaml", "pairs.jsonl", "results.csv", "table.csv"])
 def test_a_folder_of_no_finished_run_is_told(run_dir, capfd, name):
     (run_dir / name).unlink()
-    assert tracking.mirror(run_dir, asked()) is None
+    assert wandb.mirror(run_dir, asked()) is None
     assert name in told(capfd)
     with pytest.raises(BlendbenchError, match=re.escape(name)):
-        tracking.push(run_dir, asked())
+        wandb.push(run_dir, asked())
 
 
 def test_tables_that_cannot_be_read_are_told(run_dir, capfd):
     (run_dir / "results.csv").write_bytes(b"\xff\xfe\n")
-    assert tracking.mirror(run_dir, asked()) is None
+    assert wandb.mirror(run_dir, asked()) is None
     assert "results.csv: cannot be read" in told(capfd)
     (run_dir / "results.csv").write_text("a,b\n1\n", encoding="utf-8")
     with pytest.raises(BlendbenchError, match=r"results\.csv: rows of different lengths"):
-        tracking.tables(run_dir, 0)
+        wandb.tables(run_dir, 0)
     (run_dir / "results.csv").write_text(RESULTS, encoding="utf-8")
     (run_dir / "scores.csv").write_text("pair_id,kl\nx,1\n", encoding="utf-8")
     with pytest.raises(BlendbenchError, match=r"scores\.csv: its first columns must be dataset, arm"):
-        tracking.tables(run_dir, 0)
+        wandb.tables(run_dir, 0)
 
 
 @pytest.mark.parametrize(
@@ -565,10 +563,10 @@ def test_tables_that_cannot_be_read_are_told(run_dir, capfd):
     ],
 )
 def test_a_wrong_key_is_named(run_dir, capfd, tracker, expected):
-    assert tracking.mirror(run_dir, asked(**tracker)) is None
+    assert wandb.mirror(run_dir, asked(**tracker)) is None
     assert expected in told(capfd)
     with pytest.raises(BlendbenchError, match=re.escape(expected)):
-        tracking.push(run_dir, asked(**tracker))
+        wandb.push(run_dir, asked(**tracker))
 
 
 def test_push_raises_in_one_line(run_dir, tmp_path, monkeypatch):
@@ -576,17 +574,15 @@ def test_push_raises_in_one_line(run_dir, tmp_path, monkeypatch):
     (tmp_path / "fake" / "wandb.py").write_text(MISSING, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
     with pytest.raises(BlendbenchError, match="wandb is not installed; pip install wandb") as caught:
-        tracking.push(run_dir, asked())
+        wandb.push(run_dir, asked())
     assert "\n" not in str(caught.value)
 
 
 def test_push_sends_what_the_run_itself_did_not(run_dir, monkeypatch):
-    assert tracking.push(run_dir, asked(mode="disabled", media_pairs=0)).startswith(
-        str(run_dir / "wandb" / "offline-run")
-    )
+    assert wandb.push(run_dir, asked(mode="disabled", media_pairs=0)).startswith(str(run_dir / "wandb" / "offline-run"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with pytest.raises(BlendbenchError, match="WANDB_MODE=disabled: nothing is sent; unset it"):
-        tracking.push(run_dir, asked(mode="disabled"))
+        wandb.push(run_dir, asked(mode="disabled"))
 
 
 def test_values_of_any_kind_find_a_column(tmp_path):
@@ -601,7 +597,7 @@ def test_values_of_any_kind_find_a_column(tmp_path):
     rows[2] |= {"mixed": "one", "list": None, "flag": False, "mix": "/etc/hostname"}
     (tmp_path / "out.flac").write_bytes(b"not of this run")
     (run_dir / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = tracking.tables(run_dir, 5)
+    found = wandb.tables(run_dir, 5)
     columns = dict(zip(found["pairs"].columns, zip(*found["pairs"].rows, strict=True), strict=True))
     assert columns["level"] == (None, None, 3, 2.5, None)
     assert columns["mixed"] == (None, "1", "one", None, None)
@@ -609,7 +605,7 @@ def test_values_of_any_kind_find_a_column(tmp_path):
     assert columns["flag"] == (None, True, False, None, None)
     # What does not lie in the run's folder is not sent.
     assert [row[-1] for row in found["media"].rows] == [None] * 5
-    folder = tracking.mirror(run_dir, asked())
+    folder = wandb.mirror(run_dir, asked())
     assert folder is not None
     assert [row["level"] for row in Mirror(Path(folder)).table("pairs")] == [None, None, 3, 2.5, None]
 
@@ -620,7 +616,7 @@ def test_a_long_table_is_not_cut_off(tmp_path):
     row = {"dataset": "d", "arm": "a", "presentation": "p"}
     lines = (json.dumps(row | {"pair_id": str(index)}) + "\n" for index in range(10_500))
     (run_dir / "pairs.jsonl").write_text("".join(lines), encoding="utf-8")
-    folder = tracking.mirror(run_dir, asked(media_pairs=0))
+    folder = wandb.mirror(run_dir, asked(media_pairs=0))
     assert folder is not None
     found = Mirror(Path(folder))
     assert [row["pair_id"] for row in found.table("pairs")] == [str(index) for index in range(10_500)]
@@ -741,15 +737,15 @@ def serving(**words: str) -> Iterator[Server]:
 
 def test_a_run_goes_to_the_server_of_the_log_in_and_a_second_push_writes_over_it(run_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    tracking.push(run_dir, asked(mode="offline"))
+    wandb.push(run_dir, asked(mode="offline"))
     with serving() as server:
         config = tmp_path / "home" / ".config" / "wandb" / "settings"
         config.parent.mkdir(parents=True)
         config.write_text(f"[default]\nbase_url = {server.address}\n", encoding="utf-8")
         before = contents(tmp_path, but="wandb")
-        identifier = tracking.run_id(run_dir)
+        identifier = wandb.run_id(run_dir)
         for _ in range(2):
-            assert tracking.push(run_dir, asked(mode="auto")) == f"{server.address}/me/blendbench/runs/{identifier}"
+            assert wandb.push(run_dir, asked(mode="auto")) == f"{server.address}/me/blendbench/runs/{identifier}"
         assert {run["name"] for run in server.runs} == {identifier}
         # Each time the first line of the history: over what was there.
         assert [(history["offset"], len(history["content"])) for history in server.histories] == [(0, 1), (0, 1)]
@@ -767,7 +763,7 @@ def test_an_upload_that_the_server_refuses_is_told(run_dir, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     with serving(refused="/artifact/media/audio") as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
-        assert tracking.mirror(run_dir, asked(mode="online")) is None
+        assert wandb.mirror(run_dir, asked(mode="online")) is None
     assert "not all of it was taken" in told(capfd)
     assert not list((run_dir / "wandb").iterdir())
 
@@ -778,7 +774,7 @@ def test_an_upload_that_hangs_is_ended(run_dir, monkeypatch, capfd):
     with serving(swallowed="/artifact/media/audio") as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         with within(12 + 8):
-            assert tracking.mirror(run_dir, asked(mode="online", limit_s=12.0)) is None
+            assert wandb.mirror(run_dir, asked(mode="online", limit_s=12.0)) is None
     assert "not done in 12 s (tracker.limit_s)" in told(capfd)
     assert not list((run_dir / "wandb").iterdir())
 
@@ -791,14 +787,14 @@ def test_the_shipped_options_hold_every_key(monkeypatch, name, mode):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     with initialize_config_module("blendbench.conf", version_base="1.3"):
         composed = OmegaConf.to_container(compose(f"tracker/{name}"), resolve=True)
-    assert composed == {"tracker": vars(tracking.TrackerConfig(mode=mode, project="mine"))}
+    assert composed == {"tracker": vars(wandb.TrackerConfig(mode=mode, project="mine"))}
 
 
 def test_a_real_run_is_mirrored_whole(finished, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
-    settings = results.read_settings(run_dir)
-    folder = tracking.mirror(run_dir, settings | {"tracker": {"mode": "offline"}})
+    settings = read_settings(run_dir)
+    folder = wandb.mirror(run_dir, settings | {"tracker": {"mode": "offline"}})
     assert folder is not None
     found, rows = Mirror(Path(folder)), rows_of(run_dir)
     assert found.config == json.loads(json.dumps({k: v for k, v in settings.items() if k != "tracker"}))

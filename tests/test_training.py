@@ -10,16 +10,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EncodecModel
 
-from blendbench import audio, lora
-from blendbench.autoencoder import PatchAutoencoder
-from blendbench.datasets.pairing import stable_seed
-from blendbench.diffusion import LatentDiffusion, Sampling, make_scheduler, text_to_image
 from blendbench.errors import BlendbenchError
-from blendbench.generators import Generator
-from blendbench.musicgen import CodeSampling, MusicGenCheckpoint
-from blendbench.tagger import Tagger, checkpoint_hash
-from blendbench.train import autoencoder, cache, codec, export, generator, loop, musicgen, noises, student, tagger
-from blendbench.train.arranger import GENRES
+from blendbench.models import lora
+from blendbench.models.autoencoder import PatchAutoencoder
+from blendbench.models.generator import Generator
+from blendbench.models.latent_diffusion import LatentDiffusion, make_scheduler
+from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
+from blendbench.models.sampling import Sampling, text_to_image
+from blendbench.models.tagger import Tagger
+from blendbench.models.weights import checkpoint_hash
+from blendbench.seeds import stable_seed
+from blendbench.sound import audio
+from blendbench.train import loop
+from blendbench.train.data import cache, noises
+from blendbench.train.data.arranger import GENRES
+from blendbench.train.pocket import autoencoder, codec, export, generator, musicgen, student, tagger
 
 
 @pytest.fixture(scope="module")

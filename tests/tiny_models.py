@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from blendbench.diffusion import LatentDiffusion
+from blendbench.models.latent_diffusion import LatentDiffusion
 
 CONTEXT = 16
 """Tokens that the tiny text encoder takes."""

@@ -135,7 +135,7 @@ def build_world(folder: Path) -> World:
     import torch
     from tiny_models import tiny_diffusion
 
-    from blendbench.tagger import Tagger
+    from blendbench.models.tagger import Tagger
 
     root = folder / "data"
     names = [f"{index + 1}-{100_000 + index}-A-{index % 2}.wav" for index in range(5)]
@@ -161,7 +161,7 @@ def write_musicgen(folder: Path) -> None:
     from tiny_models import tiny_tokenizer
     from transformers import MusicgenMelodyFeatureExtractor
 
-    from blendbench.musicgen import tiny_model
+    from blendbench.models.musicgen import tiny_model
 
     tokenizer = tiny_tokenizer(folder)
     tiny_model(len(tokenizer), (8, 8, 10, 5)).save_pretrained(folder)

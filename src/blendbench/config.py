@@ -1,56 +1,24 @@
 """Configuration: the schema of the keys, and building the objects that `_target_` names.
 
-Configs are composed by Hydra from `conf/`; this module checks types and says in one line what is wrong with a key.
+Configs are composed by Hydra from `conf/`; this module checks types and says in one line what is wrong with a key. The
+keys below are those of every run. A task, and a metric, may bring further ones: its entry names a dataclass of them
+under `keys`, whose `check` says what is out of range.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from blendbench import tracking
 from blendbench.errors import BlendbenchError
-from blendbench.store import canonical
-
-
-@dataclass
-class MaskConfig:
-    core_fraction: float = 0.15
-    pixel_threshold: float | None = None
-    inpaint_fraction: float = 0.20
-    inpaint_threshold: float | None = None
-    latent_reduce: str = "nearest"
-
-
-@dataclass
-class AmplificationConfig:
-    alpha: float = 0.14
-    smr_db: float = 21.0
-    min_gain_db: float | None = 0.0
-    max_gain_db: float | None = 6.0
-    solver: str = "exact"
-
-
-@dataclass
-class NoiseConfig:
-    seconds: float = 5.0
-    lufs: float = -18.0
-    short_clip: str = "loop"
-    channel: Any = None
-
-
-@dataclass
-class KLConfig:
-    direction: str = "ref||gen"
-    epsilon: float = 1e-6
-    activation: str = "softmax"
-    pairing: str = "genre"
+from blendbench.resources import package_folder
+from blendbench.store.signature import canonical
 
 
 @dataclass
@@ -75,23 +43,21 @@ class DataConfig:
 class Config:
     """Types of the keys at the top of `conf/config.yaml`; groups hold what their `_target_` takes."""
 
+    task: Any = None
     dataset: dict[str, Any] = field(default_factory=dict)
     music: Any = None
     prompts: Any = None
     method: Any = None
     generator: Any = None
     evaluator: Any = None
+    metric: dict[str, Any] = field(default_factory=dict)
     arms: dict[str, Any] = field(default_factory=dict)
     presentations: dict[str, Any] = field(default_factory=dict)
     experiment: Any = None
     data: DataConfig = field(default_factory=DataConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    amplification: AmplificationConfig = field(default_factory=AmplificationConfig)
-    kl: KLConfig = field(default_factory=KLConfig)
     statistics: StatisticsConfig = field(default_factory=StatisticsConfig)
     executor: Any = None
-    tracker: tracking.TrackerConfig = field(default_factory=tracking.TrackerConfig)
+    tracker: Any = None
     allow_targets: list[str] = field(default_factory=list)
     run_dir: str | None = None
     store_dir: str = "runs/store"
@@ -106,6 +72,10 @@ class Config:
     retry_failed: bool = False
 
 
+Rule = tuple[str, bool, str]
+"""A key, whether its value is in range, and what may stand there."""
+
+
 def check(config: DictConfig) -> dict[str, Any]:
     """Check the composed config's types and ranges and return it resolved, as plain data.
 
@@ -115,7 +85,14 @@ def check(config: DictConfig) -> dict[str, Any]:
         Naming the key, the value and what it must be.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), config)
+        whole = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(whole, dict)
+        further = _further_keys({str(key): value for key, value in whole.items()})
+        typed = OmegaConf.merge(OmegaConf.structured(_joined([Config, *further])), config)
+        OmegaConf.to_container(typed, resolve=True)  # also what is interpolated must be of its key's type
+        merged = DictConfig(OmegaConf.to_container(typed, resolve=False))
+        for keys in further:
+            keys.tidy(merged)
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "config"
@@ -123,55 +100,60 @@ def check(config: DictConfig) -> dict[str, Any]:
         raise BlendbenchError(f"{key}: {text}; see `blendbench run --help`") from None
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
-    for key in ("dataset", "arms", "presentations"):
+    for key in ("dataset", "arms", "presentations", "metric"):
         for name, entry in settings[key].items():
             if not isinstance(entry, dict | None):
                 raise BlendbenchError(f"{key}.{name}: {entry!r} is not a group of keys; give {{...}}, or null for none")
     # What is left out by null; arms stay, since the names of default folders count them.
-    for key in ("dataset", "presentations"):
+    for key in ("dataset", "presentations", "metric"):
         settings[key] = {name: entry for name, entry in settings[key].items() if entry is not None}
     batch = settings["batch"]
-    ranges = [
+    ranges: list[Rule] = [
         ("seed", settings["seed"] >= 0, "0 or more"),
         ("limit", settings["limit"] is None or settings["limit"] >= 1, "1 or more, or null for all"),
         ("threads", settings["threads"] is None or settings["threads"] >= 1, "1 or more, or null for torch's own"),
         ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),
-        ("noise.seconds", 0.4 <= settings["noise"]["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
-        ("noise.lufs", -70 < settings["noise"]["lufs"] <= 0, "above -70, at most 0"),
-        ("noise.channel", _is_channel(settings["noise"]["channel"]), "0, 1, ..., left or right, or null for the mean"),
-        ("noise.short_clip", settings["noise"]["short_clip"] in ("loop", "context"), "loop or context"),
-        ("kl.pairing", settings["kl"]["pairing"] in ("genre", "random"), "genre or random"),
-        ("kl.direction", settings["kl"]["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
-        ("kl.activation", settings["kl"]["activation"] in ("softmax", "sigmoid"), "softmax or sigmoid"),
         ("statistics.resamples", settings["statistics"]["resamples"] >= 1, "1 or more"),
     ]
+    for keys in further:
+        ranges += keys.check(settings)
     for key, sound, allowed in ranges:
         if not sound:
             raise BlendbenchError(f"{key}: {_value(settings, key)!r} is out of range; use {allowed}")
     for key, text in _labels(settings):
         if isinstance(text, bool) or not isinstance(text, str | int):
             raise BlendbenchError(f"{key}: {text!r} is no text; write it in quotes")
-    tracking.check(settings)
-    noise = settings["noise"]
-    noise["channel"] = _SIDES.get(noise["channel"], noise["channel"])
-    return _without_later_keys(settings)
-
-
-_SIDES = {"left": 0, "right": 1}
-_LATER_KEYS = (("noise", "channel"),)
-"""Keys that came after runs and stores had been named by hashes of the settings."""
-
-
-def _is_channel(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value in _SIDES) or (type(value) is int and value >= 0)
-
-
-def _without_later_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without such keys of `_LATER_KEYS` as are null: what they do not change keeps its hash."""
-    for group, key in _LATER_KEYS:
-        if settings[group][key] is None:
-            del settings[group][key]
     return settings
+
+
+class Keys:
+    """Base of the dataclasses of keys that a task or a metric brings."""
+
+    @staticmethod
+    def check(settings: dict[str, Any]) -> list[Rule]:
+        """What must hold of the values, once they are tidied."""
+        return []
+
+    @staticmethod
+    def tidy(settings: DictConfig) -> None:
+        """Put values of the right type into their final form, in place, before other keys refer to them."""
+
+
+def _further_keys(whole: dict[str, Any]) -> list[type[Keys]]:
+    """The dataclasses that the task and the metrics name."""
+    entries = {"task": whole.get("task")}
+    entries |= {f"metric.{name}": entry for name, entry in (whole.get("metric") or {}).items()}
+    found: dict[str, type[Keys]] = {}
+    for key, entry in entries.items():
+        if isinstance(entry, dict) and entry.get("keys"):
+            found[entry["keys"]] = named(entry["keys"], f"{key}.keys", whole.get("allow_targets") or [])
+    return list(found.values())
+
+
+def _joined(classes: list[Any]) -> type:
+    """A dataclass with the fields of several."""
+    members = [(one.name, get_type_hints(kind)[one.name], one) for kind in classes for one in fields(kind)]
+    return make_dataclass("Config", members)
 
 
 def _labels(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -199,25 +181,68 @@ def _value(settings: dict[str, Any], key: str) -> Any:
     return settings
 
 
+MOVED = {
+    "blendbench.generators.Generator": "blendbench.models.generator.Generator",
+    **{f"blendbench.figures.{name}": f"blendbench.figures.bnmusic.{name}" for name in (
+        "difference_heatmaps", "metric_against_loudness", "stage1_images", "waveforms",
+    )},
+}  # fmt: skip
+"""Targets by the names that they had when runs were named by hashes of settings which hold them."""
+
+
+def brought_up(settings: DictConfig) -> DictConfig:
+    """The settings of an older run with the task and the metrics that every run had before its settings said so."""
+    if "task" in settings:
+        return settings
+    then = {"task": _shipped("task", "blend")["task"], "metric": _first_metrics()}
+    merged = OmegaConf.merge(then, settings)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _shipped(group: str, name: str) -> dict[str, Any]:
+    """A file of `conf/`, not resolved."""
+    found: Any = OmegaConf.to_container(OmegaConf.load(package_folder("blendbench.conf") / group / f"{name}.yaml"))
+    return dict(found)
+
+
+def _first_metrics() -> dict[str, Any]:
+    """The metrics that every run had, not resolved."""
+    return {name: _shipped("metric", name)["metric"][name] for name in _FIRST_METRICS}
+
+
+def named(target: Any, key: str, allowed: list[str]) -> Any:
+    """What a dotted name stands for, if it lies in blendbench or in what the user allows.
+
+    Raises
+    ------
+    BlendbenchError
+        If it is no name, is not allowed, or cannot be imported.
+    """
+    if not isinstance(target, str):
+        raise BlendbenchError(f"{key}: no _target_; choose one of the options of that group")
+    target = MOVED.get(target, target)  # as in the settings of an older run
+    if not any(target == prefix or target.startswith(prefix + ".") for prefix in ["blendbench", *allowed]):
+        top = target.split(".")[0]
+        where = key if key.endswith(".keys") else f"{key}._target_"
+        raise BlendbenchError(f"{where}: {target} is not allowed; add allow_targets=[{top}] if you trust it")
+    try:
+        return get_object(target)
+    except Exception as error:
+        where = key if key.endswith(".keys") else f"{key}._target_"
+        raise BlendbenchError(f"{where}: {target} cannot be imported ({_first_line(error)})") from error
+
+
 def build(settings: dict[str, Any], key: str, allowed: list[str], /, **extra: Any) -> Any:
-    """Call what `_target_` names with the other entries, if it lies in blendbench or in what the user allows.
+    """Call what `_target_` names with the other entries.
 
     Raises
     ------
     BlendbenchError
         If the target is missing, not allowed or unknown, or does not take an entry.
     """
-    entries = {name: value for name, value in settings.items() if name != "_target_"}
-    target = settings.get("_target_")
-    if not isinstance(target, str):
-        raise BlendbenchError(f"{key}: no _target_; choose one of the options of that group")
-    if not any(target == prefix or target.startswith(prefix + ".") for prefix in ["blendbench", *allowed]):
-        top = target.split(".")[0]
-        raise BlendbenchError(f"{key}._target_: {target} is not allowed; add allow_targets=[{top}] if you trust it")
-    try:
-        function = get_object(target)
-    except Exception as error:
-        raise BlendbenchError(f"{key}._target_: {target} cannot be imported ({_first_line(error)})") from error
+    entries = {name: value for name, value in settings.items() if name not in ("_target_", "keys")}
+    function = named(settings.get("_target_"), key, allowed)
     try:
         return function(**entries, **extra)
     except TypeError as error:
@@ -242,12 +267,39 @@ _PLACES = {
     "run_dir", "store_dir", "batch", "device", "data", "keep_images", "report", "tracker", "executor", "dry_run",
     "retry_failed", "threads",
 }  # fmt: skip
+_FIRST_TASK = "blendbench.tasks.blend.task.Blend"
+_FIRST_METRICS = ("fad", "kl", "clap", "audibility")
+"""What every run had when its folder was named by a hash of settings that did not say so."""
+
+
+def _counted(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that name a default run folder, as runs were named before there were tasks and metrics in them."""
+    counted = {name: value for name, value in settings.items() if name not in _PLACES}
+    if (counted.get("task") or {}).get("_target_") == _FIRST_TASK:
+        del counted["task"]
+        others = {name: value for name, value in settings.items() if name != "metric"}
+        first: Any = OmegaConf.to_container(
+            OmegaConf.create(literal(others) | {"metric": _first_metrics()}), resolve=True
+        )
+        if counted.get("metric") == first["metric"]:
+            del counted["metric"]
+    return {name: _as_named_then(value) for name, value in counted.items()}
+
+
+def _as_named_then(settings: Any) -> Any:
+    """Settings in which a moved target has its old name."""
+    then = {new: old for old, new in MOVED.items()}
+    if isinstance(settings, dict):
+        return {
+            key: then.get(value, value) if key == "_target_" else _as_named_then(value)
+            for key, value in settings.items()
+        }
+    return [_as_named_then(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def digest(settings: dict[str, Any]) -> str:
     """Eight hex digits of the settings, for the default run folder; places and speed settings do not count."""
-    counted = {name: value for name, value in settings.items() if name not in _PLACES}
-    return hashlib.sha256(canonical(counted).encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical(_counted(settings)).encode()).hexdigest()[:8]
 
 
 def run_dir_of(settings: dict[str, Any]) -> Path:

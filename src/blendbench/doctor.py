@@ -4,38 +4,12 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor: what, whether it is there, what was found, and the remedy if it is not.
-
-    `needed` is False for what only some commands use.
-    """
-
-    name: str
-    sound: bool
-    found: str
-    remedy: str = ""
-    needed: bool = False
-
-
-def print_checks(checks: Iterable[Check]) -> int:
-    """Print the lines as they come; 1 if something needed is missing, else 0."""
-    status = 0
-    for check in checks:
-        mark = "ok  " if check.sound else ("MISS" if check.needed else "--  ")
-        print(
-            f"{mark}  {check.name:<28} {check.found}"
-            + (f"; {check.remedy}" if check.remedy and not check.sound else "")
-        )
-        status |= check.needed and not check.sound
-    return int(status)
+from blendbench.checks import Check
+from blendbench.trackers.wandb import check_login
 
 
 def check_all(compose: Callable[[list[str]], dict[str, Any]]) -> Iterable[Check]:
@@ -98,9 +72,9 @@ def check_packages() -> Iterable[Check]:
 
 def check_models() -> Iterable[Check]:
     """Every model that blendbench knows: whether it is there, and what to type if not."""
-    from blendbench import models
+    from blendbench.models import catalog
 
-    yield from models.checks()
+    yield from catalog.checks()
 
 
 def check_data(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] = ()) -> Iterable[Check]:
@@ -124,15 +98,3 @@ def check_places(settings: dict[str, Any]) -> Iterable[Check]:
         yield Check(
             name, writable, found, f"set {'store_dir' if name == 'store' else 'HF_HOME'} to a writable folder", needed
         )
-
-
-def check_login() -> Check:
-    """Whether a W&B log-in is at hand; never asks the network."""
-    import netrc
-
-    known = bool(os.environ.get("WANDB_API_KEY"))
-    with suppress(OSError, netrc.NetrcParseError):
-        known = known or netrc.netrc().authenticators("api.wandb.ai") is not None
-    return Check(
-        "wandb log-in", known, "logged in" if known else "not logged in", "`wandb login`; everything works without"
-    )

@@ -23,3 +23,7 @@ def printable(path: Path | str) -> str:
 def one_line(text: str) -> str:
     """A message in one line, without the full stop at its end."""
     return " ".join(text.split()).rstrip(".")
+
+
+class UsageError(BlendbenchError):
+    """Wrong words on the command line; exit status 2."""

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from blendbench import __version__
-from blendbench.store import PAIR_KEY, Ledger, canonical, write_bytes
+from blendbench.runs import KEY
+from blendbench.store.ledger import Ledger
+from blendbench.store.signature import canonical
+from blendbench.store.write import write_bytes
 
 VERSION = 1
 _IGNORED = ("/proc/", "/dev/", "/sys/")
@@ -103,7 +106,7 @@ def note(run_dir: Path, settings: dict[str, Any], files: Mapping[str, State]) ->
     files : mapping of str to State
         What the run has read.
     """
-    if any(row.get("retry") for row in Ledger(run_dir / "pairs.jsonl", PAIR_KEY)):
+    if any(row.get("retry") for row in Ledger(run_dir / "pairs.jsonl", KEY)):
         (run_dir / "finished.json").unlink(missing_ok=True)
         return
     own = tuple(f"{Path(place).absolute()}/" for place in (run_dir, settings["store_dir"]))
@@ -122,7 +125,7 @@ def is_finished(settings: dict[str, Any], run_dir: Path) -> bool:
             return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    for row in Ledger(run_dir / "pairs.jsonl", PAIR_KEY):
+    for row in Ledger(run_dir / "pairs.jsonl", KEY):
         if row["status"] == "ok":
             try:
                 if (run_dir / row["mix"]).stat().st_size != row["bytes"]:

@@ -112,8 +112,8 @@ class _Process:
     """What this process is at; there is one."""
 
     quiet = False
-    stages: list[Stage] = []  # noqa: RUF012 - the process's own
-    seconds: dict[str, float] = {}  # noqa: RUF012
+    stages: list[Stage] = []
+    seconds: dict[str, float] = {}
     began = time.monotonic()
     mark = time.monotonic()
     """When the present stage began, or went on."""

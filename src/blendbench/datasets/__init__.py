@@ -84,17 +84,3 @@ class MusicClip:
     source: str
     start: float = 0.0
     root: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The unit of work: a noise clip and a prompt; `pair_id` is stable across runs, machines and limits."""
-
-    dataset: str
-    clip: NoiseClip
-    prompt: Prompt
-
-    @property
-    def pair_id(self) -> str:
-        """Data set, clip and prompt, joined by two hyphens."""
-        return f"{self.dataset}--{self.clip.id}--{self.prompt.id}"

@@ -3,18 +3,13 @@
 They let every command run on a machine that has no data set. `blendbench train pack` made the audio.
 """
 
-from importlib.resources import files
 from pathlib import Path
 
 from blendbench import stand_ins
 from blendbench.datasets import MusicClip, NoiseClip, Prompt
 from blendbench.datasets.tables import inside, once, read_csv
 from blendbench.errors import BlendbenchError, printable
-
-
-def package_folder(name: str) -> Path:
-    """Folder of a resource package, such as "blendbench.assets"."""
-    return Path(str(files(name)))
+from blendbench.resources import package_folder
 
 
 def noise() -> list[NoiseClip]:

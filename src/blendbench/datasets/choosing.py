@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from blendbench.datasets.pairing import shuffled
+from blendbench.datasets import MusicClip
+from blendbench.errors import BlendbenchError
+from blendbench.seeds import shuffled
 
 _Item = TypeVar("_Item")
 
@@ -77,3 +79,27 @@ def by_class(items: Iterable[_Item], name: Callable[[_Item], str]) -> dict[str, 
     for item in items:
         classes[name(item)].append(item)
     return {label: classes[label] for label in sorted(classes)}
+
+
+def split_music(clips: Sequence[MusicClip], seed: int) -> tuple[list[MusicClip], list[MusicClip]]:
+    """Split music into (reference, random) halves by source track, evenly within each genre.
+
+    Raises
+    ------
+    BlendbenchError
+        If there are fewer than two source tracks.
+    """
+    by_genre: dict[str, dict[str, list[MusicClip]]] = defaultdict(lambda: defaultdict(list))
+    genre_of: dict[str, str] = {}
+    for clip in clips:
+        # A track that appears under two genres stays whole, under the first.
+        by_genre[genre_of.setdefault(clip.source, clip.genre)][clip.source].append(clip)
+    if len(genre_of) < 2:
+        raise BlendbenchError(f"music: {len(genre_of)} source track(s); two halves need at least two")
+    halves: tuple[list[MusicClip], list[MusicClip]] = ([], [])
+    turn = 0
+    for genre in sorted(by_genre):
+        for source in shuffled(by_genre[genre], seed, str):
+            halves[turn % 2].extend(sorted(by_genre[genre][source], key=lambda clip: clip.id))
+            turn += 1
+    return halves

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blendbench.datasets.archives import unpack, workplace
-from blendbench.datasets.builtin import package_folder
 from blendbench.datasets.epic_sounds import COLUMNS as EPIC_COLUMNS
 from blendbench.datasets.epic_sounds import LICENCE as EPIC_LICENCE
 from blendbench.datasets.tables import inside, read_csv, read_json_lines
+from blendbench.downloads import addresses, download, offline_variable, size_of
 from blendbench.errors import BlendbenchError, printable
-from blendbench.fetching import addresses, download, offline_variable, size_of
-from blendbench.store import make_folder
+from blendbench.resources import package_folder
+from blendbench.store.write import make_folder
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import config, stand_ins
-from blendbench.clips import END_TOLERANCE
+from blendbench.checks import Check
 from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5, manifests
-from blendbench.datasets.builtin import package_folder
-from blendbench.doctor import Check
+from blendbench.datasets.reading import END_TOLERANCE
+from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError, printable
+from blendbench.resources import package_folder
 
 _NAMED = 3
 """How many files a line names."""
@@ -50,6 +51,7 @@ def checks(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] 
     for name in names or sets:
         group, option = _lookup(name)
         settings = compose([f"{group}={option}"])
+        sources = Sources.of(settings)
         where = settings["data"]["path" if group == "dataset" else "music_path"]
         if not names and (option == "bnmusic" or (option == "folder" and not where)):
             continue
@@ -58,7 +60,7 @@ def checks(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] 
         for key in settings["dataset"] if group == "dataset" else [""]:
             label = f"{title} {key or option}"
             try:
-                found = manifests.noise_set(settings, key) if key else manifests.music_set(settings)
+                found = sources.dataset(key) if key else sources.music
             except BlendbenchError as error:
                 yield Check(f"data {label}", False, str(error), needed=needed)
                 continue
@@ -82,9 +84,9 @@ def manifest(compose: Callable[[list[str]], dict[str, Any]], name: str, title: s
         raise BlendbenchError(f"{name}: is several data sets, {', '.join(entries)}; write a manifest of each")
     ((key, entry),) = entries.items()
     if group == "dataset":
-        clips = manifests.noise_set({**settings, "dataset": {key: {**entry, "manifest": None}}}, key).clips
+        clips = Sources.of({**settings, "dataset": {key: {**entry, "manifest": None}}}).dataset(key).clips
     else:
-        clips = manifests.music_set({**settings, "music": {**entry, "manifest": None}}).clips
+        clips = Sources.of({**settings, "music": {**entry, "manifest": None}}).music.clips
     return manifests.of(title or name.replace("/", "_"), entry, clips, config.rule_text(entry))
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import config, stand_ins
-from blendbench.clips import content_of
 from blendbench.datasets import MusicClip, NoiseClip
-from blendbench.datasets.builtin import package_folder
+from blendbench.datasets.reading import content_of
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, one_line, printable
-from blendbench.store import file_hash, write_text
+from blendbench.resources import package_folder
+from blendbench.store.signature import file_hash
+from blendbench.store.write import write_text
 
 _APART = {"_target_", "prompts_per_clip", "manifest", "root", "path", "audio", "follow_links"}
 """Entries of a data set that are no part of the rule: where it lies, and what is done with it."""
@@ -64,32 +65,19 @@ class DataSet:
     note: str = ""
 
 
-def noise_set(settings: dict[str, Any], name: str) -> DataSet:
-    """The noise clips of `dataset.NAME`, held against their manifest.
+def data_set(entry: Any, key: str, allowed: list[str]) -> DataSet:
+    """The clips of an entry of `dataset`, or of `music`, held against their manifest.
 
     Raises
     ------
     BlendbenchError
         If the data set cannot be read, or differs from its manifest.
     """
-    entry = settings["dataset"][name]
-    if not isinstance(entry, dict) or not isinstance(entry.get("prompts_per_clip"), int):
-        raise BlendbenchError(
-            f"dataset.{name}: needs _target_ and prompts_per_clip, a whole number; see docs/extending.md"
-        )
-    clips = _build(entry, f"dataset.{name}", settings)
-    return DataSet(name, clips, entry["prompts_per_clip"], _verify(entry, f"dataset.{name}", clips))
-
-
-def music_set(settings: dict[str, Any]) -> DataSet:
-    """The clips of `music`, held against their manifest; raises BlendbenchError as `noise_set`."""
-    clips = _build(settings["music"], "music", settings)
-    return DataSet("music", clips, note=_verify(settings["music"], "music", clips))
-
-
-def _build(entry: dict[str, Any], key: str, settings: dict[str, Any]) -> list[Any]:
+    if not isinstance(entry, dict):
+        raise BlendbenchError(f"{key}: needs _target_; see docs/extending.md")
     own = {name: value for name, value in entry.items() if name not in ("prompts_per_clip", "manifest")}
-    return config.build(own, key, settings["allow_targets"])
+    clips = config.build(own, key, allowed)
+    return DataSet(key, clips, entry.get("prompts_per_clip", 0), _verify(entry, key, clips))
 
 
 def _verify(entry: dict[str, Any], key: str, clips: Sequence[NoiseClip | MusicClip]) -> str:

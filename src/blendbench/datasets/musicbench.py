@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blendbench.datasets import MusicClip
-from blendbench.datasets.pairing import shuffled
 from blendbench.datasets.tables import inside, once, read_json_lines
 from blendbench.errors import BlendbenchError
+from blendbench.seeds import shuffled
 
 _VIDEO = re.compile(r"([\w-]{11})(?:_(?:aug)?(\d+))?")
 _COPY = re.compile(r"(.+?)_(?:aug)?(\d+)")

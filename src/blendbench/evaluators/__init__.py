@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from blendbench import config, telling
-from blendbench.clips import ahead
+from blendbench.datasets.reading import ahead
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.store import Arrays, Ledger, canonical, mean_seconds, signature
+from blendbench.store.arrays import Arrays
+from blendbench.store.ledger import Ledger, mean_seconds
+from blendbench.store.signature import canonical, signature
 
 
 class Scores(NamedTuple):

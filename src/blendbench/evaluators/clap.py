@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.evaluators import Scores, TextEvaluator
-from blendbench.evaluators._weights import Published, read_hub_model
+from blendbench.evaluators.published import Published, read_hub_model
 
 TEXT_TOKENS = 77
 """What laion_clap cuts texts to."""

@@ -7,7 +7,7 @@ from transformers import EncodecModel
 
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Scores
-from blendbench.evaluators._weights import Published, read_hub_model
+from blendbench.evaluators.published import Published, read_hub_model
 
 _KNOWN = {24_000: "encodec_24khz", 48_000: "encodec_48khz"}
 

@@ -19,7 +19,9 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Scores
-from blendbench.evaluators._weights import Published, check_installed, fill, read_state
+from blendbench.evaluators.published import Published
+from blendbench.models.weights import fill, read_state
+from blendbench.resources import check_installed
 
 _RATES = {
     8_000: ("pann_8k", "Cnn14_8k", {"window_size": 256, "hop_size": 80, "fmax": 4_000}),

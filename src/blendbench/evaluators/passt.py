@@ -10,7 +10,9 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Scores
-from blendbench.evaluators._weights import Published, fill, library, read_state
+from blendbench.evaluators.published import Published
+from blendbench.models.weights import fill, read_state
+from blendbench.resources import library
 
 MAX_SECONDS = 10.0
 """What the model was trained on: its position embedding ends there."""

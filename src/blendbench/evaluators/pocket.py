@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from blendbench.datasets.builtin import package_folder
 from blendbench.evaluators import Evaluator, Scores
-from blendbench.tagger import SAMPLE_RATE, Tagger, checkpoint_hash
+from blendbench.models.tagger import SAMPLE_RATE, Tagger
+from blendbench.models.weights import checkpoint_hash
+from blendbench.resources import package_folder
 
 
 class PocketTagger(Evaluator):

@@ -11,7 +11,9 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Scores
-from blendbench.evaluators._weights import Published, file_fingerprint, fill, library, locate, read_state
+from blendbench.evaluators.published import Published, file_fingerprint, locate
+from blendbench.models.weights import fill, read_state
+from blendbench.resources import library
 
 FRAME_SAMPLES = 15_600
 """An embedding's sound: 96 spectra of 25 ms, 10 ms apart. Embeddings are 0.96 s apart; what is left over is unheard."""

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from blendbench import config, progress, telling
+from blendbench import config, telling
 from blendbench.errors import BlendbenchError
-
-if TYPE_CHECKING:
-    from blendbench.runner import Plan
-
+from blendbench.runs import progress
+from blendbench.runs.folder import Run
+from blendbench.runs.plan import Plan, Shard
+from blendbench.runs.work import give_up, work
 
 _LOOK_S = 5.0
 """Seconds between two looks at what the workers have done."""
@@ -32,36 +32,34 @@ _LOOK_S = 5.0
 class Executor(Protocol):
     """The interface of an executor; see the module's text."""
 
-    def run(self, plan: "Plan") -> bool: ...
+    def run(self, plan: Plan) -> bool: ...
 
-    def workers(self, plan: "Plan") -> int: ...
+    def workers(self, plan: Plan) -> int: ...
 
-    def describe(self, plan: "Plan") -> str: ...
+    def describe(self, plan: Plan) -> str: ...
 
 
 class Inline:
     """All in this process."""
 
-    def run(self, plan: "Plan") -> bool:
+    def run(self, plan: Plan) -> bool:
         """Do everything; raises BlendbenchError if a file cannot be written."""
-        from blendbench.runner import Shard, work
-
         with _rows(plan, bar=False):  # an arm's own is shown
             # What is scored is tabulated at once, so the tabulation scores it.
             work(plan, Shard(), plan.beat, scoring=False)
         return True
 
-    def workers(self, plan: "Plan") -> int:
+    def workers(self, plan: Plan) -> int:
         """One."""
         return 1
 
-    def describe(self, plan: "Plan") -> str:
+    def describe(self, plan: Plan) -> str:
         """Which device."""
         return f"inline, this process, {plan.context.device}"
 
 
 @dataclass
-class Task:
+class ShardTask:
     """A shard that other processes bring to its end, and what befell those who tried."""
 
     shard: int
@@ -75,7 +73,7 @@ class Task:
         """What a worker is told; after a death, to take one pair at a time, without those that killed twice."""
         return {"shard": self.shard, "of": self.of} | ({"skip": self.skip} if self.deaths else {})
 
-    def died(self, plan: "Plan", name: str, why: str, retries: int, log: Path, blame: bool = True) -> None:
+    def died(self, plan: Plan, name: str, why: str, retries: int, log: Path, blame: bool = True) -> None:
         """Count the death of a worker; a pair that was at two deaths, the second time alone, becomes a failed row.
 
         Parameters
@@ -97,8 +95,6 @@ class Task:
         BlendbenchError
             If there were too many.
         """
-        from blendbench.runner import give_up
-
         self.deaths += 1
         found = progress.facts_of(plan.run_dir, name)
         at = [(found["arm"], pair) for pair in found["pairs"]] if found is not None and blame else []
@@ -117,14 +113,13 @@ class Task:
         print(f"blendbench: a worker died ({why}); its shard is begun again", file=sys.stderr)
 
 
-def _rows(plan: "Plan", bar: bool = True) -> AbstractContextManager[telling.Stage]:
+def _rows(plan: Plan, bar: bool = True) -> AbstractContextManager[telling.Stage]:
     """The stage in which a run's rows are made, by whomever."""
-    whole = len(plan.pairs) * len(plan.arms) * len(plan.presentations)
-    return telling.stage("", whole, "row", done=lambda: len(plan.rows), bar=bar)
+    return telling.stage("", plan.whole, "row", done=lambda: len(plan.rows), bar=bar)
 
 
 @contextmanager
-def made_rows(plan: "Plan") -> Iterator[Callable[[], None]]:
+def made_rows(plan: Plan) -> Iterator[Callable[[], None]]:
     """Tell how many of a run's rows other processes have made; what it yields is to be called every few seconds."""
     plan.rows.refresh()
     with _rows(plan) as told:
@@ -153,10 +148,12 @@ def python_path() -> str:
     return os.pathsep.join(one for one in sys.path if one)
 
 
-def from_settings(settings: dict[str, Any]) -> Executor:
+def of(run: Run) -> Executor:
     """The executor of a run; raises BlendbenchError if its entry is wrong."""
-    if settings["executor"] is None:
+    entry = run.settings["executor"]
+    if entry is None:
         return Inline()
-    if not isinstance(settings["executor"], dict):
-        raise BlendbenchError(f"executor: {settings['executor']!r} is no executor; use inline, local or slurm")
-    return config.build(settings["executor"], "executor", settings["allow_targets"])
+    if not isinstance(entry, dict):
+        raise BlendbenchError(f"executor: {entry!r} is no executor; use inline, local or slurm")
+    executor: Executor = config.build(entry, "executor", run.allowed)
+    return executor

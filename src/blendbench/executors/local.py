@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from blendbench.errors import BlendbenchError
-from blendbench.executors import Task, check_number, made_rows, python_path
-from blendbench.runner import Plan
+from blendbench.executors import ShardTask, check_number, made_rows, python_path
+from blendbench.runs.plan import Plan
 
 _SLOTS = 8
 """Most workers that share a GPU."""
@@ -75,12 +75,12 @@ class Local:
         """The devices to work on; raises BlendbenchError if one is not there."""
         import torch
 
-        from blendbench.runner import pick_device
+        from blendbench.runs.device import pick_device
 
         if self._asked != "auto":
             return [pick_device(name) for name in self._asked]
-        if plan.settings["device"] not in ("auto", "cuda"):
-            return [plan.settings["device"]]
+        if plan.asked_device not in ("auto", "cuda"):
+            return [plan.asked_device]
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
     def workers(self, plan: Plan) -> int:
@@ -91,9 +91,9 @@ class Local:
         """Workers to begin with on a device."""
         if self.per_device != "auto":
             return int(self.per_device)
-        if device != "cpu" or not _built_in([plan.settings[name] for name in ("generator", "evaluator", "arms")]):
+        if device != "cpu" or not _built_in(plan.own_models):
             return 1
-        return max(1, min(len(os.sched_getaffinity(0)), len(plan.pairs), _free_bytes(device) // _SMALL_BYTES))
+        return max(1, min(len(os.sched_getaffinity(0)), len(plan.items), _free_bytes(device) // _SMALL_BYTES))
 
     def describe(self, plan: Plan) -> str:
         """Workers, devices and shards in words."""
@@ -101,7 +101,7 @@ class Local:
         return f"local, {count} workers on {', '.join(self.devices(plan))}, {self._shards(plan, count)} shards"
 
     def _shards(self, plan: Plan, workers: int) -> int:
-        return max(1, min(len(plan.pairs), self.shards or 4 * workers))
+        return max(1, min(len(plan.items), self.shards or 4 * workers))
 
     def run(self, plan: Plan) -> bool:
         """Bring all shards to their end; raises BlendbenchError if one cannot be."""
@@ -113,12 +113,21 @@ class _Worker:
 
     def __init__(self, plan: Plan, device: str, name: str, threads: int | None, answers: queue.Queue) -> None:
         self.device, self.name, self.ready = device, name, False
-        self.task: Task | None = None
+        self.task: ShardTask | None = None
         self.log = plan.run_dir / "workers" / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "blendbench.worker", str(plan.run_dir), "--device", device, "--name", name]
+        words = [
+            sys.executable,
+            "-m",
+            "blendbench.executors.worker",
+            str(plan.run_dir),
+            "--device",
+            device,
+            "--name",
+            name,
+        ]
         words += ["--threads", str(threads)] if threads else []
-        words += ["--allow-targets", *plan.settings["allow_targets"]]
+        words += ["--allow-targets", *plan.run.allowed]
         environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         environment["PYTHONPATH"] = python_path()
         with self.log.open("ab") as log:
@@ -162,7 +171,7 @@ class _Pool:
         self.executor, self.plan = executor, plan
         self.devices = executor.devices(plan)
         self.of = executor._shards(plan, executor.workers(plan))
-        self.tasks = deque(Task(shard, self.of) for shard in range(self.of))
+        self.tasks = deque(ShardTask(shard, self.of) for shard in range(self.of))
         self.answers: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self.workers: list[_Worker] = []
         self.count = 0
@@ -223,7 +232,7 @@ class _Pool:
         return sum(worker.device == device for worker in self.workers)
 
     def _threads(self, device: str) -> int | None:
-        asked = self.plan.settings["threads"]
+        asked = self.plan.threads
         if device != "cpu" or asked:
             return asked
         if self.executor.per_device == "auto":

@@ -15,11 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blendbench import config, progress, telling
+from blendbench import telling
 from blendbench.errors import BlendbenchError, one_line
-from blendbench.executors import Task, check_number, made_rows, python_path
-from blendbench.runner import Plan, unfinished
-from blendbench.store import Ledger
+from blendbench.executors import ShardTask, check_number, made_rows, python_path
+from blendbench.runs import progress
+from blendbench.runs.plan import Plan
+from blendbench.runs.work import unfinished
+from blendbench.store.ledger import Ledger
 
 _MOST_TASKS = 1000
 """Of an array; Slurm's default limit (MaxArraySize) is 1001."""
@@ -49,17 +51,18 @@ class ShardJob:
 
     def __call__(self) -> dict[str, Any]:
         """Bring the shard to its end; returns {"done": shard}, or {"error": a failure that would meet others, too}."""
-        from blendbench import config, results, worker
-        from blendbench.cli import quiet
+        from blendbench.executors import worker
+        from blendbench.resources import quiet
+        from blendbench.runs.folder import Run
 
         quiet()
         _end_by_signal()
         cpus = os.environ.get("SLURM_CPUS_PER_TASK")
         try:
-            settings = results.read_settings(self.run_dir)
-            if config.digest(settings) != self.digest:
+            run = Run.open(self.run_dir)
+            if run.digest != self.digest:
                 return {"error": f"{self.run_dir}: another command with other settings uses this folder now"}
-            device, threads = settings["device"], settings["threads"] or (int(cpus) if cpus else None)
+            device, threads = run.asked_device, run.threads or (int(cpus) if cpus else None)
             shard = (self.task["shard"], self.task["of"])
             with telling.aloud(), progress.Beat(self.run_dir, device, shard, _name(_job_id())) as beat:
                 worker.do(worker.open_plan(self.run_dir, device, self.allow_targets, threads), self.task, beat)
@@ -192,7 +195,7 @@ class Slurm:
         return f"slurm, an array of {self._of(plan)} tasks ({told})"
 
     def _of(self, plan: Plan) -> int:
-        return max(1, min(self.shards, len(plan.pairs)))
+        return max(1, min(self.shards, len(plan.items)))
 
     def run(self, plan: Plan) -> bool:
         """Bring all shards to their end; False if it does not wait for it.
@@ -210,7 +213,7 @@ class Slurm:
             queue.watch(waiting)
         # What failed before is tried again once, by a command that waits or the first one that does not.
         again = self.wait or not len(queue.arrays)
-        tasks = {shard: Task(shard, self._of(plan)) for shard in unfinished(plan, self._of(plan), again)}
+        tasks = {shard: ShardTask(shard, self._of(plan)) for shard in unfinished(plan, self._of(plan), again)}
         while tasks:
             jobs = queue.submit(list(tasks.values()))
             if not self.wait:
@@ -252,7 +255,7 @@ class _Queue:
             found += [job_class(folder=self.folder, job_id=name) for name in row["tasks"] if name in listed]
         return found
 
-    def submit(self, tasks: Sequence[Task]) -> dict[int, Any]:
+    def submit(self, tasks: Sequence[ShardTask]) -> dict[int, Any]:
         """Submit arrays of tasks; returns the jobs by shard."""
         parameters = {name: value for name, value in self.executor.parameters.items() if value is not None}
         before = os.environ.get("PYTHONPATH")
@@ -262,8 +265,8 @@ class _Queue:
             self.submitter.update_parameters(**parameters)
             for start in range(0, len(tasks), _MOST_TASKS):
                 some = tasks[start : start + _MOST_TASKS]
-                allowed = self.plan.settings["allow_targets"]
-                run_dir, digest = self.plan.run_dir.absolute(), config.digest(self.plan.settings)
+                allowed = self.plan.run.allowed
+                run_dir, digest = self.plan.run_dir.absolute(), self.plan.run.digest
                 shards = [ShardJob(run_dir, allowed, task.word(), digest) for task in some]
                 submitted = self._array(shards)
                 names = [job.job_id for job in submitted]
@@ -349,7 +352,7 @@ class _Queue:
             )
         return None
 
-    def judge(self, tasks: Mapping[int, Task], jobs: Mapping[int, Any]) -> dict[int, Task]:
+    def judge(self, tasks: Mapping[int, ShardTask], jobs: Mapping[int, Any]) -> dict[int, ShardTask]:
         """What became of the jobs; returns the tasks to be submitted again.
 
         Raises

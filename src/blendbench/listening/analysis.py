@@ -1,6 +1,8 @@
 """The analysis of a study: reads ratings, leaves out whom the rules name, and writes tables, figures and a text."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,13 +10,14 @@ import pandas as pd
 from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis_report, exclusions, findings
 from blendbench.listening.study import SETTINGS, Study
-from blendbench.store import write_text
+from blendbench.runs.folder import Run
+from blendbench.store.write import write_text
 from blendbench.texts import csv_text
 
 _USED = ["listener", "sample", "arm", "scale", "value", "page_s"]
 
 
-def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool]) -> Path:
+def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool], run: Run) -> Path:
     """Analyse a study and write `RUN_DIR/listening/analysis`; returns its `analysis.md`.
 
     Besides it are written `exclusions.csv` (a row a listener), `summary.csv` (a row a data set, arm and scale),
@@ -30,6 +33,8 @@ def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool])
         seconds where the same listener has pages with them.
     headphones : mapping of int to bool
         Who has passed the headphone check; without those of whom it is not known.
+    run : Run
+        Whose study it is.
 
     Raises
     ------
@@ -39,7 +44,7 @@ def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool])
 
     Source: see `statistics.SOURCE`.
     """
-    folder = study.folder / "analysis"
+    study, folder = replace(study, run=run), study.folder / "analysis"
     rows = _checked(study, ratings)
     listeners = exclusions.listeners(study, rows, headphones)
     reasons = {one.number: exclusions.reasons(one, study.settings["exclusions"]) for one in listeners}
@@ -54,6 +59,8 @@ def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool])
     found = findings.find(study, rows[rows["listener"].isin(kept)], len(listeners) - len(kept), notes)
     for name in ("summary", "pairs", "comparisons", "tests", "agreement", "correlations"):
         _write(folder / f"{name}.csv", getattr(found, name))
+    scales = {name: asdict(facts) for name, facts in study.scale_facts.items()}
+    write_text(folder / "scales.json", json.dumps(scales, indent=1, ensure_ascii=False) + "\n")
     return analysis_report.write(study, listeners, reasons, found, folder)
 
 

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from blendbench import figures, results, tables
+from blendbench.figures import drawing
 from blendbench.listening import exclusions, findings, statistics
 from blendbench.listening.study import SETTINGS, Study
-from blendbench.store import write_text
+from blendbench.reports import tables
+from blendbench.runs.folder import Run
+from blendbench.store.write import write_text
 from blendbench.texts import heading, markdown, shown
 
 
@@ -38,7 +40,7 @@ def write(
     BlendbenchError
         If a file cannot be written, or the run's settings cannot be read.
     """
-    run = results.read_settings(study.run_dir)
+    run = study.run
     paper = _paper(study, run)
     _draw_ratings(study, found.answers, found.summary, paper, folder)
     best = _draw_predictors(study, found.pairs, found.scores, found.correlations, folder)
@@ -46,7 +48,7 @@ def write(
         _told_listeners(study, listeners, reasons),
         _told_ratings(study, found.summary, paper),
         _told_comparisons(study, found.comparisons, found.tests),
-        _told_agreement(found.agreement),
+        _told_agreement(study, found.agreement),
         _told_predictors(study, found.correlations, best),
         _told_notes(found.notes),
     ]
@@ -62,13 +64,13 @@ class _Paper(NamedTuple):
     sd: float
 
 
-def _paper(study: Study, run: Mapping[str, Any]) -> dict[tuple[str, str, str], _Paper]:
+def _paper(study: Study, run: Run) -> dict[tuple[str, str, str], _Paper]:
     """The paper's ratings by data set of the study, arm and scale, where it has them for this presentation.
 
     Standard deviations are in the column `sd` of the experiment's CSV, where it has one.
     """
-    published = tables.paper_figures(run["experiment"])
-    shown = run["experiment"].get("paper_dataset") or {}
+    published = run.experiment.paper_figures()
+    shown = run.experiment.paper_dataset or {}
     columns = ["dataset", "arm", "presentation", "metric", "value", "sd"]
     theirs = {
         tuple(map(str, key)): _Paper(float(value), float(sd))
@@ -104,7 +106,7 @@ def _draw_ratings(
     for axis, one in zip(axes.flat, answers, strict=True):
         table = summary[(summary["dataset"] == one.dataset) & (summary["metric"] == one.scale)].set_index("arm")
         for place, arm in enumerate(study.arms):
-            colour = figures.COLOURS[place % len(figures.COLOURS)]
+            colour = drawing.COLOURS[place % len(drawing.COLOURS)]
             means = statistics.mean(one.values[:, :, place], 1)
             means = np.sort(means[np.isfinite(means)])
             axis.boxplot(
@@ -129,17 +131,17 @@ def _draw_ratings(
                     place + 0.36, theirs.value, spread, fmt="D", ms=4, mfc="white", color="#777", lw=1, capsize=2
                 )
         words = study.scales[one.scale]
-        axis.set_title(figures.words(words["label"]) + (f", {one.dataset}" if rows > 1 else ""), fontsize=9)
-        ticks = [figures.words(label, 40, 20).replace(" ", "\n") for label in study.arms.values()]
+        axis.set_title(drawing.words(words["label"]) + (f", {one.dataset}" if rows > 1 else ""), fontsize=9)
+        ticks = [drawing.words(label, 40, 20).replace(" ", "\n") for label in study.arms.values()]
         axis.set_xticks(range(len(study.arms)), ticks, fontsize=8)
         axis.set_xlim(-0.6, len(study.arms) - 0.4)
         axis.set_ylim(0.9, 5.1)
         axis.set_yticks(range(1, 6), ["1", "2", "3", "4", "5"], fontsize=8)
-        axis.set_ylabel(f"1: {figures.words(words['low'])}\n5: {figures.words(words['high'])}", fontsize=7)
+        axis.set_ylabel(f"1: {drawing.words(words['low'])}\n5: {drawing.words(words['high'])}", fontsize=7)
         axis.grid(axis="y", alpha=0.3)
     figure.legend(handles.values(), handles, fontsize=7, loc="outside lower center", ncols=3, frameon=False)
     for ending in (".png", ".svg"):
-        figures.save(figure, folder / f"ratings{ending}")
+        drawing.save(figure, folder / f"ratings{ending}")
 
 
 def _draw_predictors(
@@ -162,16 +164,16 @@ def _draw_predictors(
         for axis, name in zip(line, best, strict=True):
             for place, (arm, label) in enumerate(study.arms.items()):
                 chosen = ((pairs["dataset"] == dataset) & (pairs["arm"] == arm)).to_numpy()
-                colour = figures.COLOURS[place % len(figures.COLOURS)]
+                colour = drawing.COLOURS[place % len(drawing.COLOURS)]
                 x, y = scores.loc[chosen, name], pairs.loc[chosen, scale]
-                axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=figures.words(label))
+                axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=drawing.words(label))
             facts = over[(over["dataset"] == dataset) & (over["metric"] == scale) & (over["predictor"] == name)]
             for row in facts.to_dict("records"):
                 told = f"rho {row['spearman']:.2f}, within methods {_number(row['spearman_within'])}"
                 axis.set_title(told, fontsize=8)
-            axis.set_xlabel(_score_label(name), fontsize=8)
+            axis.set_xlabel(_score_label(study, name), fontsize=8)
             axis.set_ylabel(
-                findings.label(scale) + (f", {dataset}" if pairs["dataset"].nunique() > 1 else ""), fontsize=8
+                study.fact(scale).label + (f", {dataset}" if pairs["dataset"].nunique() > 1 else ""), fontsize=8
             )
             axis.set_ylim(0.9, 5.1)
             axis.set_yticks(range(1, 6))
@@ -180,22 +182,22 @@ def _draw_predictors(
     handles, labels = axes[0, 0].get_legend_handles_labels()
     beside = max(1, min(len(labels), 120 // max(map(len, labels))))
     figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=beside, frameon=False)
-    figures.save(figure, file)
+    drawing.save(figure, file)
     return best
 
 
-def _score_label(name: str) -> str:
-    shown = tables.metric(name)
+def _score_label(study: Study, name: str) -> str:
+    shown = study.fact(name)
     return shown.label + (f" ({shown.unit})" if shown.unit else "")
 
 
 # The text
 
 
-def _head(study: Study, run: Mapping[str, Any]) -> str:
+def _head(study: Study, run: Run) -> str:
     asked, count = " and ".join(words["label"] for words in study.scales.values()), len(study.of_kind("sample"))
     return (
-        f"{run['experiment']['title']}, presentation {study.presentation}: {count} samples, each "
+        f"{run.experiment.title}, presentation {study.presentation}: {count} samples, each "
         f"by {', '.join(study.arms.values())}. Rated 1 to 5: {asked}; {findings.playback(study)}."
     )
 
@@ -205,7 +207,9 @@ def _told_listeners(study: Study, listeners: Sequence[exclusions.Listener], reas
     out = {number: "; ".join(found) for number, found in reasons.items() if found}
     text = f"## Listeners\n\n{len(listeners)} took part: {len(listeners) - len(out)} count, {len(out)} are left out.\n"
     if out:
-        text += f"\n{tables.to_markdown(pd.DataFrame(out.items(), columns=['Listener', 'Left out by']))}\n"
+        text += (
+            f"\n{tables.to_markdown(tables.of_frame(pd.DataFrame(out.items(), columns=['Listener', 'Left out by'])))}\n"
+        )
     text += f"\nRules (`exclusions` in {SETTINGS}); one that does not know what it asks for leaves nobody out:\n\n"
     for key, (_, meaning) in exclusions.RULES.items():
         text += f"- {key}: {meaning.format(limits[key]) if exclusions.is_on(limits[key]) else 'switched off'}\n"
@@ -244,18 +248,18 @@ def _told_ratings(study: Study, summary: pd.DataFrame, paper: Mapping[tuple[str,
         for arm, label in study.arms.items():
             line = {"Method": label}
             for row in part[part["arm"] == arm].to_dict("records"):
-                column = f"{findings.label(row['metric'])}: mean ± sd [95 % interval]"
+                column = f"{study.fact(row['metric']).label}: mean ± sd [95 % interval]"
                 line[column] = f"{_number(row['value'])} ± {_number(row['sd'])}{_bracket(row)}"
-                if row["value"] == top[row["metric"]] and findings.better(row["metric"]) and len(study.arms) > 1:
+                if row["value"] == top[row["metric"]] and findings.better(study, row["metric"]) and len(study.arms) > 1:
                     bold.add((label, column))
             for scale in study.scales:
                 one = paper.get((dataset, arm, scale), _Paper(math.nan, math.nan))
                 if theirs[scale]:
                     spread = "" if math.isnan(one.sd) else f" ± {one.sd:.2f}"
-                    line[f"{findings.label(scale)}: the paper's"] = _number(one.value) + spread
+                    line[f"{study.fact(scale).label}: the paper's"] = _number(one.value) + spread
             lines.append(line)
         recipe = part["recipe"].iloc[0]
-        text += f"{_heading(dataset, summary)}{tables.to_markdown(pd.DataFrame(lines), bold)}\n\n"
+        text += f"{_heading(dataset, summary)}{tables.to_markdown(tables.of_frame(pd.DataFrame(lines), bold))}\n\n"
         text += f"{recipe[0].upper()}{recipe[1:]}.\n\n"
     text += "sd is over all ratings; `summary.csv` also has those of listeners' means and of samples' means.\n"
     if paper:
@@ -280,14 +284,14 @@ def _told_comparisons(study: Study, comparisons: pd.DataFrame, tests: pd.DataFra
             rows = group.to_dict("records")
             lines = [
                 {
-                    findings.label(scale): f"{study.arms[row['arm']]} − {study.arms[row['other']]}",
+                    study.fact(scale).label: f"{study.arms[row['arm']]} − {study.arms[row['other']]}",
                     "Difference": _number(row["difference"], "+.2f") + _bracket(row, "+.2f"),
                     "p, model": _p(row["p_holm"]),
                     "p, Wilcoxon": _p(row["p_wilcoxon_holm"]),
                 }
                 for row in rows
             ]
-            text += f"{tables.to_markdown(pd.DataFrame(lines))}\n\n{_told_apart(study, rows)}"
+            text += f"{tables.to_markdown(tables.of_frame(pd.DataFrame(lines)))}\n\n{_told_apart(study, rows)}"
             chosen = tests[(tests["dataset"] == dataset) & (tests["metric"] == scale) & tests["p"].notna()]
             for row in chosen.to_dict("records"):
                 p = f"p {'' if row['p'] < 0.001 else '= '}{_p(row['p'])}"
@@ -311,10 +315,10 @@ def _told_apart(study: Study, rows: Sequence[Mapping[Any, Any]]) -> str:
     return markdown(f"Told apart by the model: {'; '.join(found)}.") if found else "The model tells no two apart."
 
 
-def _told_agreement(agreement: pd.DataFrame) -> str:
+def _told_agreement(study: Study, agreement: pd.DataFrame) -> str:
     lines = [
         {
-            "Scale": findings.label(row["metric"]),
+            "Scale": study.fact(row["metric"]).label,
             "Data set": row["dataset"],
             "Krippendorff's alpha": _number(row["alpha"]),
             "ICC(2,1)": _number(row["icc_2_1"]),
@@ -327,7 +331,7 @@ def _told_agreement(agreement: pd.DataFrame) -> str:
     return (
         "## Agreement of listeners\n\nOver mixes. Alpha (ordinal): 1 for equal answers, 0 for what chance would give. "
         "ICC(2,1): how far one listener's rating can be relied on; ICC(2,k): the mean of k listeners.\n\n"
-        f"{tables.to_markdown(pd.DataFrame(lines))}\n"
+        f"{tables.to_markdown(tables.of_frame(pd.DataFrame(lines)))}\n"
     )
 
 
@@ -348,7 +352,7 @@ def _told_predictors(study: Study, correlations: pd.DataFrame, best: Sequence[st
         for scale, group in _by(part[part["over"] == "mixes"], "metric"):
             lines = [
                 {
-                    f"{findings.label(scale)} and": _score_label(row["predictor"]),
+                    f"{study.fact(scale).label} and": _score_label(study, row["predictor"]),
                     "Better": row["better"] or "–",
                     "Over mixes": _number(row["spearman"]) + _bracket(row),
                     "p": _p(row["p_holm"]),
@@ -360,27 +364,27 @@ def _told_predictors(study: Study, correlations: pd.DataFrame, best: Sequence[st
                 }
                 for row in group.to_dict("records")
             ]
-            text += f"{tables.to_markdown(pd.DataFrame(lines))}\n\n"
-        text += _told_arms(part[part["over"] == "arms"])
+            text += f"{tables.to_markdown(tables.of_frame(pd.DataFrame(lines)))}\n\n"
+        text += _told_arms(study, part[part["over"] == "arms"])
     if best:
-        text += f"![{', '.join(findings.label(name) for name in best)} against ratings](predictors.png)\n"
+        text += f"![{', '.join(study.fact(name).label for name in best)} against ratings](predictors.png)\n"
     return text.rstrip("\n") + "\n"
 
 
-def _told_arms(over_arms: pd.DataFrame) -> str:
+def _told_arms(study: Study, over_arms: pd.DataFrame) -> str:
     """Kendall's tau over arms, a row a metric of the run."""
     lines = []
     for name, group in _by(over_arms, "predictor"):
-        line = {"Over methods, Kendall's tau": _score_label(name), "Better": group["better"].iloc[0] or "–"}
+        line = {"Over methods, Kendall's tau": _score_label(study, name), "Better": group["better"].iloc[0] or "–"}
         for row in group.to_dict("records"):
-            line[findings.label(row["metric"])] = _number(row["kendall"]) + (
+            line[study.fact(row["metric"]).label] = _number(row["kendall"]) + (
                 f", {row['reading']}" if row["reading"] else ""
             )
         lines.append(line | {"Methods": str(group["n"].max())})
     if not lines:
         return ""
     few = "So few methods may be in any order by chance: this is no evidence.\n\n"
-    return f"{tables.to_markdown(pd.DataFrame(lines).fillna('–'))}\n\n" + (
+    return f"{tables.to_markdown(tables.of_frame(pd.DataFrame(lines).fillna('–')))}\n\n" + (
         few if over_arms["n"].min() < findings.ARMS else ""
     )
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import telling
-from blendbench.errors import BlendbenchError, one_line
-from blendbench.store import write_bytes, write_text
+from blendbench.errors import BlendbenchError, UsageError, one_line
+from blendbench.store.write import write_bytes, write_text
 from blendbench.texts import csv_text
+from blendbench.usage import Parser
 
 TEXT = """Let people rate a run's mixes as for BNMusic's Table 2: overall quality (OVL) and perceived noise (PER), 1-5.
 
@@ -27,13 +28,13 @@ _SHOWN = 20
 """Links printed; the file holds all."""
 
 
-def main(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
     verbs = {"status": _status, "analyse": _analyse, "export": _export, "webmushra": _webmushra}
     verb = verbs.get(arguments[0]) if arguments else None
     if verb is not None:
-        return verb(arguments[1:], parser_class)
-    parser = parser_class(
+        return verb(arguments[1:])
+    parser = Parser(
         prog="blendbench listen", description=TEXT + f"{Path(__file__).with_name('study.yaml')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -82,8 +83,8 @@ def main(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> i
     return 0
 
 
-def _parser(parser_class: type[argparse.ArgumentParser], verb: str, text: str) -> argparse.ArgumentParser:
-    parser = parser_class(prog=f"blendbench listen {verb}", description=text)
+def _parser(verb: str, text: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=f"blendbench listen {verb}", description=text)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     return parser
 
@@ -98,7 +99,6 @@ def _need(*modules: str) -> None:
 
 def _planned(words: argparse.Namespace) -> Any:
     """The run's study; planned now if there is none."""
-    from blendbench.cli import UsageError
     from blendbench.listening import study
 
     found = study.read(words.run_dir)
@@ -113,11 +113,11 @@ def _planned(words: argparse.Namespace) -> Any:
         settings = study.read_settings(words.study, words.overrides)
     except BlendbenchError as error:
         raise UsageError(str(error)) from error
-    from blendbench import results
     from blendbench.listening import planning
+    from blendbench.runs.folder import Run
 
     with telling.stage("plan the study", bar=False):
-        made, notes = planning.plan(words.run_dir, results.read_settings(words.run_dir), settings)
+        made, notes = planning.plan(Run.open(words.run_dir), settings)
     for note in notes:
         print(f"blendbench: {note}", file=sys.stderr)
     return made
@@ -171,8 +171,8 @@ def _told(answers: Any) -> str:
     return f"{len(states)} listeners: {', '.join(told)}"
 
 
-def _status(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = _parser(parser_class, "status", "How far a study's listeners are.")
+def _status(arguments: list[str]) -> int:
+    parser = _parser("status", "How far a study's listeners are.")
     study = _opened(parser.parse_args(arguments).run_dir)
     from blendbench.listening.answers import Answers
 
@@ -187,8 +187,8 @@ def _status(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
     return 0
 
 
-def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = _parser(parser_class, "analyse", "Statistics of a study; its scores join the run's tables.")
+def _analyse(arguments: list[str]) -> int:
+    parser = _parser("analyse", "Statistics of a study; its scores join the run's tables.")
     parser.add_argument(
         "--answers", type=Path, nargs="+", metavar="FILE", help="ratings from webMUSHRA's CSV files, not this server's"
     )
@@ -196,9 +196,10 @@ def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) 
     words = parser.parse_args(arguments)
     _need("krippendorff")
     study = _opened(words.run_dir)
-    from blendbench import results
+    from blendbench import session
     from blendbench.listening import analysis, webmushra
     from blendbench.listening.answers import Answers
+    from blendbench.runs.folder import Run
 
     if words.answers:
         ratings, headphones = webmushra.read_results(study, words.answers), {}
@@ -207,20 +208,17 @@ def _analyse(arguments: list[str], parser_class: type[argparse.ArgumentParser]) 
         ratings, headphones = answers.export(), answers.headphones()
         answers.close()
     with telling.stage("analyse", bar=False):
-        file = analysis.analyse(study, ratings, headphones)
-        settings = results.read_settings(words.run_dir) | {"allow_targets": words.allow_targets}
-        results.tabulate(words.run_dir, settings)
+        file = analysis.analyse(study, ratings, headphones, Run.open(words.run_dir))
+        session.tabulate(Run.open(words.run_dir, allow_targets=words.allow_targets))
     print(file.read_text(encoding="utf-8"))
     print(f"analysis  {file.parent}\ntable     {words.run_dir / 'table.md'}")
     return 0
 
 
-def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = _parser(parser_class, "export", "All ratings of a study, without any name.")
+def _export(arguments: list[str]) -> int:
+    parser = _parser("export", "All ratings of a study, without any name.")
     parser.add_argument("file", type=Path, metavar="FILE", help="ends in .csv or .json")
     words = parser.parse_args(arguments)
-    from blendbench.cli import UsageError
-
     if words.file.suffix.lower() not in (".csv", ".json"):
         raise UsageError(f"{words.file}: unknown ending; use .csv or .json")
     study = _opened(words.run_dir)
@@ -248,8 +246,8 @@ def _export(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -
     return 0
 
 
-def _webmushra(arguments: list[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    parser = _parser(parser_class, "webmushra", "Write a study for webMUSHRA.")
+def _webmushra(arguments: list[str]) -> int:
+    parser = _parser("webmushra", "Write a study for webMUSHRA.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="webMUSHRA's folder, or one to be copied there")
     parser.add_argument("--kind", choices=["likert", "mushra"], default="likert", help="1 to 5, or 0 to 100")
     words = parser.parse_args(arguments)

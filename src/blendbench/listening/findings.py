@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from blendbench import tables
-from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.listening import statistics
 from blendbench.listening.study import Sample, Study
 from blendbench.metrics import comparison
-from blendbench.store import PAIR_KEY
+from blendbench.runs import KEY
+from blendbench.seeds import stable_seed
 
 SUMMARY_COLUMNS = [
     "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "sd", "sd_listeners", "sd_samples",
@@ -36,7 +35,7 @@ CORRELATION_COLUMNS = [
     "dataset", "presentation", "metric", "predictor", "over", "better", "spearman", "ci_low", "ci_high", "p", "p_holm",
     "kendall", "pearson", "spearman_within", "p_within", "p_within_holm", "n", "n_clips", "reading", "reading_within",
 ]  # fmt: skip
-_FACTS = {*PAIR_KEY, "status", "reason", "clip", "label", "genre"}
+_FACTS = {*KEY, "status", "reason", "clip", "label", "genre"}
 """Columns of `scores.csv` that are no score."""
 ARMS = 5
 """So many are needed for an order of arms to be told from chance."""
@@ -146,7 +145,9 @@ def _summary(
         count, samples, _ = one.values.shape
         means = statistics.mean(one.values, (0, 1))
         if min(count, samples) < 2:
-            notes.append(f"{_named(one)}: {count} listener(s) and {samples} sample(s); intervals need two of each.")
+            notes.append(
+                f"{_named(study, one)}: {count} listener(s) and {samples} sample(s); intervals need two of each."
+            )
         method = (
             f"{statistics.CONFIDENCE:.0%} bootstrap over listeners and samples (crossed), "
             f"{statistics.RESAMPLES} resamples"
@@ -179,13 +180,8 @@ def playback(study: Study) -> str:
     }[playback["match"]]
 
 
-def _named(one: Answers) -> str:
-    return f"{label(one.scale)}, {one.dataset}"
-
-
-def label(name: str) -> str:
-    """A scale's or score's heading."""
-    return tables.metric(name).label
+def _named(study: Study, one: Answers) -> str:
+    return f"{study.fact(one.scale).label}, {one.dataset}"
 
 
 def _pairs(study: Study, answers: Sequence[Answers]) -> pd.DataFrame:
@@ -197,7 +193,7 @@ def _pairs(study: Study, answers: Sequence[Answers]) -> pd.DataFrame:
         keys = [(dataset, arm, study.presentation, sample.pair_id) for sample in first.samples for arm in study.arms]
         columns = {scale: statistics.mean(one.values, 0).ravel() for scale, one in scales.items()}
         heard = np.any([np.isfinite(one.values) for one in scales.values()], axis=0).sum(0).ravel()
-        parts.append(pd.DataFrame(keys, columns=list(PAIR_KEY)).assign(**columns, n=heard))
+        parts.append(pd.DataFrame(keys, columns=list(KEY)).assign(**columns, n=heard))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -210,7 +206,7 @@ def _comparisons(
         means, by_listener = statistics.mean(one.values, (0, 1)), statistics.mean(one.values, 1)
         family = []
         for (first, arm), (second, other) in combinations(enumerate(study.arms), 2):
-            what = f"{_named(one)}: {study.arms[arm]} and {study.arms[other]}"
+            what = f"{_named(study, one)}: {study.arms[arm]} and {study.arms[other]}"
             resampled = drawn[one.dataset, one.scale]
             difference = one.values[:, :, first] - one.values[:, :, second]
             known = np.isfinite(difference)
@@ -249,7 +245,7 @@ def _tests(study: Study, answers: Sequence[Answers], notes: list[str]) -> pd.Dat
     for one in answers:
         found = _tried(
             notes,
-            f"{_named(one)}, Friedman",
+            f"{_named(study, one)}, Friedman",
             (math.nan, math.nan, 0),
             statistics.friedman,
             statistics.mean(one.values, 1),
@@ -263,9 +259,9 @@ def _agreement(study: Study, answers: Sequence[Answers], notes: list[str]) -> pd
     lines = []
     for one in answers:
         units = statistics.units(one.values)
-        alpha = _tried(notes, f"{_named(one)}, Krippendorff's alpha", math.nan, statistics.alpha, units)
+        alpha = _tried(notes, f"{_named(study, one)}, Krippendorff's alpha", math.nan, statistics.alpha, units)
         icc = _tried(
-            notes, f"{_named(one)}, ICC", statistics.Icc(math.nan, math.nan, math.nan, ""), statistics.icc, units
+            notes, f"{_named(study, one)}, ICC", statistics.Icc(math.nan, math.nan, math.nan, ""), statistics.icc, units
         )
         lines.append([one.dataset, study.presentation, one.scale, alpha, *icc, *units.shape])
     return pd.DataFrame(lines, columns=AGREEMENT_COLUMNS)
@@ -273,13 +269,13 @@ def _agreement(study: Study, answers: Sequence[Answers], notes: list[str]) -> pd
 
 def _scores(study: Study, pairs: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
     """The run's scores of the rated mixes, in the order of `pairs`, with `clip`; None where there are none."""
-    table = _left(study, "scores.csv", [*PAIR_KEY, "clip"], notes)
+    table = _left(study, "scores.csv", [*KEY, "clip"], notes)
     if table is None:
         return None
     numeric = table.select_dtypes("number").columns
     columns = [name for name in numeric if name not in _FACTS and name not in study.scales]
-    table = table.drop_duplicates(list(PAIR_KEY))[[*PAIR_KEY, "clip", *columns]]
-    found = pairs[list(PAIR_KEY)].merge(table, how="left", on=list(PAIR_KEY), validate="one_to_one")
+    table = table.drop_duplicates(list(KEY))[[*KEY, "clip", *columns]]
+    found = pairs[list(KEY)].merge(table, how="left", on=list(KEY), validate="one_to_one")
     if found["clip"].isna().any():
         notes.append(f"scores.csv lacks {int(found['clip'].isna().sum())} of the {len(found)} rated mixes.")
     return found
@@ -303,10 +299,9 @@ def _left(study: Study, name: str, keys: Sequence[str], notes: list[str]) -> pd.
     return table
 
 
-def better(name: str) -> str:
+def better(study: Study, name: str) -> str:
     """Which way a scale or score is better: higher, lower, or "" where neither is."""
-    higher = tables.metric(name).higher_is_better
-    return "" if higher is None else "higher" if higher else "lower"
+    return {1: "higher", -1: "lower", 0: ""}[study.fact(name).better]
 
 
 def _over_mixes(study: Study, pairs: pd.DataFrame, scores: pd.DataFrame | None, notes: list[str]) -> pd.DataFrame:
@@ -314,7 +309,7 @@ def _over_mixes(study: Study, pairs: pd.DataFrame, scores: pd.DataFrame | None, 
     lines: list[list[Any]] = []
     if scores is None:
         return pd.DataFrame(lines, columns=CORRELATION_COLUMNS)
-    names = [name for name in scores.columns if name not in (*PAIR_KEY, "clip")]
+    names = [name for name in scores.columns if name not in (*KEY, "clip")]
     for dataset in pairs["dataset"].unique():
         own = (pairs["dataset"] == dataset).to_numpy()
         for scale in study.scales:
@@ -326,20 +321,28 @@ def _over_mixes(study: Study, pairs: pd.DataFrame, scores: pd.DataFrame | None, 
                 )  # fmt: skip
                 if len(mixes.score) and not np.ptp(mixes.score):
                     continue  # a constant, such as the noise's level
-                what = f"{name} and {label(scale)}, {dataset}"
+                what = f"{name} and {study.fact(scale).label}, {dataset}"
                 found = _tried(notes, what, None, _correlated, mixes, study.settings["seed"], notes, what)
                 if found is not None:
-                    lines.append([dataset, study.presentation, scale, name, "mixes", better(name), *found, "", ""])
+                    lines.append(
+                        [dataset, study.presentation, scale, name, "mixes", better(study, name), *found, "", ""]
+                    )
     out = pd.DataFrame(lines, columns=CORRELATION_COLUMNS)
-    return _read(_read(out, "spearman", "p", "reading"), "spearman_within", "p_within", "reading_within")
+    return _read(study, _read(study, out, "spearman", "p", "reading"), "spearman_within", "p_within", "reading_within")
 
 
-def _read(table: pd.DataFrame, statistic: str, p: str, reading: str) -> pd.DataFrame:
+def _read(study: Study, table: pd.DataFrame, statistic: str, p: str, reading: str) -> pd.DataFrame:
     """Correct a column of p-values within each data set and scale, and tell what the statistics say by them."""
     table = table.copy()
     for _, group in table.groupby(["dataset", "metric"], sort=False):
         table.loc[group.index, f"{p}_holm"] = comparison.holm(group[p].tolist())
-    facts = zip(table[statistic], table[f"{p}_holm"], table["better"], map(better, table["metric"]), strict=True)
+    facts = zip(
+        table[statistic],
+        table[f"{p}_holm"],
+        table["better"],
+        [better(study, name) for name in table["metric"]],
+        strict=True,
+    )
     table[reading] = [_reading(*one) for one in facts]
     return table
 
@@ -386,8 +389,8 @@ def _over_arms(study: Study, summary: pd.DataFrame, notes: list[str]) -> pd.Data
                 lines.append(
                     {
                         "dataset": dataset, "presentation": study.presentation, "metric": scale, "predictor": name,
-                        "over": "arms", "better": better(str(name)), "kendall": found.tau, "n": found.n,
+                        "over": "arms", "better": better(study, str(name)), "kendall": found.tau, "n": found.n,
                         "p": found.p if found.n >= ARMS else math.nan, "reading_within": "",
                     }
                 )  # fmt: skip
-    return _read(pd.DataFrame(lines, columns=CORRELATION_COLUMNS), "kendall", "p", "reading")
+    return _read(study, pd.DataFrame(lines, columns=CORRELATION_COLUMNS), "kendall", "p", "reading")

@@ -14,29 +14,25 @@ import numpy as np
 import soundfile
 import torch
 
-from blendbench import audio, tables
-from blendbench.clips import SAMPLE_RATE
-from blendbench.datasets.pairing import shuffled, stable_seed
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.listening.study import MUSIC, NOISE, PLAN, SETTINGS, VERSION, Clip, Sample, Study
-from blendbench.results import read_rows
-from blendbench.runner import read_mix
-from blendbench.sounds import Sounds
-from blendbench.store import write_bytes, write_text
+from blendbench.runs.folder import Run
+from blendbench.seeds import shuffled, stable_seed
+from blendbench.sound import audio
+from blendbench.sound.audio import SAMPLE_RATE
+from blendbench.store.write import write_bytes, write_text
 
 _PEAK = 0.98
 _TONE_HZ, _TONE_S, _PAUSE_S, _QUIETER_DB, _TONE_DBFS = 200.0, 1.0, 0.5, 6.0, -26.0
 
 
-def plan(run_dir: Path, run: dict[str, Any], settings: dict[str, Any]) -> tuple[Study, list[str]]:
+def plan(run: Run, settings: dict[str, Any]) -> tuple[Study, list[str]]:
     """Choose a study's samples, write its sounds and its plan, and return it with notes on what had to give way.
 
     Parameters
     ----------
-    run_dir : Path
-        A finished run's folder.
-    run : dict
-        Settings of the run.
+    run : Run
+        A finished one.
     settings : dict
         As `study.read_settings` returns them.
 
@@ -45,18 +41,18 @@ def plan(run_dir: Path, run: dict[str, Any], settings: dict[str, Any]) -> tuple[
     BlendbenchError
         If a study is there already, the run has no such arms or presentation, or no pair has mixes of all arms.
     """
-    folder = run_dir / "listening"
+    folder = run.dir / "listening"
     if (folder / PLAN).exists():
         raise BlendbenchError(f"{folder}: a study is there; go on with it, or move the folder away to plan another")
     presentation, arms = _presentation(settings, run), _arms(settings, run)
-    rows = _complete_pairs(run_dir, settings, presentation, arms)
+    rows = _complete_pairs(run, settings, presentation, arms)
     extra = settings["practice"] + settings["catch_trials"]
     notes = []
     spare = len(rows) >= 4 * extra  # else practice and catch trials use pairs of samples, too
     wanted = min(settings["samples"], len(rows) - extra if spare else len(rows))
     if wanted < settings["samples"]:
         notes.append(f"{len(rows)} pairs have mixes of all arms: {wanted} samples in place of {settings['samples']}")
-    maker = _Maker(folder, run_dir, run, settings, arms)
+    maker = _Maker(folder, run, settings, arms)
     kinds = ["sample"] * wanted + ["catch"] * settings["catch_trials"] + ["practice"] * settings["practice"]
     if len(rows) < len(kinds):
         notes.append("few pairs: those of practice and catch trials stand among the samples, too")
@@ -79,16 +75,14 @@ def plan(run_dir: Path, run: dict[str, Any], settings: dict[str, Any]) -> tuple[
     if numbers["sample"] < wanted:
         notes.append(f"{numbers['sample']} samples in place of {wanted}, as no other pair's sounds can be read")
     if not drafts:
-        raise BlendbenchError(f"{run_dir}: no pair's sounds can be read; {'; '.join(notes[-3:])}")
+        raise BlendbenchError(f"{run.dir}: no pair's sounds can be read; {'; '.join(notes[-3:])}")
     samples, lowered = maker.write(drafts)
     if lowered < 0:
         notes.append(f"all sounds are {-lowered:.1f} dB lower than asked for, so that none clips")
-    made = Study(
-        folder, settings, arms, presentation, samples, maker.checks(), samples[0].noise, run["noise"]["seconds"]
-    )
+    made = Study(folder, settings, arms, presentation, samples, maker.checks(), samples[0].noise, maker.seconds)
     write_text(folder / SETTINGS, _as_yaml(settings))
     facts = asdict(made) | {"version": VERSION}
-    del facts["folder"], facts["settings"]
+    del facts["folder"], facts["settings"], facts["run"]
     write_text(folder / PLAN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return made, notes
 
@@ -99,18 +93,18 @@ def _as_yaml(settings: dict[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(settings))
 
 
-def _presentation(settings: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    there = list(run["presentations"])
+def _presentation(settings: Mapping[str, Any], run: Run) -> str:
+    there = list(run.presentations)
     chosen = settings["presentation"] or ("adaptive" if "adaptive" in there else there[0])
     if chosen not in there:
         raise BlendbenchError(f"presentation: the run has no {chosen!r}; it has {', '.join(there)}")
     return chosen
 
 
-def _arms(settings: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
+def _arms(settings: Mapping[str, Any], run: Run) -> dict[str, str]:
     """Labels by arm, in the order of the run's tables."""
-    there = tables.labels(run)
-    chosen = settings["arms"] if settings["arms"] is not None else tables.with_music(run)
+    there = run.arms
+    chosen = settings["arms"] if settings["arms"] is not None else run.with_music
     for arm in chosen:
         if arm not in there:
             raise BlendbenchError(f"arms: the run has no {arm!r}; it has {', '.join(there)}")
@@ -123,20 +117,20 @@ def _arms(settings: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]
 
 
 def _complete_pairs(
-    run_dir: Path, settings: Mapping[str, Any], presentation: str, arms: Mapping[str, str]
+    run: Run, settings: Mapping[str, Any], presentation: str, arms: Mapping[str, str]
 ) -> list[dict[str, dict]]:
     """Rows by arm of the pairs that have a mix in every arm."""
     datasets = settings["dataset"]
     wanted = None if datasets is None else {datasets} if isinstance(datasets, str) else set(datasets)
     found: dict[tuple[str, str], dict[str, dict]] = {}
-    for row in read_rows(run_dir):
+    for row in run.rows():
         good = row["status"] == "ok" and row["presentation"] == presentation and row["arm"] in arms
         if good and (wanted is None or row["dataset"] in wanted):
             found.setdefault((row["dataset"], row["pair_id"]), {})[row["arm"]] = row
     whole = [by_arm for by_arm in found.values() if len(by_arm) == len(arms)]
     if not whole:
         raise BlendbenchError(
-            f"{run_dir}: no pair has mixes of {', '.join(arms)} under {presentation}; run the experiment first"
+            f"{run.dir}: no pair has mixes of {', '.join(arms)} under {presentation}; run the experiment first"
         )
     return whole
 
@@ -170,24 +164,22 @@ def _balanced(rows: Iterable[dict[str, dict]], fields: Sequence[str], seed: int)
 class _Maker:
     """Writes the sounds of a study."""
 
-    def __init__(
-        self, folder: Path, run_dir: Path, run: dict[str, Any], settings: dict[str, Any], arms: Mapping[str, str]
-    ) -> None:
-        self.folder, self.run_dir, self.settings, self.arms = folder, run_dir, settings, arms
-        self.sounds = Sounds(run_dir, run)
+    def __init__(self, folder: Path, run: Run, settings: dict[str, Any], arms: Mapping[str, str]) -> None:
+        self.folder, self.run, self.settings, self.arms = folder, run, settings, arms
+        self.seconds = run.task.reference_seconds()
 
     def draft(self, name: str, kind: str, rows: dict[str, dict]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Facts of a sample, and its sounds at the levels of the run: "" is the noise alone."""
         row = rows[next(iter(self.arms))]
         facts = {key: str(row[key]) for key in ("pair_id", "dataset", "label", "genre", "prompt")}
-        waves = {"": self.sounds.noise(row)}
+        waves = {"": self.run.parts(row)["noise"]}
         arms = list(self.arms)
         if kind == "catch":
             # Its music is that of the last arm: under noise it is among the others, so this is the same, bare.
             played = [arm for arm in arms if rows[arm]["gain_db"] is not None] or arms
-            waves |= {NOISE: waves[""], MUSIC: self.sounds.music(rows[played[-1]])}
+            waves |= {NOISE: waves[""], MUSIC: self.run.parts(rows[played[-1]])["music"]}
             arms = arms[2:]
-        waves |= {arm: read_mix(self.run_dir, rows[arm]) for arm in arms}
+        waves |= {arm: self.run.heard(rows[arm]) for arm in arms}
         waves = {key: self._faded(wave) for key, wave in waves.items()}
         if audio.integrated_loudness(waves[""], SAMPLE_RATE, row["clip"]) == -math.inf:
             raise ClipError(f"{row['clip']}: is silent; no level can be set by it")

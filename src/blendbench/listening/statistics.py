@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from blendbench.datasets.pairing import stable_seed
 from blendbench.metrics import bootstrap, comparison
+from blendbench.seeds import stable_seed
 
 SOURCE = (
     "Owen (2007), The pigeonhole bootstrap; Patterson and Thompson (1971), Recovery of inter-block information when "

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError, one_line
+from blendbench.facts import Facts
+from blendbench.runs.listened import FACTS
+from blendbench.seeds import stable_seed
 
 VERSION = 1
 NOISE, MUSIC = "noise", "music"
@@ -131,6 +133,8 @@ class Study:
     checks: tuple[tuple[Clip, int], ...]
     volume: Clip
     seconds: float
+    run: Any = None
+    """The run, a `runs.folder.Run`, for who asks about its scores; a study is served without it"""
 
     @property
     def run_dir(self) -> Path:
@@ -148,6 +152,22 @@ class Study:
         yield from (self.volume, *(clip for clip, _ in self.checks))
         for sample in self.samples:
             yield from sample.sounds
+
+    def fact(self, name: str) -> Facts:
+        """Facts about a scale, or about one of the run's scores."""
+        if name in self.scales:
+            return self.scale_facts[name]
+        return Facts(name) if self.run is None else self.run.fact(name)
+
+    @property
+    def scale_facts(self) -> dict[str, Facts]:
+        """What the scales are, for tables: `heading` (or the name), the ends, and which of them is better."""
+        found = {}
+        for name, one in self.scales.items():
+            known = FACTS.get(name, Facts(name))
+            better = {"high": True, "low": False}.get(one.get("better", ""), known.higher_is_better)
+            found[name] = Facts(one.get("heading", known.label), "1-5", better, one["label"])
+        return found
 
     def clip_file(self, name: str) -> Path:
         """File of a sound."""
@@ -315,7 +335,9 @@ def _are_scales(value: Any) -> bool:
         isinstance(value, dict)
         and bool(value)
         and all(isinstance(name, str) and name.isidentifier() and name.isascii() for name in value)
-        and all(isinstance(one, dict) and set(one) == wanted for one in value.values())
+        and all(
+            isinstance(one, dict) and wanted <= set(one) <= wanted | {"heading", "better"} for one in value.values()
+        )
         and all(isinstance(text, str) for one in value.values() for text in one.values())
     )
 

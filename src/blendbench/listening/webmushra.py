@@ -36,7 +36,7 @@ import yaml
 from blendbench.errors import BlendbenchError
 from blendbench.listening.answers import facts_of, table
 from blendbench.listening.study import Sample, Study, position
-from blendbench.store import write_bytes, write_text
+from blendbench.store.write import write_bytes, write_text
 
 _CHECK = "check"
 _OWN = ("reference", "anchor35", "anchor70")

@@ -1,52 +1,19 @@
-"""Methods: from pairs of noise and prompt to music.
+"""Methods: from what a task gives to music.
 
-A method is a class named by `_target_` in `conf/method`. It has
+A method is a class named by `_target_` in `conf/method`. What it takes of a task's offer, and what it borrows of the run,
+it declares: `takes` is printed in tables, and `uses` enters the signature of its music. What is not declared cannot be
+had, so that a forgotten word is an error and not stale music.
 
-- `signature()`: the settings that change its output, as plain data, from which the store's folder name is hashed;
-- `prepare(context)`: load what it needs, once a process;
-- `generate(items)`: a list of `Item` to a list of `Music`, in order; `BlendbenchError` for a method that cannot run;
-- `adaptive`: whether its own output includes the adaptive amplification (stage 2);
-- optionally `uses_generator` and `uses_music`: True where the context's generator or music half changes its output.
-
-Waveforms are mono float tensors at `context.sample_rate`, noise at its presentation level.
+Waveforms are float tensors [samples], or [channels, samples] where the task has several, at `context.sample_rate`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
-
-from blendbench import spectrogram
-from blendbench.datasets import MusicClip, Pair
+from blendbench.errors import BlendbenchError
+from blendbench.tasks import Lent, Music
 
 
-@dataclass(frozen=True)
-class Item:
-    """A pair ready for a method: its noise waveform [samples], its seed, and its noise's mel image, if kept."""
-
-    pair: Pair
-    noise: torch.Tensor
-    seed: int
-    kept_mel: Callable[[], torch.Tensor] | None = None
-
-    def mel(self) -> torch.Tensor:
-        """Mel amplitudes [512, 512] of the noise, extended circularly to one image."""
-        if self.kept_mel is not None:
-            return self.kept_mel()
-        return spectrogram.mel_amplitudes(spectrogram.extend_to_frames(self.noise))
-
-
-@dataclass
-class Music:
-    """What a method made: a waveform [samples], facts for the row, and images for the curious."""
-
-    waveform: torch.Tensor
-    facts: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Context:
     """What a run lends its methods.
 
@@ -58,27 +25,97 @@ class Context:
         Torch device that models run on.
     seed : int
         The run's seed.
-    music : list of MusicClip
-        The half of the music set that the random-music baseline draws from.
-    generator : Generator or None
-        The image generator; `generator.get()` loads it at first use.
+    lenders : dict of str to callable
+        What may be borrowed, by name: each makes its thing when it is first asked for.
+    uses : sequence of str, optional
+        Names that may be borrowed; all where it is left out.
     """
 
-    sample_rate: int
-    device: str
-    seed: int
-    music: list[MusicClip]
-    generator: Any = None
+    def __init__(
+        self,
+        sample_rate: int,
+        device: str,
+        seed: int,
+        lenders: Mapping[str, Callable[[], Lent]],
+        uses: Sequence[str] | None = None,
+    ) -> None:
+        self.sample_rate, self.device, self.seed = sample_rate, device, seed
+        self._lenders, self._uses = lenders, uses
+        self._lent: dict[str, Lent] = {}
+
+    def borrow(self, name: str) -> Any:
+        """What is lent by a name, such as "generator" or "music".
+
+        Raises
+        ------
+        BlendbenchError
+            If the method's `uses` does not name it, or there is no such thing in the run.
+        """
+        if self._uses is not None and name not in self._uses:
+            raise BlendbenchError(f"the method borrows {name}, which its `uses` does not name; add it there")
+        if name not in self._lenders:
+            known = ", ".join(self._lenders) or "nothing"
+            raise BlendbenchError(f"there is no {name} to borrow in this run; there is {known}")
+        if name not in self._lent:
+            self._lent[name] = self._lenders[name]()
+        return self._lent[name]
+
+    def only(self, uses: Sequence[str]) -> "Context":
+        """The context as a method gets it that uses so much; what is lent is shared."""
+        narrow = Context(self.sample_rate, self.device, self.seed, self._lenders, uses)
+        narrow._lent = self._lent
+        return narrow
 
 
 class Method(Protocol):
-    """The interface of a method; see the module's text."""
+    """The interface of a method.
+
+    Attributes
+    ----------
+    label : str
+        Its row's name, where the experiment gives none.
+    takes : tuple of str
+        Of `Task.gives`.
+    uses : tuple of str
+        What it borrows.
+    """
 
     label: str
-    adaptive: bool
+    takes: tuple[str, ...]
+    uses: tuple[str, ...]
 
-    def signature(self) -> dict[str, Any]: ...
+    def signature(self) -> dict[str, Any]:
+        """The settings that change its output, as plain data; the checkpoint's hash among them, never its path."""
+        ...
 
-    def prepare(self, context: Context) -> None: ...
+    def prepare(self, context: Context) -> None:
+        """Load what it needs, once a process; raises BlendbenchError if it cannot run."""
+        ...
 
-    def generate(self, items: list[Item]) -> list[Music]: ...
+    def generate(self, given: list[Any]) -> list[Music]:
+        """Music of every item, in order; raises ClipError where one item alone cannot be done."""
+        ...
+
+
+def check(method: Any, key: str, gives: Sequence[str]) -> None:
+    """Refuse a method that lacks a member of the interface, or takes what a task does not give.
+
+    Raises
+    ------
+    BlendbenchError
+        Naming the entry and what to do.
+    """
+    for name in ("takes", "uses"):
+        declared = getattr(method, name, None)
+        if not isinstance(declared, tuple) or not all(isinstance(one, str) for one in declared):
+            raise BlendbenchError(
+                f"{key}: {type(method).__name__} does not say what it {name}; give it a tuple of names, such as "
+                f"{name} = {tuple(gives)!r}"
+            )
+    for name in ("signature", "prepare", "generate"):
+        if not callable(getattr(method, name, None)):
+            raise BlendbenchError(f"{key}: {type(method).__name__} has no method {name}(); see docs/extending.md")
+    if lacking := [name for name in method.takes if name not in gives]:
+        raise BlendbenchError(
+            f"{key}: takes {', '.join(lacking)}, which this task does not give; it gives {', '.join(gives) or 'nothing'}"
+        )

@@ -5,8 +5,13 @@ from typing import Any
 
 import torch
 
-from blendbench import audio, diffusion, spectrogram
-from blendbench.methods import Context, Item, Music
+from blendbench.methods import Context
+from blendbench.models.sampling import Sampling
+from blendbench.sound import audio, inversion
+from blendbench.sound.lattice import extend_to_frames
+from blendbench.sound.mel import decode_image, encode_image, riffusion_mel
+from blendbench.tasks import Music
+from blendbench.tasks.blend.given import NoiseAndText
 
 
 class ImageMethod:
@@ -17,15 +22,16 @@ class ImageMethod:
     label : str
         Row name.
     sampling : dict
-        Fields of `diffusion.Sampling`.
+        Fields of `sampling.Sampling`.
     griffin_lim_iterations : int
         Iterations of the phase reconstruction.
     """
 
-    uses_generator = True
+    takes: tuple[str, ...] = ("noise", "text")
+    uses: tuple[str, ...] = ("generator",)
 
     def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24) -> None:
-        self.label, self.sampling, self.iterations = label, diffusion.Sampling(**sampling), griffin_lim_iterations
+        self.label, self.sampling, self.iterations = label, Sampling(**sampling), griffin_lim_iterations
 
     def signature(self) -> dict[str, Any]:
         """Sampling and phase reconstruction."""
@@ -34,18 +40,19 @@ class ImageMethod:
     def prepare(self, context: Context) -> None:
         """Load the generator; comes before `generate`."""
         self.context = context
-        context.generator.get(context.device)
+        self.generator = context.borrow("generator")
+        self.generator.get(context.device)
 
 
-def noise_images(items: list[Item], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def noise_images(items: list[NoiseAndText], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels [B, 512, 512] (0..255, loud = dark) and peaks [B] of the items' noises, extended circularly.
 
     With `quantize` they are Riffusion's own bytes of the noise as a 16-bit file.
     """
     if not quantize:
-        return spectrogram.encode_image(torch.stack([item.mel() for item in items]))
-    waves = torch.stack([spectrogram.extend_to_frames(item.noise) for item in items])
-    pixels, peaks = spectrogram.encode_image(spectrogram.riffusion_mel(waves), quantize=True)
+        return encode_image(torch.stack([item.mel() for item in items]))
+    waves = torch.stack([extend_to_frames(item.noise) for item in items])
+    pixels, peaks = encode_image(riffusion_mel(waves), quantize=True)
     return pixels, peaks / 32767
 
 
@@ -66,16 +73,16 @@ def to_grey(images: torch.Tensor, quantize: bool) -> torch.Tensor:
 
 
 def to_music(
-    pixels: torch.Tensor, peaks: torch.Tensor, items: list[Item], context: Context, iterations: int
+    pixels: torch.Tensor, peaks: torch.Tensor, items: list[NoiseAndText], context: Context, iterations: int
 ) -> tuple[list[Music], float]:
     """Music of each item's length from its grey image and the noise's peak, and the seconds that took.
 
     The level is the image's own: white is silence, black the noise's loudest mel amplitude.
     """
     start = time.perf_counter()
-    mels = spectrogram.decode_image(pixels, peaks)
-    waves = spectrogram.to_audio(mels.to(context.device), seeds=[item.seed for item in items], iterations=iterations)
+    mels = decode_image(pixels, peaks)
+    waves = inversion.to_audio(mels.to(context.device), seeds=[item.seed for item in items], iterations=iterations)
     music = []
     for item, wave in zip(items, waves.cpu(), strict=True):
-        music.append(Music(audio.extend_circular(wave, len(item.noise)).clone()))
+        music.append(Music(audio.extend_circular(wave, item.samples).clone()))
     return music, time.perf_counter() - start

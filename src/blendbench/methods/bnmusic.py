@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from blendbench import diffusion, masking
-from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Item, Music
 from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_model, to_music
+from blendbench.models import sampling
+from blendbench.seeds import stable_seed
+from blendbench.tasks import Music
+from blendbench.tasks.blend import masking
+from blendbench.tasks.blend.given import NoiseAndText
 
 
 class BNMusic(ImageMethod):
@@ -69,13 +71,12 @@ class BNMusic(ImageMethod):
             mask = {k: v for k, v in mask.items() if not k.startswith("inpaint")}
         return super().signature() | {"mask": mask, "outpaint": self.outpaint, "inpaint": self.inpaint}
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, items: list[NoiseAndText]) -> list[Music]:
         """Music at the level of the generated image, with the images of both steps."""
         context = self.context
-        quantize = context.generator.quantize
+        quantize = self.generator.quantize
         pixels, peaks = noise_images(items, quantize)
-        core = masking.core_mask(pixels, self.mask["core_fraction"], self.mask["pixel_threshold"])
-        enlarged = masking.core_mask(pixels, self.mask["inpaint_fraction"], self.mask["inpaint_threshold"])
+        core, enlarged = self.core(pixels), self.enlarged_core(pixels)
         images, seconds = to_model(pixels), {}
         kept: dict[str, torch.Tensor] = {"noise": pixels}
         if self.outpaint:
@@ -97,17 +98,25 @@ class BNMusic(ImageMethod):
             made.images = {name: image[index] for name, image in kept.items()} | {"core": core[index]}
         return music
 
+    def core(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The area that outpainting keeps of images [..., H, W], as bool."""
+        return masking.core_mask(pixels, self.mask["core_fraction"], self.mask["pixel_threshold"])
+
+    def enlarged_core(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The area that inpainting repaints."""
+        return masking.core_mask(pixels, self.mask["inpaint_fraction"], self.mask["inpaint_threshold"])
+
     def _repaint(
-        self, images: torch.Tensor, core: torch.Tensor, inside: bool, step: str, items: list[Item]
+        self, images: torch.Tensor, core: torch.Tensor, inside: bool, step: str, items: list[NoiseAndText]
     ) -> torch.Tensor:
         """Repaint the core (`inside`) or everything else; the mask is reduced as core, then inverted if need be."""
-        model = self.context.generator.get(self.context.device)
+        model = self.generator.get(self.context.device)
         reduced = masking.latent_mask(core, model.factor, self.mask["latent_reduce"])
-        return diffusion.masked_repaint(
+        return sampling.masked_repaint(
             model,
             images.cpu(),
             (core if inside else ~core)[:, None].float(),
-            [item.pair.prompt.text for item in items],
+            [item.text for item in items],
             [stable_seed(item.seed, step) for item in items],
             self.sampling,
             latent_masks=(reduced if inside else ~reduced)[:, None].float(),

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
-from blendbench import audio
-from blendbench.datasets.pairing import stable_seed
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context, Item, Music
-from blendbench.musicgen import CodeSampling, MusicGenCheckpoint
-from blendbench.separation import Separation
+from blendbench.methods import Context
+from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
+from blendbench.models.separation import Separation
+from blendbench.seeds import stable_seed
+from blendbench.sound import audio
+from blendbench.tasks import Music
+from blendbench.tasks.blend.given import NoiseAndText
 
 
 class MusicGenMelody:
@@ -34,6 +36,8 @@ class MusicGenMelody:
         If an entry is unknown or out of range.
     """
 
+    takes = ("noise", "text")
+    uses = ()
     adaptive = False
 
     def __init__(
@@ -59,7 +63,7 @@ class MusicGenMelody:
             self.separation.prepare(context.device)
         self.checkpoint.get(context.device)
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, items: list[NoiseAndText]) -> list[Music]:
         """Music at the checkpoint's own level, at the run's sample rate and of the noise's length."""
         model, rate = self.checkpoint.get(self.context.device), self.context.sample_rate
         start = time.perf_counter()
@@ -67,7 +71,7 @@ class MusicGenMelody:
         if self.separation is not None:
             melodies = self.separation.melody_stems(melodies, rate)
         waves = model.generate(
-            [item.pair.prompt.text for item in items],
+            [item.text for item in items],
             melodies,
             rate,
             [stable_seed(item.seed, "musicgen") for item in items],
@@ -77,5 +81,5 @@ class MusicGenMelody:
         music = []
         for item, wave in zip(items, waves, strict=True):
             resampled = audio.resample(wave, model.sample_rate, rate)
-            music.append(Music(audio.extend_circular(resampled, len(item.noise)).clone(), {"generate_s": seconds}))
+            music.append(Music(audio.extend_circular(resampled, item.samples).clone(), {"generate_s": seconds}))
         return music

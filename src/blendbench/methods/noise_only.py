@@ -4,13 +4,17 @@ from typing import Any
 
 import torch
 
-from blendbench.methods import Context, Item, Music
+from blendbench.methods import Context
+from blendbench.tasks import Given, Music
 
 
 class NoiseOnly:
     """Silence instead of music."""
 
+    takes = ()
+    uses = ()
     adaptive = False
+    silent = True
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -22,6 +26,6 @@ class NoiseOnly:
     def prepare(self, context: Context) -> None:
         """Nothing to load."""
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, items: list[Given]) -> list[Music]:
         """Silence of each noise's length."""
-        return [Music(torch.zeros_like(item.noise)) for item in items]
+        return [Music(torch.zeros(item.samples)) for item in items]

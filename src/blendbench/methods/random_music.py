@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from blendbench.clips import read_music
+from blendbench.datasets.reading import read_music
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context, Item, Music
+from blendbench.methods import Context
+from blendbench.tasks import Given, Music
 
 
 class RandomMusic:
@@ -17,11 +18,11 @@ class RandomMusic:
     """
 
     adaptive = False
-    uses_music = True
+    takes = ()
+    uses = ("music",)
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self._context: Context | None = None
 
     def signature(self) -> dict[str, Any]:
         """No settings of its own; the music set and seed enter with the run's."""
@@ -29,17 +30,15 @@ class RandomMusic:
 
     def prepare(self, context: Context) -> None:
         """Keep the music list; raises BlendbenchError if it is empty."""
-        if not context.music:
+        self.clips, self.sample_rate = context.borrow("music").clips, context.sample_rate
+        if not self.clips:
             raise BlendbenchError("music: no clips to draw random music from; choose a music set")
-        self._context = context
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, items: list[Given]) -> list[Music]:
         """One clip a pair, drawn by the pair's seed, looped or cut to the noise's length."""
-        assert self._context is not None
         made = []
         for item in items:
-            clip = self._context.music[item.seed % len(self._context.music)]
-            seconds = len(item.noise) / self._context.sample_rate
-            waveform = read_music(clip, self._context.sample_rate, seconds)
+            clip = self.clips[item.seed % len(self.clips)]
+            waveform = read_music(clip, self.sample_rate, item.samples / self.sample_rate)
             made.append(Music(waveform, {"music_clip": clip.id, "music_source": clip.source}))
         return made

@@ -2,10 +2,11 @@
 
 import time
 
-from blendbench import diffusion
-from blendbench.datasets.pairing import stable_seed
-from blendbench.methods import Item, Music
 from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_model, to_music
+from blendbench.models import sampling
+from blendbench.seeds import stable_seed
+from blendbench.tasks import Music
+from blendbench.tasks.blend.given import NoiseAndText
 
 
 class RiffusionA2A(ImageMethod):
@@ -16,21 +17,21 @@ class RiffusionA2A(ImageMethod):
 
     adaptive = False
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, items: list[NoiseAndText]) -> list[Music]:
         """Music at the level of the generated image."""
         context = self.context
-        model = context.generator.get(context.device)
-        pixels, peaks = noise_images(items, context.generator.quantize)
+        model = self.generator.get(context.device)
+        pixels, peaks = noise_images(items, self.generator.quantize)
         start = time.perf_counter()
-        images = diffusion.image_to_image(
+        images = sampling.image_to_image(
             model,
             to_model(pixels),
-            [item.pair.prompt.text for item in items],
+            [item.text for item in items],
             [stable_seed(item.seed, "image_to_image") for item in items],
             self.sampling,
         )
         painted = time.perf_counter() - start
-        grey = to_grey(images, context.generator.quantize)
+        grey = to_grey(images, self.generator.quantize)
         music, vocoded = to_music(grey, peaks, items, context, self.iterations)
         for index, made in enumerate(music):
             made.facts = {"paint_s": round(painted / len(items), 3), "vocode_s": round(vocoded / len(items), 3)}

@@ -3,14 +3,13 @@
 `noise` and `music` are [samples], 44.1 kHz mono, at the levels at which they are overlaid. `masking_model` says what
 the music masks: most measures compare the noise's band energies E with the masked thresholds T, both [24, frames] in
 (20 µPa)^2; a band of a frame is *masked* where E <= T. `measure` gives all cheap measures of a pair at once; where one
-is undefined it is nan. `METRICS` holds the facts that a table needs, name by name.
+is undefined it is nan. `FACTS` says what each of them is.
 """
 
-import importlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyloudnorm
@@ -18,11 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blendbench import audio, masking, spectrogram
-from blendbench.audio import SAMPLE_RATE
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.metrics import masking_model
-from blendbench.metrics.masking_model import FLUX_HOP, HOP, PLAYBACK_DB_SPL, REFERENCE_LUFS, WINDOW
+from blendbench.facts import Facts
+from blendbench.metrics import ItemMetric, Measured, Sound, masking_model
+from blendbench.metrics.masking_model import FLUX_HOP, HOP, PLAYBACK_DB_SPL, WINDOW
+from blendbench.sound import audio
+from blendbench.sound.audio import SAMPLE_RATE
+from blendbench.sound.lattice import RIFFUSION
+from blendbench.sound.mel import encode_image, mel_amplitudes
+from blendbench.tasks.blend import masking
 
 DISTURBED_DB = 1.5
 ONSET_WINDOW = 0.05
@@ -32,43 +35,61 @@ CHROMA_RANGE_DB = 40.0
 CHROMA_FLAT_DB = 0.5
 
 
-@dataclass(frozen=True)
-class Metric:
-    """Facts about a measure.
-
-    Attributes
-    ----------
-    label : str
-        Heading of a table's column.
-    unit : str
-    higher_is_better : bool or None
-        None where neither end is better.
-    source : str
-        Paper, equation or standard.
-    """
-
-    label: str
-    unit: str
-    higher_is_better: bool | None
-    source: str
-
-
-METRICS = {
-    "noise_to_mask_ratio": Metric("NMR", "dB", False, "ITU-R BS.1387-1, Total NMR; Brandenburg (1987)"),
-    "audible_noise_to_mask_ratio": Metric("NMR where audible", "dB", False, "Berger et al. (2025), DPNMM, NMR"),
-    "disturbed_frames": Metric("Disturbed frames", "share", False, "ITU-R BS.1387-1, Relative Disturbed Frames"),
-    "masked_share": Metric("Masked energy", "share", True, "masked thresholds of Johnston (1988)"),
-    "masked_bands": Metric("Masked bands", "share", True, "masked thresholds of Johnston (1988)"),
-    "masked_share_core": Metric("Masked core", "share", True, "masked thresholds of Johnston (1988), core of BNMusic"),
-    "smr_share": Metric("Core over SMR", "share", True, "BNMusic, equation 3"),
-    "level_difference": Metric("Music above noise", "dB(A)", None, "IEC 61672-1, A-weighting"),
-    "loudness_range": Metric("LRA of the mix", "LU", None, "EBU Tech 3342"),
-    "onset_agreement": Metric("Onset F", "share", True, "MIREX onset detection, mir_eval.onset; Klapuri (1999)"),
-    "chroma_fit": Metric("Chroma fit", "correlation", True, "Müller (2015), chroma; Krumhansl (1990), correlation"),
+FACTS = {
+    "noise_to_mask_ratio": Facts("NMR", "dB", False, "ITU-R BS.1387-1, Total NMR; Brandenburg (1987)"),
+    "audible_noise_to_mask_ratio": Facts("NMR where audible", "dB", False, "Berger et al. (2025), DPNMM, NMR"),
+    "disturbed_frames": Facts("Disturbed frames", "share", False, "ITU-R BS.1387-1, Relative Disturbed Frames"),
+    "masked_share": Facts("Masked energy", "share", True, "masked thresholds of Johnston (1988)"),
+    "masked_bands": Facts("Masked bands", "share", True, "masked thresholds of Johnston (1988)"),
+    "masked_share_core": Facts("Masked core", "share", True, "masked thresholds of Johnston (1988), core of BNMusic"),
+    "smr_share": Facts("Core over SMR", "share", True, "BNMusic, equation 3"),
+    "level_difference": Facts("Music above noise", "dB(A)", None, "IEC 61672-1, A-weighting"),
+    "loudness_range": Facts("LRA of the mix", "LU", None, "EBU Tech 3342"),
+    "onset_agreement": Facts("Onset F", "share", True, "MIREX onset detection, mir_eval.onset; Klapuri (1999)"),
+    "chroma_fit": Facts("Chroma fit", "correlation", True, "Müller (2015), chroma; Krumhansl (1990), correlation"),
 }
 """The keys of `measure`."""
 
-ADDED_LOUDNESS = Metric("Loudness added", "sone", False, "ISO 532-1:2017, method 2 (MoSQITo)")
+
+class Audibility(ItemMetric):
+    """All of `measure`, of a sound with the parts "noise" and "music"; an experiment names those that it wants.
+
+    Parameters
+    ----------
+    noise : dict
+        How noises enter: values are kept apart by it.
+    core_fraction, pixel_threshold, smr_db
+        As for `measure`.
+    """
+
+    facts = FACTS
+    place, stage = "audibility", "audibility"
+
+    def __init__(
+        self, noise: Mapping[str, Any], core_fraction: float, pixel_threshold: float | None, smr_db: float
+    ) -> None:
+        self.noise, self.core, self.smr_db = dict(noise), (core_fraction, pixel_threshold), smr_db
+
+    def signature(self) -> dict[str, Any]:
+        """Settings, and which measures there are."""
+        core = {"core_fraction": self.core[0], "pixel_threshold": self.core[1]}
+        return {"mask": core, "smr_db": self.smr_db, "noise": self.noise, "measures": sorted(FACTS)}
+
+    def key(self, sound: Sound) -> str:
+        """The mix and the noise."""
+        return f"{sound.key}:{sound.row['inputs'].partition('-')[0]}"
+
+    def measure(self, sound: Sound) -> dict[str, float]:
+        """All measures of a mix."""
+        parts = sound.parts()
+        fraction, threshold = self.core
+        return measure(
+            parts["noise"], parts["music"], core_fraction=fraction, pixel_threshold=threshold, smr_db=self.smr_db
+        )
+
+    def recipe(self, name: str, measured: Measured) -> str:
+        """Unit and source, and how loud it is taken to be played."""
+        return f"{super().recipe(name, measured)}; -18 LUFS played at {PLAYBACK_DB_SPL:g} dB SPL"
 
 
 def validate(noise: Tensor, music: Tensor) -> None:
@@ -117,7 +138,7 @@ def measure(
     Returns
     -------
     dict of str to float
-        The keys of `METRICS`; nan where a measure is undefined, as rhythm and pitch are for music that nobody hears.
+        The keys of `FACTS`; nan where a measure is undefined, as rhythm and pitch are for music that nobody hears.
 
     Raises
     ------
@@ -305,9 +326,9 @@ def masked_share_core(energies: Tensor, threshold: Tensor, core: Tensor) -> floa
         As `noise_to_mask_ratio`, or the core is not boolean with 512 rows.
     """
     _check_bands(energies, threshold)
-    if core.dtype != torch.bool or core.ndim != 2 or len(core) != spectrogram.RIFFUSION.n_mels:
+    if core.dtype != torch.bool or core.ndim != 2 or len(core) != RIFFUSION.n_mels:
         raise BlendbenchError(f"core is {core.dtype} of shape {tuple(core.shape)}: give noise_core's")
-    centres = torch.arange(core.shape[1]) * spectrogram.RIFFUSION.hop_length
+    centres = torch.arange(core.shape[1]) * RIFFUSION.hop_length
     frames = ((centres - WINDOW / 2) / HOP).round().long().clamp(0, energies.shape[1] - 1)
     masked = (energies <= threshold)[_mel_to_critical_band()[:, None], frames]
     return float(masked[core].double().mean()) if bool(core.any()) else math.nan
@@ -333,7 +354,7 @@ def noise_core(noise_mel: Tensor, fraction: float = 0.15, pixel_threshold: float
     BlendbenchError, ClipError
         As `masking.core_mask`.
     """
-    pixels, _ = spectrogram.encode_image(noise_mel)
+    pixels, _ = encode_image(noise_mel)
     return masking.core_mask(pixels, fraction, pixel_threshold).flip(-2)
 
 
@@ -385,41 +406,6 @@ def level_difference(noise_spectrum: Tensor, music_spectrum: Tensor) -> float:
     """
     noise, music = float(_a_weighted(noise_spectrum).sum()), float(_a_weighted(music_spectrum).sum())
     return 10 * math.log10(music / noise) if music > 0 and noise > 0 else math.nan
-
-
-def global_level_difference(original: Tensor, processed: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL) -> float:
-    """GLD: how much a method that reshapes music changes its A-weighted level, as a mean over frames of |difference|.
-
-    It compares music with music, not music with noise (that is `level_difference`). Levels under 0 dB(A) SPL, which
-    nobody hears, count as 0; frames are those of `masking_model`, 46 ms every 23, where DPNMM has 100 ms every 25.
-
-    Parameters
-    ----------
-    original, processed : Tensor [samples]
-        Of one length.
-    playback_db_spl : float
-        Level at which -18 LUFS is played, in dB SPL.
-
-    Returns
-    -------
-    float
-        In dB, not negative; nan where both are inaudible throughout.
-
-    Raises
-    ------
-    BlendbenchError, ClipError
-        As `masking_model.spectra`, or the lengths differ.
-
-    Source: Berger, Badeau and Essid (2025), section on metrics.
-    """
-    validate(original, processed)
-    full_scale = 10 ** ((playback_db_spl - REFERENCE_LUFS) / 10)
-    levels = [
-        10 * (_a_weighted(masking_model.spectra(each, name)) * full_scale).clamp_min(1).log10()
-        for name, each in (("original music", original), ("processed music", processed))
-    ]
-    audible = levels[0].maximum(levels[1]) > 0
-    return float((levels[1] - levels[0]).abs()[audible].mean()) if bool(audible.any()) else math.nan
 
 
 def loudness_range(waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> float:
@@ -601,53 +587,6 @@ def chroma_fit(noise_chroma: Tensor, music_chroma: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([noise_chroma, music_chroma]))[0, 1])
 
 
-def added_loudness(
-    noise: Tensor, music: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL, field_type: str = "free"
-) -> float:
-    """Loudness that the noise adds: that of the mix less that of the music alone, averaged over time.
-
-    Takes half a minute for a clip of 5 s (MoSQITo steps through time in Python), so `measure` leaves it out.
-
-    Parameters
-    ----------
-    noise, music : Tensor [samples]
-        At 44.1 kHz, of one length.
-    playback_db_spl : float
-        Level at which -18 LUFS is played, in dB SPL.
-    field_type : {"free", "diffuse"}
-        Sound field of the playback.
-
-    Returns
-    -------
-    float
-        In sone; may be a little negative.
-
-    Raises
-    ------
-    BlendbenchError
-        MoSQITo is not installed, the signals are not two float tensors of one length, or a setting is unknown.
-
-    Source: ISO 532-1:2017, method 2 (Zwicker, time-varying), by MoSQITo.
-    """
-    validate(noise, music)
-    if field_type not in ("free", "diffuse"):
-        raise BlendbenchError(f"field_type is {field_type!r}: choose 'free' or 'diffuse'")
-    library = _mosqito()
-    pascals = 2e-5 * audio.from_db(playback_db_spl - REFERENCE_LUFS)
-    loudness = []
-    for waveform in (audio.mix(noise, music), music):
-        resampled = audio.resample(waveform.detach().cpu().double(), SAMPLE_RATE, 48_000)
-        loudness.append(library.loudness_zwtv(resampled.numpy() * pascals, 48_000, field_type=field_type)[0].mean())
-    return float(loudness[0] - loudness[1])
-
-
-def _mosqito() -> ModuleType:
-    try:
-        return importlib.import_module("mosqito.sq_metrics")
-    except ImportError:
-        raise BlendbenchError("added loudness needs MoSQITo: pip install mosqito") from None
-
-
 def _check_bands(energies: Tensor, threshold: Tensor) -> None:
     bands = len(masking_model.CRITICAL_BAND_EDGES) - 1
     if energies.shape != threshold.shape or energies.ndim != 2 or len(energies) != bands or not energies.numel():
@@ -657,8 +596,8 @@ def _check_bands(energies: Tensor, threshold: Tensor) -> None:
 
 def _mel_of(waveform: Tensor, known: Tensor | None) -> Tensor:
     if known is None:
-        return spectrogram.mel_amplitudes(waveform)
-    settings = spectrogram.RIFFUSION
+        return mel_amplitudes(waveform)
+    settings = RIFFUSION
     shape = (settings.n_mels, 1 + len(waveform) // settings.hop_length)
     if known.shape != shape:
         raise BlendbenchError(f"mel amplitudes have shape {tuple(known.shape)}: give {shape}, those of this clip")
@@ -688,7 +627,7 @@ def _a_weighting_power() -> Tensor:
 @lru_cache(maxsize=1)
 def _mel_to_critical_band() -> Tensor:
     """Critical band, from 0, that holds each mel band's centre, [512]."""
-    settings = spectrogram.RIFFUSION
+    settings = RIFFUSION
     lowest, highest = (2595 * math.log10(1 + limit / 700) for limit in (settings.f_min, settings.f_max))
     mels = torch.linspace(lowest, highest, settings.n_mels + 2, dtype=torch.float64)[1:-1]
     centres = 700 * (10 ** (mels / 2595) - 1)

@@ -18,11 +18,6 @@ from torch import Tensor
 
 from blendbench.errors import BlendbenchError
 
-HIGHER_IS_BETTER = None
-UNIT = "that of the statistic"
-SOURCE = "Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13 (percentile interval)"
-
-
 _PART = 1 << 22
 """Counts looked at together."""
 

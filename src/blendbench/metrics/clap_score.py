@@ -8,10 +8,6 @@ from torch import Tensor
 
 from blendbench.errors import BlendbenchError
 
-HIGHER_IS_BETTER = True
-UNIT = "cosine"
-SOURCE = "Wu et al. (2023), LAION-CLAP; as a score of generated audio: Huang et al. (2023), Make-An-Audio"
-
 
 def validate(sounds: Tensor, texts: Tensor) -> None:
     """Check embeddings.

@@ -15,11 +15,6 @@ from torch import Tensor
 from blendbench.errors import BlendbenchError
 from blendbench.metrics import bootstrap
 
-SOURCE = (
-    "Holm (1979), A simple sequentially rejective multiple test procedure; Kendall (1938), A new measure of rank "
-    "correlation; Efron and Tibshirani (1993), chapter 16 (bootstrap test)"
-)
-
 
 class Difference(NamedTuple):
     """Difference of two arms (first minus second), its interval, and the two-sided p of its being nothing."""

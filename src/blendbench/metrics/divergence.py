@@ -1,7 +1,7 @@
 """Kullback-Leibler divergence between a classifier's opinions of paired clips.
 
 Input is logits [N, C]: row i of the references and row i of the generated clips make a pair. Results are in nats
-(natural logarithm), a value a pair; `mean_kl` makes the number of a table. The formula is audioldm_eval's: epsilon
+(natural logarithm), a value a pair. The formula is audioldm_eval's: epsilon
 stands inside the logarithm of the second distribution alone. So identical clips give not 0 but a little less, down to
 -C * epsilon (-0.0005 for 527 classes and 1e-6); with epsilon 0 the divergence is exact, and never negative. Sums are
 taken in float64.
@@ -13,10 +13,6 @@ import torch
 from torch import Tensor
 
 from blendbench.errors import BlendbenchError
-
-HIGHER_IS_BETTER = False
-UNIT = "nat"
-SOURCE = "audioldm_eval, metrics/kl.py (Liu et al., AudioLDM, 2023)"
 
 Direction = Literal["ref||gen", "gen||ref"]
 
@@ -106,26 +102,6 @@ def sigmoid_kl(
     first, second = _ordered(reference_logits, generated_logits, direction, epsilon)
     log_p, log_q = torch.nn.functional.logsigmoid(first), torch.nn.functional.logsigmoid(second)
     return (log_p.exp() * (log_p - _log_plus(log_q, epsilon))).sum(-1)
-
-
-def mean_kl(per_pair: Tensor) -> float:
-    """Mean over pairs, in nats.
-
-    Parameters
-    ----------
-    per_pair : Tensor [N]
-        From `softmax_kl` or `sigmoid_kl`; shards may be concatenated first.
-
-    Raises
-    ------
-    BlendbenchError
-        There is no pair, or a value is not finite.
-    """
-    if per_pair.dim() != 1 or per_pair.numel() == 0:
-        raise BlendbenchError(f"KL values have shape {tuple(per_pair.shape)}: give [pairs] with at least one pair")
-    if not bool(torch.isfinite(per_pair).all()):
-        raise BlendbenchError("KL values are not finite: leave the failed pairs out and count them")
-    return float(per_pair.double().mean())
 
 
 def _ordered(reference: Tensor, generated: Tensor, direction: str, epsilon: float) -> tuple[Tensor, Tensor]:

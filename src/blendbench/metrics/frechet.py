@@ -17,9 +17,6 @@ from torch import Tensor
 
 from blendbench.errors import BlendbenchError
 
-HIGHER_IS_BETTER = False
-UNIT = "squared embedding distance"
-SOURCE = "Kilgour et al. (2019), Fréchet Audio Distance; Heusel et al. (2017) for the formula"
 _PART = 8192
 """Embeddings looked at together."""
 _NUMBERS = 1 << 22

@@ -24,8 +24,8 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from blendbench.audio import SAMPLE_RATE
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.sound.audio import SAMPLE_RATE
 
 REFERENCE_LUFS = -18.0
 PLAYBACK_DB_SPL = 70.0

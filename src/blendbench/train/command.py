@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from blendbench.errors import BlendbenchError
+from blendbench.usage import Parser
 
 DEFAULT_STEPS = {
     "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
@@ -16,9 +17,9 @@ DEFAULT_STEPS = {
 STEPS = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "export", "pack")
 
 
-def main(arguments: list[str], parser_class: type) -> int:
+def main(arguments: list[str]) -> int:
     """Run one step; returns the exit status."""
-    parser = parser_class(
+    parser = Parser(
         prog="blendbench train",
         description="Train the built-in models: data, then autoencoder, generator, student, tagger, codec, "
         "decoder (of the codec) and musicgen, then export. "
@@ -45,8 +46,10 @@ def main(arguments: list[str], parser_class: type) -> int:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise BlendbenchError(f"--device {words.device}: cannot be used ({reason}); try cpu") from error
-    from blendbench.datasets.builtin import package_folder, prompts
-    from blendbench.train import autoencoder, cache, codec, export, generator, musicgen, pack, student, tagger
+    from blendbench.datasets.builtin import prompts
+    from blendbench.resources import package_folder
+    from blendbench.train.data import cache, pack
+    from blendbench.train.pocket import autoencoder, codec, export, generator, musicgen, student, tagger
 
     work, seed, device = words.work, words.seed, words.device
     assets = words.out or package_folder("blendbench.assets")

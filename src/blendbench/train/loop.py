@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from blendbench.errors import BlendbenchError
-from blendbench.store import write_text
+from blendbench.store.write import write_text
 
 
 def cosine(step: int, steps: int, *, warm_up: int) -> float:

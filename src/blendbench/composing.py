@@ -1,0 +1,76 @@
+"""The configuration composed by Hydra and checked; a wrong key or value is one line."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from blendbench.errors import BlendbenchError, UsageError
+
+
+def compose(overrides: list[str]) -> dict:
+    """Compose and check the configuration; a wrong key or value is one line.
+
+    Raises
+    ------
+    UsageError
+        Naming the key, what is wrong, and what there is.
+    """
+    from hydra import initialize_config_module
+
+    for word in overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise UsageError(f"{word!r} is not key=value; see `blendbench run --help`")
+    with initialize_config_module("blendbench.conf", version_base="1.3"):
+        return compose_here(overrides)
+
+
+def compose_here(overrides: list[str]) -> dict:
+    """As `compose`, with the config folders of the Hydra that runs."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        composed = hydra_compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(explain(error)) from error
+    return checked(composed)
+
+
+def checked(composed: Any) -> dict:
+    from blendbench import config
+    from blendbench.trackers import wandb
+
+    try:
+        settings = config.check(composed)
+        settings["tracker"] = asdict(wandb.check(settings))
+        return settings
+    except BlendbenchError as error:
+        raise UsageError(str(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """One line out of Hydra's message: the override that it is about, its first sentence, and the options it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0].rstrip(".:")
+    if (override := getattr(error, "override", None)) and override not in text:
+        text = f"{override!r}: {text}"
+    cause = str(error.__cause__).splitlines()[0].strip() if error.__cause__ is not None else ""
+    if cause and cause not in text:
+        text += f" ({cause})"
+    if "Available options" in str(error):
+        start = next(i for i, line in enumerate(lines) if line.startswith("Available options"))
+        end = next((i for i, line in enumerate(lines) if line.startswith("Config search path")), len(lines))
+        text += f"; there are {', '.join(lines[start + 1 : end])}"
+    elif "Could not find 'experiment" in text:
+        from blendbench.resources import package_folder
+
+        folder = package_folder("blendbench.conf") / "experiment"
+        names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob("*/*.yaml"))
+        text += f"; there are {', '.join(names)}"
+    return f"{text}; see `blendbench run --help`"
+
+
+def composer_of(overrides: list[str]) -> Callable[[list[str]], dict]:
+    """Composes the configuration of further overrides."""
+    return lambda words: compose([*words, *overrides])

@@ -1,0 +1,108 @@
+"""Weights, read as data alone, and the hash of a checkpoint's folder."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from blendbench import stand_ins
+from blendbench.errors import BlendbenchError, printable
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name.
+
+    Raises
+    ------
+    BlendbenchError
+        If there is no such folder, or a file of it cannot be read or is a stand-in (see `stand_ins.refuse_weights`).
+    """
+    if not Path(folder).is_dir():
+        raise BlendbenchError(f"{folder}: no such checkpoint folder; give one that `blendbench train` wrote")
+    stand_ins.refuse_weights(Path(folder))
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).rglob("*")):
+        name = file.relative_to(folder)
+        if file.suffix not in {".safetensors", ".json", ".txt"} or file.name == "training.json":
+            continue
+        if name.parts[0] in {"safety_checker", "feature_extractor", "adapters"}:
+            continue  # never loaded, or named apart
+        digest.update(name.as_posix().encode())
+        try:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 24):
+                    digest.update(block)
+        except OSError as error:
+            stand_ins.refuse(file)
+            raise BlendbenchError(f"{file}: cannot be read ({error.strerror}); fetch it again") from error
+    return digest.hexdigest()[:12]
+
+
+# Published files may hold NumPy arrays (Cnn14's at 16 kHz is longer than its weights, and torchvggish makes tensors of
+# its PCA file's values). They are data, but PyTorch reads only what is named here.
+_ARRAYS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *sorted({type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}, key=str),
+    *((np.zeros(1).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+def read_state(path: Path) -> Any:
+    """What a PyTorch file holds, on the CPU: tensors, NumPy arrays of numbers and plain containers of them, no code.
+
+    Raises
+    ------
+    BlendbenchError
+        If the file is missing, damaged, or a pickle that asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        stand_ins.refuse(path)
+        raise BlendbenchError(f"{printable(path)}: cannot be read ({error.strerror}); fetch it again") from error
+    try:
+        with torch.serialization.safe_globals(_ARRAYS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        stand_ins.refuse_weights(path, failed=True)
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            reason = f"holds {named[1]}, not weights alone, so reading it could run code; give the published file"
+        else:
+            reason = "damaged or no PyTorch file; fetch it again"
+        raise BlendbenchError(f"{printable(path)}: {reason}") from error
+
+
+def fill(network: nn.Module, state: Any, path: Path, device: str) -> Any:
+    """The network with a state dict's tensors, on a device, for inference.
+
+    Raises
+    ------
+    BlendbenchError
+        If they are not exactly the network's own, by name and shape.
+    """
+    kind, wanted = type(network).__name__, network.state_dict()
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BlendbenchError(f"{printable(path)}: holds no weights of {kind}; give the published file")
+    problems = [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in wanted]
+    problems += [
+        f"{name} is {list(state[name].shape)}, not {list(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise BlendbenchError(
+            f"{printable(path)}: weights are not of this {kind} ({problems[0]}{more}); give the published file"
+        )
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False).to(device)

@@ -1,0 +1,415 @@
+"""A run's folder, and all that its settings name: who reads a run, finished or not, has one object for it.
+
+This module, and `runs.plan`, are where settings end: what is below is built from its own entry and given its values.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import soundfile
+import torch
+
+from blendbench import config
+from blendbench.datasets.sources import Sources
+from blendbench.errors import BlendbenchError
+from blendbench.evaluators import Evaluator
+from blendbench.facts import Facts
+from blendbench.metrics import Metric
+from blendbench.resources import package_folder
+from blendbench.runs import KEY, ROWS
+from blendbench.runs.device import pick_device
+from blendbench.runs.listened import Listened
+from blendbench.sound import audio
+from blendbench.store.ledger import Ledger, Rows
+from blendbench.store.signature import canonical
+from blendbench.tasks import Presentation, Task
+
+COLUMNS = [
+    "experiment", "dataset", "arm", "presentation", "metric", "value", "ci_low", "ci_high", "n", "n_failed",
+    "paper_value", "recipe",
+]  # fmt: skip
+COMPARISON_COLUMNS = [
+    "experiment", "dataset", "presentation", "metric", "arm", "other", "difference", "ci_low", "ci_high", "p", "p_holm",
+    "n", "test",
+]  # fmt: skip
+_NUMBERS = ("value", "ci_low", "ci_high", "n", "n_failed", "paper_value")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the table of an experiment is laid out: what its rows are, and what its columns are, outermost first.
+
+    Each of arm, presentation, dataset and metric stands in one of them.
+    """
+
+    rows: str = "arm"
+    columns: tuple[str, ...] = ("presentation", "dataset", "metric")
+    takes: bool = False
+    """Whether it says what each arm's method takes of the task's offer; rows must be arms."""
+
+    def __post_init__(self) -> None:
+        axes = sorted([self.rows, *self.columns])
+        if axes != ["arm", "dataset", "metric", "presentation"]:
+            raise BlendbenchError(
+                f"experiment.table: rows={self.rows}, columns={list(self.columns)}; arm, presentation, dataset and "
+                "metric must each stand once"
+            )
+        if self.takes and self.rows != "arm":
+            raise BlendbenchError("experiment.table.takes: only methods take something; set rows=arm, or leave it out")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The key `experiment`.
+
+    Parameters
+    ----------
+    name, title : str
+    metrics : list of str
+        In the table, in order.
+    rows : dict of str to str
+        Labels by arm, in the table's order; an arm without one is called by its own label, or name.
+    paper_csv : str or None
+        The paper's figures, a file below `experiments/`.
+    paper_dataset : dict of str to str
+        By our data set the paper's that stands beside it.
+    figures : list of dict
+    sweep : dict or None
+        Values by swept key.
+    table : dict
+        Fields of `Layout`.
+    """
+
+    name: str
+    title: str
+    metrics: list[str]
+    rows: Mapping[str, Any] | None = None
+    paper_csv: str | None = None
+    paper_dataset: Mapping[str, str] | None = None
+    figures: list[dict[str, Any] | None] | None = None
+    sweep: Mapping[str, Any] | None = None
+    table: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """How its table is laid out; raises BlendbenchError where that cannot be."""
+        try:
+            entries = {name: tuple(value) if isinstance(value, list) else value for name, value in self.table.items()}
+            return Layout(**entries)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise BlendbenchError(f"experiment.table: {error}; use rows and columns") from None
+
+    def paper_figures(self) -> pd.DataFrame:
+        """The paper's figures: columns dataset, arm, presentation, metric, value; empty if it has none."""
+        if not self.paper_csv:
+            return pd.DataFrame(columns=["dataset", "arm", "presentation", "metric", "value"])
+        return pd.read_csv(package_folder("blendbench.conf") / "experiment" / self.paper_csv)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The key `statistics`, and the seed that goes with it."""
+
+    resamples: int
+    confidence: float
+    over_n: list[int]
+    fad_infinity: bool
+    seed: int
+
+    def interval(self, groups: str) -> str:
+        """Words of a recipe: of what the interval is."""
+        return f"{self.confidence:.0%} bootstrap over {groups}, {self.resamples} resamples"
+
+
+class Run:
+    """A run: its folder, its settings, and what they name, built when first asked for.
+
+    Parameters
+    ----------
+    dir : Path
+        The run's folder.
+    settings : dict
+        Checked and resolved.
+    """
+
+    def __init__(self, dir: Path, settings: dict[str, Any]) -> None:
+        self.dir, self.settings = dir, settings
+        self.seed: int = settings["seed"]
+        self.store = Path(settings["store_dir"])
+        self.allowed: list[str] = settings["allow_targets"]
+        self.datasets: list[str] = list(settings["dataset"])
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Run":
+        """The run of a checked configuration, in its own folder or the default one."""
+        return cls(config.run_dir_of(settings), settings)
+
+    @classmethod
+    def open(cls, dir: Path, **own: Any) -> "Run":
+        """A finished or stopped run, with `own` settings in place of those that it was begun with.
+
+        Modules that its configuration wants to call are not allowed but by `allow_targets`.
+        """
+        return cls(dir, read_settings(dir) | {"allow_targets": []} | own)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment; raises BlendbenchError if an entry is unknown."""
+        try:
+            return Experiment(**self.settings["experiment"])
+        except TypeError as error:
+            raise BlendbenchError(f"experiment: {error}; mend that entry") from None
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """How intervals are made."""
+        return Statistics(**self.settings["statistics"], seed=self.seed)
+
+    @property
+    def digest(self) -> str:
+        """Hash of its settings, places and speed left out."""
+        return config.digest(self.settings)
+
+    @property
+    def asked_device(self) -> str:
+        """What the configuration says: "auto", "cpu", "cuda", ..."""
+        return str(self.settings["device"])
+
+    @property
+    def threads(self) -> int | None:
+        """Of a process on the CPU; None for torch's own."""
+        threads: int | None = self.settings["threads"]
+        return threads
+
+    @property
+    def device(self) -> str:
+        """Torch device; raises BlendbenchError if it is not here."""
+        return pick_device(self.settings["device"])
+
+    @cached_property
+    def sources(self) -> Sources:
+        """The run's data."""
+        return Sources.of(self.settings)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task; raises BlendbenchError if its entry is wrong."""
+        return self.build_task(self.store)
+
+    def build_task(self, store: Path | None) -> Task:
+        """The task with another store, or none; raises BlendbenchError if its entry is wrong."""
+        entry = self.settings["task"] or {}
+        task: Task = config.build(entry, "task", self.allowed, sources=self.sources, store=store)
+        return task
+
+    @cached_property
+    def methods(self) -> dict[str, Any]:
+        """Methods by arm, those left out by null not among them."""
+        entries = self.settings["arms"]
+        return {name: config.build(one, f"arms.{name}", self.allowed) for name, one in entries.items() if one}
+
+    @cached_property
+    def shown(self) -> dict[str, Presentation]:
+        """Presentations by name."""
+        found: dict[str, Presentation] = {}
+        for name, entry in self.settings["presentations"].items():
+            if "_target_" in entry:
+                found[name] = config.build(entry, f"presentations.{name}", self.allowed)
+            else:
+                found[name] = self.task.presentation(name, entry)
+        return found
+
+    @cached_property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Evaluators by name; a definition that stands twice is built once.
+
+        Raises
+        ------
+        BlendbenchError
+            If an entry is wrong.
+        """
+        built: dict[str, Evaluator] = {}
+        chosen: dict[str, Evaluator] = {}
+        for name, entry in (self.settings["evaluator"] or {}).items():
+            if entry is not None:
+                key = canonical(entry)
+                if key not in built:
+                    built[key] = config.build(entry, f"evaluator.{name}", self.allowed)
+                chosen[name] = built[key]
+        return chosen
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics that are measured: those that the experiment names, and those whose evaluator is there anyway.
+
+        Raises
+        ------
+        BlendbenchError
+            If an entry is wrong, or its evaluator does not say what the metric asks.
+        """
+        named, found = set(self.experiment.metrics), {}
+        for name, entry in self.settings["metric"].items():
+            own, asked = dict(entry), entry.get("evaluator")
+            if "evaluator" in own:
+                if asked not in self.evaluators:
+                    continue
+                own["evaluator"] = self.evaluators[asked]
+            metric: Metric = config.build(own, f"metric.{name}", self.allowed)
+            metric.name = name
+            if asked is not None or named & set(metric.facts):
+                found[name] = metric
+        return found
+
+    @cached_property
+    def facts(self) -> dict[str, Facts]:
+        """Facts by name of all metrics of the configuration."""
+        found: dict[str, Facts] = {}
+        for name, entry in self.settings["metric"].items():
+            found |= config.named(entry.get("_target_"), f"metric.{name}", self.allowed).facts
+        return found
+
+    @cached_property
+    def scales(self) -> dict[str, Facts]:
+        """Facts by name of the scales that listeners have rated; none where the run has no analysis."""
+        return Listened(self.dir).facts
+
+    def fact(self, name: str) -> Facts:
+        """Facts about a metric, `fad@N` as those of `fad`; one that is not known has its own name and no direction."""
+        base = name.partition("@")[0]
+        known = self.facts.get(base) or self.scales.get(base)
+        if known is None:
+            return Facts(name)
+        return known if base == name else Facts(known.label + name[len(base) :], known.unit, known.higher_is_better)
+
+    @cached_property
+    def arms(self) -> dict[str, str]:
+        """Labels by arm of the arms that the run has, in the table's order: by `experiment.rows`, then the others.
+
+        An arm that is left out (`arms.NAME=null`) is not among them; one without a row is called by its own name.
+        """
+        rows, arms = self.experiment.rows or {}, self.settings["arms"]
+        return told_apart({arm: str(rows.get(arm) or arm) for arm in [*rows, *arms] if arms.get(arm) is not None})
+
+    @property
+    def with_music(self) -> list[str]:
+        """Arms that make music, in the table's order; a method says `silent` where it makes none."""
+        found = []
+        for arm in self.arms:
+            with suppress(BlendbenchError):  # a module of the user's that this command was not allowed
+                method = config.named(self.settings["arms"][arm].get("_target_"), f"arms.{arm}", self.allowed)
+                if getattr(method, "silent", False):
+                    continue
+            found.append(arm)
+        return found
+
+    @cached_property
+    def presentations(self) -> dict[str, str]:
+        """Labels by presentation, in the run's order."""
+        entries = self.settings["presentations"].items()
+        return told_apart({name: str(entry.get("label") or name) for name, entry in entries})
+
+    @property
+    def comparable(self) -> bool:
+        """Whether numbers may stand beside published ones: no built-in model or data, and the paper's evaluators."""
+        chosen = [entry for entry in (self.settings["evaluator"] or {}).values() if entry is not None]
+        built_in = (self.settings["generator"] or {}).get("checkpoint") == "pocket" or "builtin" in self.datasets
+        return not built_in and all(entry.get("comparable", False) for entry in chosen)
+
+    def ledger(self) -> Ledger:
+        """The run's rows, as they are appended."""
+        return Ledger(self.dir / ROWS, KEY)
+
+    def rows(self) -> Rows:
+        """Rows, each once, in the order of their keys; raises BlendbenchError if there are none."""
+        file = self.dir / ROWS
+        if not file.is_file():
+            raise BlendbenchError(f"{self.dir}: no {ROWS} here; give the folder that `blendbench run` printed")
+        return Rows(self.ledger())
+
+    def results(self) -> pd.DataFrame:
+        """`results.csv`; names stay text, be they "null" or "1".
+
+        Raises
+        ------
+        BlendbenchError
+            If there is none, or it cannot be read.
+        """
+        file = self.dir / "results.csv"
+        try:
+            return pd.read_csv(
+                file, dtype={name: str for name in COLUMNS if name not in _NUMBERS}, keep_default_na=False,
+                na_values={name: [""] for name in _NUMBERS},
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise BlendbenchError(f"{file}: cannot be read ({error}); run `blendbench table {self.dir}`") from None
+
+    def texts(self, name: str) -> pd.DataFrame:
+        """Another table of the run, all text; empty where a run, being older, has none.
+
+        Raises
+        ------
+        BlendbenchError
+            If it cannot be read.
+        """
+        file = self.dir / name
+        if not file.exists():
+            return pd.DataFrame()
+        try:
+            return pd.read_csv(file, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise BlendbenchError(f"{file}: cannot be read ({error}); run `blendbench table {self.dir}`") from None
+
+    def heard(self, row: Mapping[str, Any]) -> torch.Tensor:
+        """What is heard of a row, at its true level: the attenuation that kept the file from clipping is undone."""
+        return load_sound(self.dir / row["mix"]) * audio.from_db(row["attenuation_db"])
+
+    def parts(self, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Parts of what is heard of a row, apart, at their levels in it.
+
+        Raises
+        ------
+        BlendbenchError
+            If the item's files, or the row's, cannot be read.
+        """
+        return self.task.parts(self.task.given(row), self.heard(row), row)
+
+
+def told_apart(found: Mapping[str, str]) -> dict[str, str]:
+    """Labels by name; those that several share with the name after them."""
+    times = Counter(found.values())
+    return {name: label if times[label] == 1 else f"{label} ({name})" for name, label in found.items()}
+
+
+def read_settings(run_dir: Path) -> dict[str, Any]:
+    """The settings of a finished or stopped run; raises BlendbenchError if there are none."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    file = run_dir / "config.yaml"
+    try:
+        loaded = OmegaConf.load(file)
+    except OSError:
+        raise BlendbenchError(
+            f"{run_dir}: no config.yaml here; give the folder that `blendbench run` printed"
+        ) from None
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise BlendbenchError(f"{file}: not a run's settings ({str(error).splitlines()[0]}); run again") from None
+    if not isinstance(loaded, DictConfig):
+        raise BlendbenchError(f"{file}: not a run's settings; run the same command again")
+    return config.check(config.brought_up(loaded))
+
+
+def load_sound(path: Path) -> torch.Tensor:
+    """A file that this package wrote: [samples], or [channels, samples] where it has several; silence allowed."""
+    try:
+        values = soundfile.read(path, dtype="float32")[0]
+    except (soundfile.SoundFileError, OSError) as error:
+        raise BlendbenchError(f"{path}: cannot be read again ({error}); delete it and run once more") from None
+    return torch.from_numpy(values.T.copy() if values.ndim == 2 else values)

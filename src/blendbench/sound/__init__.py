@@ -1,0 +1,1 @@
+"""Sound: numbers, files, mel images, and the way back from them."""

@@ -1,0 +1,246 @@
+"""Sound as numbers: sample rates, loudness, lengths, levels and the sum of two sounds.
+
+A waveform is a float32 tensor `[samples]`, or `[channels, samples]`, full scale at 1.0 and never clipped in memory:
+peaks above 1 are lawful until a file with a bounded sample format is written. Times are in seconds, rates in Hz, levels
+in dB, loudness in LUFS as ITU-R BS.1770-4 defines it.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import pyloudnorm
+import torch
+from scipy import signal
+
+from blendbench.errors import ClipError
+
+SAMPLE_RATE = 44_100
+MIN_SECONDS = 0.4
+"""Length of a gating block of BS.1770-4: a shorter clip has no loudness."""
+GATE_LUFS = -70.0
+"""Absolute gate of BS.1770-4: what lies below it does not count as sound."""
+
+
+def resample(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> torch.Tensor:
+    """Change the sample rate by a polyphase linear-phase FIR filter (`scipy.signal.resample_poly`).
+
+    The filter is a Kaiser-windowed sinc: pass band to 0.9 of the lower Nyquist frequency, 100 dB down from that Nyquist
+    frequency on. SciPy is used and not `torchaudio.functional.resample` because the latter's kernel has
+    `orig * new / gcd**2` taps, which takes gigabytes for rates without a large common factor (44,056 Hz); the filter is
+    designed here because the default ones of both let aliases through near Nyquist.
+
+    Parameters
+    ----------
+    waveform : Tensor [..., samples]
+    orig_rate, new_rate : int
+        In Hz.
+
+    Returns
+    -------
+    Tensor [..., ceil(samples * new_rate / orig_rate)], same dtype and device.
+    """
+    up, down = rate_ratio(orig_rate, new_rate)
+    if up == down or waveform.shape[-1] == 0:
+        return waveform
+    values = waveform.detach().cpu().numpy()
+    taps = resampling_filter(up, down).astype(values.dtype)
+    resampled = signal.resample_poly(values, up, down, axis=-1, window=taps)
+    return torch.from_numpy(np.ascontiguousarray(resampled)).to(waveform)
+
+
+def integrated_loudness(waveform: torch.Tensor, sample_rate: int, name: str = "waveform") -> float:
+    """Integrated, gated loudness of ITU-R BS.1770-4 (`pyloudnorm`).
+
+    A full-scale 997 Hz sine in the one channel measures -3.01 LUFS; played on two channels it would measure 0.
+
+    Parameters
+    ----------
+    waveform : Tensor [samples]
+    sample_rate : int
+        In Hz.
+    name : str
+        What to call the clip in a message.
+
+    Returns
+    -------
+    Loudness in LUFS; -inf when no block of 400 ms passes the absolute gate of -70 LUFS.
+
+    Raises
+    ------
+    ClipError
+        It is shorter than 0.4 s, or holds NaN or infinity.
+    ValueError
+        It is not one-dimensional.
+    """
+    if waveform.ndim != 1:
+        raise ValueError(f"{name}: waveform has shape {list(waveform.shape)}, not [samples]")
+    if waveform.shape[0] < MIN_SECONDS * sample_rate:
+        seconds = waveform.shape[0] / sample_rate
+        raise ClipError(f"{name}: lasts {seconds:.3g} s, BS.1770 loudness needs {MIN_SECONDS} s; use a longer clip")
+    check_finite(waveform, name)
+    # The offset, 600 dB down, keeps the filters' decay into digital silence out of the slow subnormal numbers.
+    values = waveform.detach().cpu().numpy().astype(np.float64) + 1e-30
+    return float(_meter(sample_rate).integrated_loudness(values))
+
+
+def normalize_loudness(
+    waveform: torch.Tensor, sample_rate: int, target_lufs: float, name: str = "waveform"
+) -> tuple[torch.Tensor, float]:
+    """Scale a waveform to an integrated loudness; peaks may pass 1, nothing is clipped.
+
+    Parameters
+    ----------
+    waveform : Tensor [samples]
+    sample_rate : int
+        In Hz.
+    target_lufs : float
+        In LUFS, above -70.
+    name : str
+        What to call the clip in a message.
+
+    Returns
+    -------
+    waveform : Tensor [samples]
+    gain_db : float
+        The finite gain that was applied, in dB.
+
+    Raises
+    ------
+    ClipError
+        It is silent (loudness -inf), shorter than 0.4 s, or holds NaN or infinity.
+    ValueError
+        The target is not finite or not above the gate of -70 LUFS.
+    """
+    if not (math.isfinite(target_lufs) and target_lufs > GATE_LUFS):
+        raise ValueError(f"target_lufs must be finite and above {GATE_LUFS:g}, not {target_lufs}")
+    loudness = integrated_loudness(waveform, sample_rate, name)
+    if loudness == -math.inf:
+        raise ClipError(
+            f"{name}: is silent (below the {GATE_LUFS:g} LUFS gate); no gain can level it, use another clip"
+        )
+    gain_db = target_lufs - loudness
+    # The absolute gate does not move with the gain: raising a quiet clip lifts blocks over it that were not counted.
+    for _ in range(4):
+        scaled = waveform * from_db(gain_db)
+        error = target_lufs - integrated_loudness(scaled, sample_rate, name)
+        if abs(error) < 0.001 or not math.isfinite(error):
+            break
+        gain_db += error
+    else:
+        scaled = waveform * from_db(gain_db)
+    return scaled, gain_db
+
+
+def extend_circular(waveform: torch.Tensor, samples: int) -> torch.Tensor:
+    """Give a repeating sound a length: loop it from its start when too short, cut it when too long.
+
+    Parameters
+    ----------
+    waveform : Tensor [..., n], n >= 1
+    samples : int
+        Wanted length, 0 or more.
+
+    Returns
+    -------
+    Tensor [..., samples], a copy.
+
+    Raises
+    ------
+    ValueError
+        The waveform is empty or `samples` negative.
+    """
+    if waveform.shape[-1] == 0 or samples < 0:
+        raise ValueError(f"cannot extend {waveform.shape[-1]} samples to {samples}")
+    return waveform[..., torch.arange(samples, device=waveform.device) % waveform.shape[-1]]
+
+
+def to_mono(waveform: torch.Tensor) -> torch.Tensor:
+    """The mean of the channels of [channels, samples]; [samples] as it is."""
+    return waveform if waveform.ndim == 1 else waveform.mean(0)
+
+
+def mix(noise: torch.Tensor, music: torch.Tensor) -> torch.Tensor:
+    """Sum of noise and music, `[..., samples]` each and of one shape; peaks may pass 1, nothing is clipped.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+    """
+    if noise.shape != music.shape:
+        raise ValueError(f"noise {list(noise.shape)} and music {list(music.shape)} differ in shape; extend or cut one")
+    return noise + music
+
+
+def limit_peak(waveform: torch.Tensor, ceiling: float = 1.0) -> tuple[torch.Tensor, float]:
+    """Scale the whole waveform down when its peak passes a ceiling; otherwise return it as it is.
+
+    Parameters
+    ----------
+    waveform : Tensor [..., samples]
+    ceiling : float
+        Largest absolute sample allowed, above 0.
+
+    Returns
+    -------
+    waveform : Tensor [..., samples]
+    attenuation_db : float
+        By how much it was lowered, in dB; 0 when untouched, never negative.
+
+    Raises
+    ------
+    ValueError
+        The ceiling is not above 0, or the waveform holds NaN or infinity.
+    """
+    if not ceiling > 0:
+        raise ValueError(f"ceiling must be above 0, not {ceiling}")
+    peak = waveform.abs().max().item() if waveform.numel() else 0.0
+    if not math.isfinite(peak):
+        raise ValueError("cannot limit a waveform that holds NaN or infinity")
+    if peak <= ceiling:
+        return waveform, 0.0
+    # Dividing first makes the peak exactly 1, so that rounding cannot lift it over the ceiling.
+    return waveform / peak * ceiling, db(peak / ceiling)
+
+
+def db(amplitude: float) -> float:
+    """Level of an amplitude ratio in dB: 20 log10(amplitude); -inf for 0, ValueError below 0."""
+    return 20.0 * math.log10(amplitude) if amplitude != 0 else -math.inf
+
+
+def from_db(level: float) -> float:
+    """Amplitude ratio of a level in dB: 10^(level / 20)."""
+    return 10.0 ** (level / 20.0)
+
+
+def check_has_samples(samples: int, name: str) -> None:
+    if samples == 0:
+        raise ClipError(f"{name}: holds 0 samples; use a clip with sound in it")
+
+
+def check_finite(waveform: torch.Tensor, name: str) -> None:
+    finite = torch.isfinite(waveform)
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise ClipError(f"{name}: {bad} of {waveform.numel()} samples are NaN or infinite; mend or export it again")
+
+
+@lru_cache(maxsize=16)
+def _meter(sample_rate: int) -> pyloudnorm.Meter:
+    return pyloudnorm.Meter(sample_rate)
+
+
+def rate_ratio(orig_rate: int, new_rate: int) -> tuple[int, int]:
+    if orig_rate <= 0 or new_rate <= 0:
+        raise ValueError(f"sample rates must be above 0, not {orig_rate} and {new_rate}")
+    common = math.gcd(orig_rate, new_rate)
+    return new_rate // common, orig_rate // common
+
+
+@lru_cache(maxsize=8)
+def resampling_filter(up: int, down: int) -> np.ndarray:
+    transition, stopband_db = 0.1, 100.0
+    nyquist_ratio = max(up, down)
+    length, beta = signal.kaiserord(stopband_db, transition / nyquist_ratio)
+    return signal.firwin(2 * (length // 2) + 1, (1 - transition / 2) / nyquist_ratio, window=("kaiser", beta))

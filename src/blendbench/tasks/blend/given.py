@@ -1,0 +1,38 @@
+"""What the blend task hands to a method: a noise at its level in the mix, and a text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from blendbench.sound.lattice import extend_to_frames
+from blendbench.sound.mel import mel_amplitudes
+from blendbench.tasks import Given
+from blendbench.tasks.blend.pairing import Pair
+
+
+@dataclass(frozen=True)
+class NoiseAndText(Given):
+    """A pair ready for a method.
+
+    Attributes
+    ----------
+    item : Pair
+    noise : Tensor [samples]
+        At 44.1 kHz and its level in the mix.
+    text : str
+        The prompt.
+    kept_mel : callable, optional
+        Gives the noise's mel image, if it is kept.
+    """
+
+    item: Pair
+    noise: torch.Tensor
+    text: str
+    kept_mel: Callable[[], torch.Tensor] | None = None
+
+    def mel(self) -> torch.Tensor:
+        """Mel amplitudes [512, 512] of the noise, extended circularly to one image."""
+        if self.kept_mel is not None and isinstance(self.noise, torch.Tensor):
+            return self.kept_mel()
+        return mel_amplitudes(extend_to_frames(self.noise))

@@ -1,0 +1,177 @@
+"""The clips that trainings read: audio, mel images and captions of rendered music and of noise, made once.
+
+A cache is a folder with `audio.i16` ([clips, samples], 44.1 kHz, 5.12 s, -18 LUFS), `images.u8` (mel images,
+[clips, 512, 512], loud = dark) and `clips.jsonl` (a row a clip: kind, split, label, captions, source).
+Rows are appended in chunks, so a stopped build goes on and a training may read what is there. Splits go by song and by
+source recording, so nothing heard in training is held out for measuring.
+"""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blendbench.datasets.esc50 import ESC10, read_table
+from blendbench.errors import BlendbenchError, ClipError
+from blendbench.sound import audio, files
+from blendbench.sound.lattice import extend_to_frames
+from blendbench.sound.mel import encode_image, mel_amplitudes
+from blendbench.train.data import noises, render, songs
+from blendbench.train.data.arranger import GENRES
+
+SAMPLES = 225_792  # 5.12 s at 44.1 kHz
+HELD_OUT_FOLD = 4
+
+
+class ClipCache:
+    """A cache on disk, opened for reading at its present length; arrays stay memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.clips = read_clips(self.folder)
+        if not self.clips:
+            raise BlendbenchError(f"{self.folder}: no training clips here; run `blendbench train data` first")
+        count = len(self.clips)
+        self.images = np.memmap(self.folder / "images.u8", np.uint8, "r", shape=(count, 512, 512))
+        self.audio = np.memmap(self.folder / "audio.i16", np.int16, "r", shape=(count, SAMPLES))
+
+    def rows(self, **wanted: str) -> np.ndarray:
+        """Indices of the clips whose columns have the wanted values."""
+        return np.array([i for i, clip in enumerate(self.clips) if all(clip[k] == v for k, v in wanted.items())], int)
+
+    def waveforms(self, rows: np.ndarray) -> torch.Tensor:
+        """Waveforms [N, samples] in -1..1 of the given rows."""
+        return torch.from_numpy(self.audio[rows].astype(np.float32) / 32768)
+
+
+def read_clips(folder: Path) -> list[dict]:
+    """Rows of a cache's finished clips; a last line torn by a stopped build does not count."""
+    file = folder / "clips.jsonl"
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, seed: int) -> list[list[tuple]]:
+    """Cut everything that goes into the cache into chunks of jobs, in a seeded order: noise first, then music.
+
+    Raises
+    ------
+    BlendbenchError
+        If POP909 is not there.
+    """
+    draw = np.random.default_rng(seed)
+    held_out = songs.held_out_songs()
+    folders = [folder for folder in sorted(Path(pop909).glob("*")) if folder.is_dir() and folder.name not in held_out]
+    if not folders:
+        raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; pass pop909=DIR")
+    noise: list[tuple] = [("synthesised", kind, index, seed) for kind in noises.KINDS for index in range(per_kind)]
+    if esc50 is not None:
+        # The models are shared freely, so only the freely licensed part is trained on.
+        noise += [("recorded", clip) for clip in read_table(esc50) if clip.label in ESC10]
+    music: list[tuple] = []
+    for turn in range(arrangements):
+        for position in draw.permutation(len(folders)):
+            genre = GENRES[(int(position) + turn * 3) % len(GENRES)]
+            music.append(("song", str(folders[position]), genre, int(draw.integers(2**31))))
+    held = [("composed", index, GENRES[index % len(GENRES)], int(draw.integers(2**31))) for index in range(42)]
+    order = draw.permutation(len(noise))
+    chunks = [[noise[i] for i in order[k::16]] for k in range(16)]
+    return chunks + [jobs[i : i + 7] for jobs in (held, music) for i in range(0, len(jobs), 7)]
+
+
+def make_chunk(jobs: list[tuple]) -> list[tuple[np.ndarray, np.ndarray, dict]]:
+    """Audio (int16), mel image (uint8) and row of every clip of a chunk; an unreadable recording is left out."""
+    torch.set_num_threads(1)
+    made: list[tuple[torch.Tensor, dict]] = []
+    scores = []
+    for job in jobs:
+        if job[0] in ("song", "composed"):
+            song = songs.read_pop909(Path(job[1])) if job[0] == "song" else songs.compose(10_000 + job[1])
+            scores.append((song, job[2], job[3]))
+        elif job[0] == "synthesised":
+            _, kind, index, seed = job
+            waveform = torch.from_numpy(noises.synthesize(kind, seed + 7919 * (index + 1), seconds=SAMPLES / 44_100))
+            split = "held_out" if index % 6 == 5 else "train"
+            row = {"kind": "noise", "split": split, "label": kind, "source": f"synthesised-{kind}-{index}"}
+            made.append((waveform, row))
+        else:
+            clip = job[1]
+            try:
+                waveform = audio.extend_circular(files.read(clip.path), SAMPLES)
+            except ClipError as error:
+                print(f"left out: {error}", flush=True)
+                continue
+            split = "held_out" if clip.fold == HELD_OUT_FOLD else "train"
+            made.append(
+                (waveform, {"kind": "noise", "split": split, "label": clip.label, "source": f"esc50-{clip.source}"})
+            )
+    for rendered, facts in render.render_clips(scores):
+        split = "held_out" if facts["song"].startswith("composed") else "train"
+        row = {"kind": "music", "split": split, "label": facts["genre"], "source": facts["song"]}
+        row |= {"captions": facts["captions"], "tempo": facts["tempo"], "instruments": facts["instruments"]}
+        made.append((torch.from_numpy(rendered), row))
+    out = []
+    for waveform, row in made:
+        leveled = audio.normalize_loudness(waveform, 44_100, -18.0)[0]
+        pixels, _ = encode_image(mel_amplitudes(extend_to_frames(leveled)))
+        samples = (leveled.clamp(-1, 1) * 32767).to(torch.int16).numpy()
+        out.append((samples, pixels.round().to(torch.uint8).numpy(), row))
+    return out
+
+
+def build(
+    folder: Path,
+    pop909: Path,
+    esc50: Path | None,
+    *,
+    arrangements: int = 1,
+    per_kind: int = 36,
+    seed: int = 0,
+    workers: int = 2,
+) -> ClipCache:
+    """Render the training music, synthesise and read the noises, and write the cache; a stopped build goes on.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the cache goes.
+    pop909, esc50 : Path
+        Folders of the two data sets; `esc50` may be None.
+    arrangements : int
+        Genres a song is arranged in.
+    per_kind : int
+        Synthesised noises a kind.
+
+    Raises
+    ------
+    BlendbenchError
+        If POP909, FluidSynth or its sound font is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = plan(pop909, esc50, arrangements=arrangements, per_kind=per_kind, seed=seed)
+    clips = read_clips(folder)
+    done = {clip["chunk"] for clip in clips}
+    todo = [number for number in range(len(chunks)) if number not in done]
+    with (
+        (folder / "audio.i16").open("ab") as audio_file,
+        (folder / "images.u8").open("ab") as image_file,
+        (folder / "clips.jsonl").open("ab") as row_file,
+        ProcessPoolExecutor(workers) as pool,
+    ):
+        # What a stopped build left behind its last finished row is cut off.
+        audio_file.truncate(len(clips) * SAMPLES * 2)
+        image_file.truncate(len(clips) * 512 * 512)
+        row_file.truncate(sum(len(json.dumps(clip)) + 1 for clip in clips))
+        for number, made in zip(todo, pool.map(make_chunk, [chunks[number] for number in todo]), strict=True):
+            for samples, image, _ in made:
+                audio_file.write(samples.tobytes())
+                image_file.write(image.tobytes())
+            audio_file.flush()
+            image_file.flush()
+            row_file.write("".join(json.dumps(row | {"chunk": number}) + "\n" for _, _, row in made).encode())
+            row_file.flush()
+            print(f"chunk {number + 1} of {len(chunks)}", flush=True)
+    return ClipCache(folder)

@@ -1,0 +1,265 @@
+"""Bring trained models into the package: half precision, safetensors, with a card each."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from blendbench.errors import BlendbenchError
+from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.weights import checkpoint_hash
+from blendbench.store.write import write_text
+from blendbench.train.pocket.student import FILE
+
+_GENERATOR_CARD = """# pocket: the built-in generator of blendbench
+
+A latent diffusion model over mel-spectrogram images (512x512 pixels, 44.1 kHz, 5.12 s) with the interface of Stable
+Diffusion in diffusers' layout: patch autoencoder to 64x64 latents of {vae_config[latent_channels]} channels, conditional U-Net (velocity
+prediction, zero terminal SNR), small CLIP-type text encoder and byte-pair tokenizer. `adapters/` holds a low-rank adapter
+for sampling in {student[sampler_steps]} steps without guidance (`generator=pocket_fast`). Half-precision safetensors; checkpoint hash
+`{hash}`.
+
+**For**: running every command of blendbench on a machine without any download. **Not for**: conclusions about published
+models; its numbers compare with each other only.
+
+## Trained on
+Melodies, chords and beats of POP909 (MIT), arranged in seven genres (Pop, EDM, Rock, Hip-hop, Punk, Jazz, Classical) by
+`blendbench.train.arranger` and rendered with FluidSynth and the FluidR3 bank (MIT): {unet[clips]} clips of 5.12 s ({hours:.1f} hours)
+with captions written from what was arranged. The songs in `data_manifests/pop909_held_out.txt` were left out. The
+autoencoder learned from {vae[music_clips]} of such clips and {vae[noise_clips]} noises: synthesised ones, and ESC-50's folds 1-3 of the
+ESC-10 classes (CC BY).
+
+## Cost
+On {unet[device]}, {precision}. Autoencoder ({vae_millions:.1f} M parameters): {vae[steps]} steps of {vae[batch]} crops of
+{vae[crop][0]}x{vae[crop][1]} in {vae[minutes]:.0f} min. U-Net and text encoder ({unet_millions:.1f} M): {unet[steps]} steps, each of {unet[batch]} clips or as much in
+shorter stretches, in {unet[minutes]:.0f} min. Few-step adapter ({student_millions:.1f} M, rank {student[rank]}): {student[steps]} steps of {student[batch]} in {student[minutes]:.0f} min;
+one step of the student for {student[substeps]} of the teacher at guidance {student[guidance_scale]}. Seeds: {vae[seed]}, {unet[seed]}, {student[seed]}.
+
+Training curves (step, minutes, loss):
+
+{curves}
+
+## How good
+Round trip image -> latent -> image, held-out clips of the training's cache: music {vae[psnr_db_music]} dB PSNR, mel spectral
+convergence {vae[spectral_convergence_music]}; noise {vae[psnr_db_noise]} dB, {vae[spectral_convergence_noise]} (the linear start: {vae[linear][spectral_convergence_music]} and
+{vae[linear][spectral_convergence_noise]}). Denoising loss on held-out compositions: {unet[held_out_loss]}.
+
+{figures}
+
+Made by `blendbench train data`, `autoencoder`, `generator`, `student`, `export`. Licence: MIT.
+"""
+_TAGGER_CARD = """# tagger: the built-in evaluator of blendbench
+
+A log-mel convolutional network ({millions:.2f} M parameters) that hears music genre and kind of noise ({count} classes in one softmax:
+seven genres, {kinds} kinds), {instruments} instruments, and music's share of the power. Its penultimate layer ({embedding} numbers) is the
+embedding of the built-in FAD, its softmax gives the built-in KL. Half-precision safetensors; checkpoint hash `{hash}`.
+
+**Not comparable** with VGGish, PANNs or PaSST numbers; compare its numbers with each other only.
+
+## Trained on
+{tagger[music_clips]} clips of rendered music (as the generator's card says) and {tagger[noise_clips]} noises: synthesised by
+`blendbench.train.noises`, and ESC-50's folds 1-3 of the ESC-10 classes (CC BY). 40 % of the examples are mixes of music
+and noise, -15 to 15 dB, with targets shared in proportion to power. {tagger[steps]} steps of {tagger[batch]} in {tagger[minutes]:.0f} min on {tagger[device]},
+seed {tagger[seed]}.
+
+Training curve (step, minutes, loss):
+
+{curves}
+
+## How good (the cache's held-out clips)
+| what | figure |
+| --- | --- |
+{rows}
+
+{figures}
+
+Made by `blendbench train data`, `tagger`, `export`. Licence: MIT.
+"""
+_MUSICGEN_CARD = """# musicgen: the built-in MusicGen of blendbench
+
+A small MusicGen melody in transformers' layout (`MusicgenMelodyForConditionalGeneration`): EnCodec at 22.05 kHz with {books}
+codebooks of {codec_config[codebook_size]} at 50 frames a second ({kbps:.1f} kbit/s), a T5 text encoder of {text[num_layers]} layers, a decoder of {layers[num_hidden_layers]} layers of
+{layers[hidden_size]}, chroma (12 pitch classes, window 0.37 s, every 0.093 s) as the melody. `method=musicgen_melody` with `generator=pocket`.
+Half-precision safetensors; checkpoint hash `{hash}`.
+
+**For**: filling MusicGen's row on a machine without any download. **Not for**: conclusions about the published MusicGen.
+
+## Trained on
+Rendered music, as the built-in generator's card says: {codec[clips]} clips of 5.12 s for the codec, {model[clips]} with their captions for
+the rest. The songs in `data_manifests/pop909_held_out.txt` were left out.
+
+## Cost
+On {model[device]}. Codec ({codec_millions:.2f} M parameters and codebooks): {codec[steps]} steps of {codec[batch]} stretches of {codec_seconds:.1f} s in
+{codec[minutes]:.0f} min, spectral losses and no adversarial one; then its decoder alone, {decoder[steps]} steps in {decoder[minutes]:.0f} min. Text encoder and decoder ({millions:.1f} M): {model[steps]} steps of {model[batch]} clips
+in {model[minutes]:.0f} min. Seeds: {codec[seed]}, {model[seed]}.
+
+Training curves (step, minutes, loss):
+
+{curves}
+
+## How good
+Mel spectral convergence of the codec's round trip on held-out compositions, by codebooks used (0: not quantised): {convergence}.
+Nats a code on held-out compositions, codebook by codebook: {given} with the condition,
+{alone} without (a fair draw: {fair:.2f}).
+
+{figures}
+
+Made by `blendbench train data`, `codec`, `decoder`, `musicgen`, `export`. Licence: MIT.
+"""
+_TAGGER_ROWS = {
+    "accuracy_genre": "genre, music of the project's own composition",
+    "instruments_average_precision": "instruments, mean average precision",
+    "accuracy_noise_kind_recorded": "kind of recorded noise, among noises",
+    "accuracy_noise_kind_recorded_among_all": "kind of recorded noise, among all classes",
+    "accuracy_noise_kind_synthesised": "kind of synthesised noise, among noises",
+    "accuracy_noise_kind_synthesised_among_all": "kind of synthesised noise, among all classes",
+    "mix_error_db": "music-to-noise ratio of mixes, mean absolute error in dB",
+}
+
+
+def _figures(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except OSError:
+        raise BlendbenchError(
+            f"{file}: not there; this training has not finished; run its step of `blendbench train` first"
+        ) from None
+
+
+def _curve(name: str, history: list[dict], points: int = 12) -> str:
+    """A training curve of a dozen points, as a line of text."""
+    kept = history[:: max(1, -(-len(history) // points))]
+    kept = kept if not history or kept[-1] is history[-1] else [*kept, history[-1]]
+    return f"- {name}: " + "; ".join(f"{row['step']}, {row['minutes']:.0f}, {row['loss']:.3f}" for row in kept)
+
+
+def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
+    """What `benchmarks/builtin_models.py` measured for these models, as Markdown tables."""
+    tables = []
+    for folder, title in (("bench", ""), ("bench_fast", " with the few-step adapter")):
+        file = work / folder / "figures.json"
+        rows = [row for row in json.loads(file.read_text()) if row["section"] in sections] if file.is_file() else []
+        if rows:
+            lines = [f"Measured{title} by `benchmarks/builtin_models.py` on held-out songs and clips:", ""]
+            lines += ["| figure | value [95 %] | target | |", "| --- | --- | --- | --- |"]
+            for row in rows:
+                interval = "" if row["low"] == row["high"] else f" [{row['low']:.3f}, {row['high']:.3f}]"
+                met = {True: "met", False: "missed", None: ""}[row["met"]]
+                remark = " ".join([met, row["remark"].strip()]).strip()
+                lines.append(f"| {row['figure']} | {row['value']:.3f}{interval} | {row['target']} | {remark} |")
+            tables.append("\n".join(lines))
+    return "\n\n".join(tables) or "`benchmarks/builtin_models.py` measures the rest."
+
+
+def export(work: Path, assets: Path) -> None:
+    """Copy the finished models of a work folder, generator, tagger and MusicGen, to the assets folder, with cards.
+
+    The cards quote `bench/figures.json` and `bench_fast/figures.json` of the work folder, where the benchmark of the
+    built-in models wrote them. A model that the work folder does not have stays as it is in the assets.
+
+    Raises
+    ------
+    BlendbenchError
+        If a training that has begun has not finished, or none has begun.
+    """
+    exports = {"pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen}
+    there = [name for name in exports if (work / name).is_dir()]
+    for name in there or exports:
+        exports[name](work, assets)
+    files = [file for name in exports for file in (assets / name).rglob("*") if file.is_file()]
+    print(
+        f"{' and '.join(there)} written; models: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {assets}"
+    )
+
+
+def export_generator(work: Path, assets: Path) -> None:
+    """Copy the generator and its adapters; raises BlendbenchError as `export` does."""
+    places = ("pocket", "vae", "pocket/adapters")
+    unet, vae, student = (_figures(work / place / "training.json") for place in places)
+    model = LatentDiffusion.load(work / "pocket")
+    vae_config = dict(model.vae.config)
+    target = assets / "pocket"
+    shutil.rmtree(target, ignore_errors=True)
+    for module in (model.unet, model.vae, model.text_encoder):
+        module.to(dtype=torch.float16)
+    model.save(target)
+    (target / "adapters").mkdir()
+    shutil.copy(work / "pocket" / "adapters" / FILE, target / "adapters" / FILE)
+    for file in target.rglob("*.json"):
+        # Where the weights lay on the machine that trained them is nobody's business.
+        content = json.loads(file.read_text())
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            write_text(file, json.dumps(content, indent=2) + "\n")
+    curves = [_curve(name, one["history"]) for name, one in
+              (("autoencoder", vae), ("U-Net and text encoder", unet), ("few-step adapter", student))]  # fmt: skip
+    card = _GENERATOR_CARD.format(
+        hash=checkpoint_hash(target), vae=vae, unet=unet, student=student, vae_config=vae_config,
+        hours=unet["clips"] * 5.12 / 3600, vae_millions=vae["parameters"] / 1e6, unet_millions=unet["parameters"] / 1e6,
+        student_millions=student["parameters"] / 1e6,
+        precision="U-Net and adapter in bfloat16, the rest in float32" if unet["bfloat16"] else "in float32",
+        curves="\n".join(curves),
+        figures=_benchmark(work, ("autoencoder", "text to music", "rhythm", "speed", "size")),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
+
+
+def export_tagger(work: Path, assets: Path) -> None:
+    """Copy the tagger; raises BlendbenchError as `export` does."""
+    tagger = _figures(work / "tagger" / "training.json")
+    target = assets / "tagger"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "tagger", target, ignore=shutil.ignore_patterns("training.json", "state.pt"))
+    config = json.loads((target / "config.json").read_text())
+    rows = []
+    for key, title in _TAGGER_ROWS.items():
+        if key in tagger:
+            count = tagger.get(key.replace("accuracy", "clips").removesuffix("_among_all"))
+            of = f" of {count}" if key.startswith("accuracy") else ""
+            value = f"{tagger[key]:.0%}" if key.startswith("accuracy") else f"{tagger[key]:.2f}"
+            rows.append(f"| {title} | {value}{of} |")
+    card = _TAGGER_CARD.format(
+        hash=checkpoint_hash(target), tagger=tagger, millions=tagger["parameters"] / 1e6, rows="\n".join(rows),
+        embedding=config["embedding"], instruments=len(config["instruments"]), count=len(config["classes"]),
+        kinds=len(config["classes"]) - 7, curves=_curve("tagger", tagger["history"]),
+        figures=_benchmark(work, ("tagger",)),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
+
+
+def export_musicgen(work: Path, assets: Path) -> None:
+    """Copy the MusicGen, with the refined decoder; raises BlendbenchError as `export` does."""
+    codec, decoder, model = (_figures(work / place / "training.json") for place in ("codec", "decoder", "musicgen"))
+    target = assets / "musicgen"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "musicgen" / "model", target)
+    weights = load_file(target / "model.safetensors")
+    refined = load_file(work / "decoder" / "model.safetensors")
+    for name, value in refined.items():
+        if name.endswith(".embed") and not torch.equal(
+            value.half(), weights.get(f"audio_encoder.{name}", value.half())
+        ):
+            raise BlendbenchError(
+                f"{work / 'decoder'}: of another codec than {work / 'musicgen'}; run the steps decoder and musicgen again"
+            )
+    weights |= {f"audio_encoder.{name}": value.half() for name, value in refined.items() if name.startswith("decoder.")}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((target / "config.json").read_text())
+    codec_config, layers, books = config["audio_encoder"], config["decoder"], config["decoder"]["num_codebooks"]
+    card = _MUSICGEN_CARD.format(
+        hash=checkpoint_hash(target), codec=codec, model=model, codec_config=codec_config, layers=layers, decoder=decoder, books=books,
+        text=config["text_encoder"], kbps=books * math.log2(codec_config["codebook_size"]) * 50 / 1000,
+        codec_millions=codec["parameters"] / 1e6, millions=model["parameters"] / 1e6,
+        codec_seconds=codec["samples"] / codec_config["sampling_rate"], fair=math.log(codec_config["codebook_size"]),
+        curves="\n".join(
+            _curve(name, one["history"])
+            for name, one in (("codec", codec), ("codec's decoder", decoder), ("decoder and text encoder", model))
+        ),
+        given=", ".join(f"{value:.2f}" for value in model["held_out_loss"]),
+        alone=", ".join(f"{value:.2f}" for value in model["held_out_loss_unconditional"]),
+        convergence=", ".join(f"{used}: {value}" for used, value in decoder["spectral_convergence"].items()),
+        figures=_benchmark(work, ("melody",)),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
