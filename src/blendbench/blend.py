@@ -56,7 +56,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     given = _given(task, noise_file, prompt, run.seed)
     make_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
-    method = config.build(settings["method"], "method", run.allowed)
+    method = config.build(run.given.method, "method", run.allowed)
     check(method, "method", task.gives)
     context, start = context_of(run), time.perf_counter()
     with telling.stage("load", bar=False):
@@ -68,7 +68,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     heard = _presented(task, given, made, method, noise_file)
     attenuation = _write(out, heard, made)
     timings["present_s"] = time.perf_counter() - start
-    generator = {"name": settings["generator"]["name"]} | context.borrow("generator").signature()
+    generator = {"name": run.given.generator["name"]} | context.borrow("generator").signature()
     recipe = {name: settings[name] for name in ("method", "amplification", "mask", "seed")}
     recipe |= {"generator": generator, "noise": task.noise | {"file": str(noise_file)}, "prompt": prompt}
     stages = timings | {name: value for name, value in made.facts.items() if name.endswith("_s")}

@@ -72,6 +72,13 @@ class Config:
     retry_failed: bool = False
 
 
+def typed(settings: dict[str, Any]) -> Config:
+    """The keys of every run as an object, from checked settings; what a task or a metric brings is not among them."""
+    own = {one.name: settings[one.name] for one in fields(Config)}
+    own |= {"statistics": StatisticsConfig(**own["statistics"]), "data": DataConfig(**own["data"])}
+    return Config(**own)
+
+
 Rule = tuple[str, bool, str]
 """A key, whether its value is in range, and what may stand there."""
 
@@ -88,9 +95,9 @@ def check(config: DictConfig) -> dict[str, Any]:
         whole = OmegaConf.to_container(config, resolve=False)
         assert isinstance(whole, dict)
         further = _further_keys({str(key): value for key, value in whole.items()})
-        typed = OmegaConf.merge(OmegaConf.structured(_joined([Config, *further])), config)
-        OmegaConf.to_container(typed, resolve=True)  # also what is interpolated must be of its key's type
-        merged = DictConfig(OmegaConf.to_container(typed, resolve=False))
+        checked = OmegaConf.merge(OmegaConf.structured(_joined([Config, *further])), config)
+        OmegaConf.to_container(checked, resolve=True)  # also what is interpolated must be of its key's type
+        merged = DictConfig(OmegaConf.to_container(checked, resolve=False))
         for keys in further:
             keys.tidy(merged)
         plain = OmegaConf.to_container(merged, resolve=True)
@@ -107,20 +114,20 @@ def check(config: DictConfig) -> dict[str, Any]:
     # What is left out by null; arms stay, since the names of default folders count them.
     for key in ("dataset", "presentations", "metric"):
         settings[key] = {name: entry for name, entry in settings[key].items() if entry is not None}
-    batch = settings["batch"]
+    given = typed(settings)
     ranges: list[Rule] = [
-        ("seed", settings["seed"] >= 0, "0 or more"),
-        ("limit", settings["limit"] is None or settings["limit"] >= 1, "1 or more, or null for all"),
-        ("threads", settings["threads"] is None or settings["threads"] >= 1, "1 or more, or null for torch's own"),
-        ("batch", batch == "auto" or (type(batch) is int and batch >= 1), "1 or more, or auto"),
-        ("statistics.resamples", settings["statistics"]["resamples"] >= 1, "1 or more"),
+        ("seed", given.seed >= 0, "0 or more"),
+        ("limit", given.limit is None or given.limit >= 1, "1 or more, or null for all"),
+        ("threads", given.threads is None or given.threads >= 1, "1 or more, or null for torch's own"),
+        ("batch", given.batch == "auto" or (type(given.batch) is int and given.batch >= 1), "1 or more, or auto"),
+        ("statistics.resamples", given.statistics.resamples >= 1, "1 or more"),
     ]
     for keys in further:
         ranges += keys.check(settings)
     for key, sound, allowed in ranges:
         if not sound:
             raise BlendbenchError(f"{key}: {_value(settings, key)!r} is out of range; use {allowed}")
-    for key, text in _labels(settings):
+    for key, text in _labels(given):
         if isinstance(text, bool) or not isinstance(text, str | int):
             raise BlendbenchError(f"{key}: {text!r} is no text; write it in quotes")
     return settings
@@ -156,13 +163,13 @@ def _joined(classes: list[Any]) -> type:
     return make_dataclass("Config", members)
 
 
-def _labels(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _labels(given: Config) -> Iterator[tuple[str, Any]]:
     """Keys and values of what tables and figures are written with; YAML takes a bare `1e3` or `no` for no text."""
-    experiment = settings["experiment"] or {}
+    experiment = given.experiment or {}
     if "title" in experiment:
         yield "experiment.title", experiment["title"]
     yield from ((f"experiment.rows.{arm}", label) for arm, label in (experiment.get("rows") or {}).items())
-    shown = {name: entry for name, entry in settings["presentations"].items() if entry and "label" in entry}
+    shown = {name: entry for name, entry in given.presentations.items() if entry and "label" in entry}
     yield from ((f"presentations.{name}.label", entry["label"]) for name, entry in shown.items())
 
 
@@ -304,7 +311,8 @@ def digest(settings: dict[str, Any]) -> str:
 
 def run_dir_of(settings: dict[str, Any]) -> Path:
     """`run_dir`, or `runs/EXPERIMENT-DATASETS-HASH`: the same command finds its own folder again."""
-    if settings["run_dir"]:
-        return Path(settings["run_dir"])
-    name = settings["experiment"]["name"].replace("/", "-")
-    return Path("runs") / f"{name}-{'-'.join(settings['dataset'])}-{digest(settings)}"
+    given = typed(settings)
+    if given.run_dir:
+        return Path(given.run_dir)
+    name = given.experiment["name"].replace("/", "-")
+    return Path("runs") / f"{name}-{'-'.join(given.dataset)}-{digest(settings)}"

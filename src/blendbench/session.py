@@ -34,7 +34,7 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
         watch.add(plan.task.files(plan.items))
         for note in plan.task.notes:
             say(note)
-        if settings["dry_run"]:
+        if this.given.dry_run:
             say(describe(plan, executor.describe(plan), executor.workers(plan)))
             return None
         with telling.stage("prepare", kind="prepare"):
@@ -51,7 +51,7 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
                 tabulate(this)
             with _stage(beat, "figures"):
                 drawing.draw(this)
-            if settings["report"]:
+            if this.given.report:
                 with _stage(beat, "report"):
                     page.write(this)
             with _stage(beat, "W&B"):

@@ -40,14 +40,14 @@ def _start(words: list[str], settings: dict, compose: Callable[[list[str]], dict
     ends = []
     for number, one in enumerate(jobs, start=1):
         print(shown(f"[{number} of {len(jobs)}] " + ", ".join(f"{key}={value}" for key, value in one.values.items())))
-        _group(one.settings, settings["experiment"]["name"], words)
+        _group(one.settings, config.typed(settings).experiment["name"], words)
         ends.append(_end(one.settings))
         if ends[-1].status == STOPPED:
             return STOPPED
     if not any(end.left for end in ends):
         done = [one for one, end in zip(jobs, ends, strict=True) if end.done]
         _summarise(config.run_dir_of(settings), done, len(jobs))
-    elif not settings["dry_run"]:
+    elif not config.typed(settings).dry_run:
         print(_LEFT)
     return max(end.status for end in ends)
 
@@ -76,15 +76,16 @@ _LEFT = "the jobs were left to the executor; the same command makes their table 
 
 
 def _sweeps(settings: dict) -> bool:
-    return bool(settings["experiment"] and settings["experiment"].get("sweep"))
+    experiment = config.typed(settings).experiment
+    return bool(experiment and experiment.get("sweep"))
 
 
 def _group(settings: dict, name: str, words: list[str]) -> None:
     """Put the runs of a sweep, which is called after an experiment, into one group on W&B."""
     from blendbench.trackers import wandb
 
-    tracker = settings["tracker"]
-    settings["tracker"] = {**tracker, "group": tracker["group"] or wandb.sweep_group(name, words)}
+    tracker = config.typed(settings).tracker
+    settings |= {"tracker": {**tracker, "group": tracker["group"] or wandb.sweep_group(name, words)}}
 
 
 def _summarise(folder: Path, jobs: Sequence[Any], of: int) -> None:
@@ -105,7 +106,8 @@ def _run_settings(settings: dict) -> int | None:
     """
     from blendbench import config, finished
 
-    if settings["experiment"] and not (settings["dry_run"] or settings["retry_failed"]):
+    given = config.typed(settings)
+    if given.experiment and not (given.dry_run or given.retry_failed):
         run_dir = config.run_dir_of(settings)
         if finished.is_finished(settings, run_dir):
             print(f"{run_dir} is finished; nothing is to be done")
@@ -129,7 +131,7 @@ def _print_run(run_dir: Path, settings: dict) -> int:
     from blendbench.store.ledger import Ledger
 
     print("\n" + (run_dir / "table.md").read_text(encoding="utf-8"))
-    page = f"report {run_dir / 'report' / 'index.html'}\n" if settings["report"] else ""
+    page = f"report {run_dir / 'report' / 'index.html'}\n" if config.typed(settings).report else ""
     print(f"audio  {run_dir / 'mixes'}\n{page}table  {run_dir / 'table.md'}")
     rows = Ledger(run_dir / "pairs.jsonl", KEY)
     failed = sum(row["status"] != "ok" for row in rows)
@@ -221,17 +223,19 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
             return _start(words, settings, compose_here)
         from blendbench.reports import sweeps
 
+        experiment = config.typed(settings).experiment
         if _sweeps(settings):
-            name = settings["experiment"]["name"]
-            raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
-        if settings["experiment"]:
+            raise UsageError(
+                f"experiment={experiment['name']} sweeps by itself; leave -m out, or set experiment.sweep=null"
+            )
+        if experiment:
             several = "experiment" in sweeps.swept_keys(arguments)
-            _group(settings, "sweep" if several else settings["experiment"]["name"], arguments)
-        settings["report"] = False  # `blendbench report` makes it for the job that one wants to hear
-        asked = record["asked"] = settings["run_dir"]
+            _group(settings, "sweep" if several else experiment["name"], arguments)
+        settings |= {"report": False}  # `blendbench report` makes it for the job that one wants to hear
+        asked = record["asked"] = config.typed(settings).run_dir
         if asked:
             # Every job of a sweep has its own folder below the one asked for.
-            settings["run_dir"] = str(Path(asked) / config.digest(settings))
+            settings |= {"run_dir": str(Path(asked) / config.digest(settings))}
         record["settings"] = settings
         end = _end(settings)
         return end.status

@@ -52,12 +52,13 @@ def checks(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] 
         group, option = _lookup(name)
         settings = compose([f"{group}={option}"])
         sources = Sources.of(settings)
-        where = settings["data"]["path" if group == "dataset" else "music_path"]
+        given = config.typed(settings)
+        where = given.data.path if group == "dataset" else given.data.music_path
         if not names and (option == "bnmusic" or (option == "folder" and not where)):
             continue
         needed = bool(names) or option == "builtin"
         title = "noise" if group == "dataset" else "music"
-        for key in settings["dataset"] if group == "dataset" else [""]:
+        for key in given.dataset if group == "dataset" else [""]:
             label = f"{title} {key or option}"
             try:
                 found = sources.dataset(key) if key else sources.music
@@ -79,7 +80,8 @@ def manifest(compose: Callable[[list[str]], dict[str, Any]], name: str, title: s
     """
     group, option = _lookup(name)
     settings = compose([f"{group}={option}"])
-    entries = settings["dataset"] if group == "dataset" else {option: settings["music"]}
+    given = config.typed(settings)
+    entries = given.dataset if group == "dataset" else {option: given.music}
     if len(entries) != 1:
         raise BlendbenchError(f"{name}: is several data sets, {', '.join(entries)}; write a manifest of each")
     ((key, entry),) = entries.items()
@@ -159,7 +161,7 @@ def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | st
 
 def _prompts(settings: dict[str, Any]) -> Iterator[Check]:
     try:
-        prompts = config.build(settings["prompts"], "prompts", settings["allow_targets"])
+        prompts = Sources.of(settings).prompts
     except BlendbenchError as error:
         yield Check("data prompts", False, str(error), needed=True)
         return

@@ -38,7 +38,8 @@ class Sources:
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Sources":
         """Those of a checked configuration."""
-        return cls(*(settings[name] for name in ("dataset", "music", "prompts", "allow_targets", "seed")))
+        given = config.typed(settings)
+        return cls(given.dataset, given.music, given.prompts, given.allow_targets, given.seed)
 
     @property
     def names(self) -> list[str]:

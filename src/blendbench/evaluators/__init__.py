@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from blendbench import config, telling
+from blendbench import telling
 from blendbench.datasets.reading import ahead
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.store.arrays import Arrays
 from blendbench.store.ledger import Ledger, mean_seconds
-from blendbench.store.signature import canonical, signature
+from blendbench.store.signature import signature
 
 
 class Scores(NamedTuple):
@@ -98,32 +98,6 @@ class KeptScores(Sequence[Scores]):
         if row is None:
             raise BlendbenchError(f"{self._ledger.path}: damaged; delete its folder, and what it holds is scored again")
         return Scores(*(torch.from_numpy(self._arrays.read(row[n])) if n in row else None for n in Scores._fields))
-
-
-def from_settings(settings: dict[str, Any]) -> dict[str, Evaluator]:
-    """The evaluators of a run by metric ("fad", "kl", "prompt"); a definition that stands twice is built once.
-
-    Raises
-    ------
-    BlendbenchError
-        If an entry is wrong, or lacks what its metric needs.
-    """
-    built: dict[str, Evaluator] = {}
-    chosen: dict[str, Evaluator] = {}
-    for metric, definition in (settings["evaluator"] or {}).items():
-        if metric not in ("fad", "kl", "prompt"):
-            raise BlendbenchError(f"evaluator.{metric}: no such metric; there are fad, kl and prompt")
-        if definition is None:
-            continue
-        key = canonical(definition)
-        if key not in built:
-            built[key] = config.build(definition, f"evaluator.{metric}", settings["allow_targets"])
-        chosen[metric] = built[key]
-        if metric == "prompt" and not isinstance(built[key], TextEvaluator):
-            raise BlendbenchError(
-                f"evaluator.prompt: {built[key].name} knows no texts; take one that does, such as CLAP"
-            )
-    return chosen
 
 
 class Unscored(ClipError):

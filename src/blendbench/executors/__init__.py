@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from blendbench import config, telling
 from blendbench.errors import BlendbenchError
@@ -150,7 +150,7 @@ def python_path() -> str:
 
 def of(run: Run) -> Executor:
     """The executor of a run; raises BlendbenchError if its entry is wrong."""
-    entry = run.settings["executor"]
+    entry = run.given.executor
     if entry is None:
         return Inline()
     if not isinstance(entry, dict):

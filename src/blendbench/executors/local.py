@@ -79,8 +79,8 @@ class Local:
 
         if self._asked != "auto":
             return [pick_device(name) for name in self._asked]
-        if plan.asked_device not in ("auto", "cuda"):
-            return [plan.asked_device]
+        if plan.run.given.device not in ("auto", "cuda"):
+            return [plan.run.given.device]
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
     def workers(self, plan: Plan) -> int:
@@ -91,7 +91,7 @@ class Local:
         """Workers to begin with on a device."""
         if self.per_device != "auto":
             return int(self.per_device)
-        if device != "cpu" or not _built_in(plan.own_models):
+        if device != "cpu" or not _built_in([plan.run.given.generator, plan.run.given.evaluator, plan.run.given.arms]):
             return 1
         return max(1, min(len(os.sched_getaffinity(0)), len(plan.items), _free_bytes(device) // _SMALL_BYTES))
 
@@ -232,7 +232,7 @@ class _Pool:
         return sum(worker.device == device for worker in self.workers)
 
     def _threads(self, device: str) -> int | None:
-        asked = self.plan.threads
+        asked = self.plan.run.given.threads
         if device != "cpu" or asked:
             return asked
         if self.executor.per_device == "auto":

@@ -62,7 +62,7 @@ class ShardJob:
             run = Run.open(self.run_dir)
             if run.digest != self.digest:
                 return {"error": f"{self.run_dir}: another command with other settings uses this folder now"}
-            device, threads = run.asked_device, run.threads or (int(cpus) if cpus else None)
+            device, threads = run.given.device, run.given.threads or (int(cpus) if cpus else None)
             shard = (self.task["shard"], self.task["of"])
             with telling.aloud(), progress.Beat(self.run_dir, device, shard, _name(_job_id())) as beat:
                 worker.do(worker.open_plan(self.run_dir, device, self.allow_targets, threads), self.task, beat)

@@ -1,8 +1,8 @@
 """Methods: from what a task gives to music.
 
-A method is a class named by `_target_` in `conf/method`. What it takes of a task's offer, and what it borrows of the run,
-it declares: `takes` is printed in tables, and `uses` enters the signature of its music. What is not declared cannot be
-had, so that a forgotten word is an error and not stale music.
+A method is a class named by `_target_` in `conf/method`. What it takes of a task's offer, and what it borrows of the
+run, it declares: `takes` is printed in tables, and `uses` enters the signature of its music. What is not declared cannot
+be had, so that a forgotten word is an error and not stale music.
 
 Waveforms are float tensors [samples], or [channels, samples] where the task has several, at `context.sample_rate`.
 """
@@ -116,6 +116,5 @@ def check(method: Any, key: str, gives: Sequence[str]) -> None:
         if not callable(getattr(method, name, None)):
             raise BlendbenchError(f"{key}: {type(method).__name__} has no method {name}(); see docs/extending.md")
     if lacking := [name for name in method.takes if name not in gives]:
-        raise BlendbenchError(
-            f"{key}: takes {', '.join(lacking)}, which this task does not give; it gives {', '.join(gives) or 'nothing'}"
-        )
+        there = ", ".join(gives) or "nothing"
+        raise BlendbenchError(f"{key}: takes {', '.join(lacking)}, which this task does not give; it gives {there}")

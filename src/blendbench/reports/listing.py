@@ -1,4 +1,4 @@
-"""What the page says of a run's items: their facts, their values by presentation and arm, and which of them it shows."""
+"""What the page says of a run's items: their facts, their values by presentation and arm, and which are shown."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

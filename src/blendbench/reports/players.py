@@ -1,8 +1,8 @@
 """The players of the page: parts of sounds and mel images of items, written below `report/`.
 
 A run keeps what is heard alone. Parts are made again by the task: those that all arms have in common once an item, an
-arm's own once, where it is loudest, as its presentations differ by a gain. All sounds of an item are heard at their true
-levels relative to each other: files are scaled, and players turned down, to one common factor an item.
+arm's own once, where it is loudest, as its presentations differ by a gain. All sounds of an item are heard at their
+true levels relative to each other: files are scaled, and players turned down, to one common factor an item.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

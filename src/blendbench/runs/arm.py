@@ -53,7 +53,7 @@ class Arm:
         self.generate_settings: dict[str, Any] = {
             "method": type(method).__module__ + "." + type(method).__qualname__,
             "settings": method.signature(),
-            "seed": plan.seed,
+            "seed": plan.run.seed,
         }
         self.generate_settings |= plan.task.signature()
         self.generate_settings |= {lent: plan.context.borrow(lent).signature() for lent in method.uses}
@@ -105,7 +105,7 @@ class Arm:
 
     def lacks_images(self, item: Any) -> bool:
         """Whether images are to be kept, and the store has none of an item whose music could be made."""
-        if not self.plan.keep_images:
+        if not self.plan.run.given.keep_images:
             return False
         row = self.music.row(item.id, self.task.inputs(item))
         if row is not None:
@@ -151,7 +151,7 @@ class Arm:
 
     def link_images(self, items: Sequence[Any]) -> None:
         """Put the images that are kept into the run's folder."""
-        if not self.plan.keep_images:
+        if not self.plan.run.given.keep_images:
             return
         for item in items:
             for image in (self.music.ledger.get(item.id) or {}).get("images", []):

@@ -136,14 +136,23 @@ class Run:
         The run's folder.
     settings : dict
         Checked and resolved.
+
+    Attributes
+    ----------
+    given : Config
+        The keys of every run, as an object.
+    seed : int
+    store : Path
+        What runs share.
+    allowed : list of str
+        Modules besides blendbench that `_target_` may name.
+    datasets : list of str
     """
 
     def __init__(self, dir: Path, settings: dict[str, Any]) -> None:
-        self.dir, self.settings = dir, settings
-        self.seed: int = settings["seed"]
-        self.store = Path(settings["store_dir"])
-        self.allowed: list[str] = settings["allow_targets"]
-        self.datasets: list[str] = list(settings["dataset"])
+        self.dir, self.settings, self.given = dir, settings, config.typed(settings)
+        self.seed, self.store = self.given.seed, Path(self.given.store_dir)
+        self.allowed, self.datasets = self.given.allow_targets, list(self.given.dataset)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Run":
@@ -162,14 +171,14 @@ class Run:
     def experiment(self) -> Experiment:
         """The experiment; raises BlendbenchError if an entry is unknown."""
         try:
-            return Experiment(**self.settings["experiment"])
+            return Experiment(**self.given.experiment)
         except TypeError as error:
             raise BlendbenchError(f"experiment: {error}; mend that entry") from None
 
     @cached_property
     def statistics(self) -> Statistics:
         """How intervals are made."""
-        return Statistics(**self.settings["statistics"], seed=self.seed)
+        return Statistics(**vars(self.given.statistics), seed=self.seed)
 
     @property
     def digest(self) -> str:
@@ -177,20 +186,9 @@ class Run:
         return config.digest(self.settings)
 
     @property
-    def asked_device(self) -> str:
-        """What the configuration says: "auto", "cpu", "cuda", ..."""
-        return str(self.settings["device"])
-
-    @property
-    def threads(self) -> int | None:
-        """Of a process on the CPU; None for torch's own."""
-        threads: int | None = self.settings["threads"]
-        return threads
-
-    @property
     def device(self) -> str:
         """Torch device; raises BlendbenchError if it is not here."""
-        return pick_device(self.settings["device"])
+        return pick_device(self.given.device)
 
     @cached_property
     def sources(self) -> Sources:
@@ -204,21 +202,21 @@ class Run:
 
     def build_task(self, store: Path | None) -> Task:
         """The task with another store, or none; raises BlendbenchError if its entry is wrong."""
-        entry = self.settings["task"] or {}
+        entry = self.given.task or {}
         task: Task = config.build(entry, "task", self.allowed, sources=self.sources, store=store)
         return task
 
     @cached_property
     def methods(self) -> dict[str, Any]:
         """Methods by arm, those left out by null not among them."""
-        entries = self.settings["arms"]
+        entries = self.given.arms
         return {name: config.build(one, f"arms.{name}", self.allowed) for name, one in entries.items() if one}
 
     @cached_property
     def shown(self) -> dict[str, Presentation]:
         """Presentations by name."""
         found: dict[str, Presentation] = {}
-        for name, entry in self.settings["presentations"].items():
+        for name, entry in self.given.presentations.items():
             if "_target_" in entry:
                 found[name] = config.build(entry, f"presentations.{name}", self.allowed)
             else:
@@ -236,7 +234,7 @@ class Run:
         """
         built: dict[str, Evaluator] = {}
         chosen: dict[str, Evaluator] = {}
-        for name, entry in (self.settings["evaluator"] or {}).items():
+        for name, entry in (self.given.evaluator or {}).items():
             if entry is not None:
                 key = canonical(entry)
                 if key not in built:
@@ -254,7 +252,7 @@ class Run:
             If an entry is wrong, or its evaluator does not say what the metric asks.
         """
         named, found = set(self.experiment.metrics), {}
-        for name, entry in self.settings["metric"].items():
+        for name, entry in self.given.metric.items():
             own, asked = dict(entry), entry.get("evaluator")
             if "evaluator" in own:
                 if asked not in self.evaluators:
@@ -270,7 +268,7 @@ class Run:
     def facts(self) -> dict[str, Facts]:
         """Facts by name of all metrics of the configuration."""
         found: dict[str, Facts] = {}
-        for name, entry in self.settings["metric"].items():
+        for name, entry in self.given.metric.items():
             found |= config.named(entry.get("_target_"), f"metric.{name}", self.allowed).facts
         return found
 
@@ -293,7 +291,7 @@ class Run:
 
         An arm that is left out (`arms.NAME=null`) is not among them; one without a row is called by its own name.
         """
-        rows, arms = self.experiment.rows or {}, self.settings["arms"]
+        rows, arms = self.experiment.rows or {}, self.given.arms
         return told_apart({arm: str(rows.get(arm) or arm) for arm in [*rows, *arms] if arms.get(arm) is not None})
 
     @property
@@ -302,7 +300,7 @@ class Run:
         found = []
         for arm in self.arms:
             with suppress(BlendbenchError):  # a module of the user's that this command was not allowed
-                method = config.named(self.settings["arms"][arm].get("_target_"), f"arms.{arm}", self.allowed)
+                method = config.named(self.given.arms[arm].get("_target_"), f"arms.{arm}", self.allowed)
                 if getattr(method, "silent", False):
                     continue
             found.append(arm)
@@ -311,14 +309,14 @@ class Run:
     @cached_property
     def presentations(self) -> dict[str, str]:
         """Labels by presentation, in the run's order."""
-        entries = self.settings["presentations"].items()
+        entries = self.given.presentations.items()
         return told_apart({name: str(entry.get("label") or name) for name, entry in entries})
 
     @property
     def comparable(self) -> bool:
         """Whether numbers may stand beside published ones: no built-in model or data, and the paper's evaluators."""
-        chosen = [entry for entry in (self.settings["evaluator"] or {}).values() if entry is not None]
-        built_in = (self.settings["generator"] or {}).get("checkpoint") == "pocket" or "builtin" in self.datasets
+        chosen = [entry for entry in (self.given.evaluator or {}).values() if entry is not None]
+        built_in = (self.given.generator or {}).get("checkpoint") == "pocket" or "builtin" in self.datasets
         return not built_in and all(entry.get("comparable", False) for entry in chosen)
 
     def ledger(self) -> Ledger:

@@ -1,4 +1,4 @@
-"""What listeners have rated, as `blendbench listen analyse` left it in the run's folder: means over all whom it kept."""
+"""What listeners have rated, as `blendbench listen analyse` left it: means over all whom it kept."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How what an arm lacks is made: items read ahead, generated in batches, presented, each written as soon as it is done."""
+"""How what an arm lacks is made: items read ahead, generated in batches, presented, each written once it is done."""
 
 import sys
 import time
@@ -34,7 +34,7 @@ class Making:
     def __init__(self, arm: Arm, beat: Beat, skip: frozenset[tuple[str, str]] | None = None) -> None:
         self.arm, self.plan, self.beat = arm, arm.plan, beat
         self.alone, self.skip = skip is not None, skip or frozenset()
-        self.batch = BatchSize(1 if self.alone else self.plan.batch, self.plan.context.device)
+        self.batch = BatchSize(1 if self.alone else self.plan.run.given.batch, self.plan.context.device)
 
     def run(self, items: Sequence[Any]) -> None:
         """Do what is missing of some items."""
@@ -163,7 +163,7 @@ class Making:
             self._present(given, other)
             return
         facts: dict[str, Any] = {"facts": piece.facts, "seconds": round(seconds, 3)}
-        if self.plan.keep_images:
+        if self.plan.run.given.keep_images:
             stem = arm.music.file(item.id).stem
             facts["images"] = [f"{stem}-{name}.png" for name in piece.images]
             for name, image in piece.images.items():

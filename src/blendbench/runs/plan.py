@@ -4,7 +4,7 @@ With `runs.folder` this is where settings end: what is below is given objects an
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,14 +35,6 @@ class Plan:
     arms : dict of str to Method
     presentations : dict of str to Presentation
     context : Context
-    seed : int
-    batch : int or "auto"
-        Items at once.
-    keep_images, retry_failed : bool
-    threads : int or None
-        Of a process on the CPU.
-    asked_device : str
-        What the configuration says: "auto", "cpu", "cuda", ...
     """
 
     run: Run
@@ -51,14 +43,6 @@ class Plan:
     arms: dict[str, Any]
     presentations: dict[str, Presentation]
     context: Context
-    seed: int = 0
-    batch: int | str = "auto"
-    keep_images: bool = False
-    retry_failed: bool = False
-    threads: int | None = None
-    asked_device: str = "auto"
-    own_models: dict[str, Any] = field(default_factory=dict)
-    """Entries of the configuration that name models, for who wants to know whether all are built-in."""
 
     @property
     def run_dir(self) -> Path:
@@ -116,7 +100,7 @@ class Shard:
 
 def context_of(run: Run) -> Context:
     """What methods borrow from a run: the generator, not yet loaded, and what the task lends."""
-    entry = run.settings["generator"]
+    entry = run.given.generator
     lenders: dict[str, Any] = dict(run.task.lends())
     if entry is not None:
         lenders["generator"] = lambda: config.build(entry, "generator", run.allowed)
@@ -131,24 +115,20 @@ def prepare(run: Run) -> Plan:
     BlendbenchError
         If no experiment is named, or data or a model are missing, or a method takes what the task does not give.
     """
-    settings = run.settings
-    if not settings["experiment"] or not settings["arms"]:
+    given = run.given
+    if not given.experiment or not given.arms:
         raise BlendbenchError("experiment: none named; add one, such as experiment=bnmusic/table1")
     for key in ("dataset", "arms", "presentations"):
-        if all(entry is None for entry in settings[key].values()):
+        if all(entry is None for entry in getattr(given, key).values()):
             raise BlendbenchError(f"{key}: none is left; leave out fewer of {key}.NAME=null")
-    if settings["threads"]:
-        torch.set_num_threads(settings["threads"])
+    if given.threads:
+        torch.set_num_threads(given.threads)
     task = run.task
-    items = task.items(settings["limit"])
+    items = task.items(given.limit)
     task.reference()
     presentations, arms, context = run.shown, run.methods, context_of(run)
     _find_missing(run, arms, context)
-    return Plan(
-        run, task, items, arms, presentations, context, run.seed, settings["batch"], settings["keep_images"],
-        settings["retry_failed"], settings["threads"], settings["device"],
-        {name: settings[name] for name in ("generator", "evaluator", "arms")},
-    )  # fmt: skip
+    return Plan(run, task, items, arms, presentations, context)
 
 
 def _find_missing(run: Run, arms: dict[str, Any], context: Context) -> None:

@@ -49,7 +49,7 @@ def begin(plan: Plan) -> None:
     progress.write_plan(plan.run_dir, facts | {"called": plan.task.items_called})
     ledger = plan.rows
     progress.forget_dead(plan.run_dir)
-    if plan.retry_failed:
+    if plan.run.given.retry_failed:
         for place in list(ledger.places()):
             row = ledger.at(place)
             if row is not None and row.get("status") == "failed" and not row.get("retry"):
@@ -111,7 +111,7 @@ def unfinished(plan: Plan, of: int, again: bool = True) -> list[int]:
 
 def link_images(plan: Plan) -> None:
     """Put the images that are kept into the run's folder, also those of items that were done before."""
-    if plan.keep_images:
+    if plan.run.given.keep_images:
         with arms_of(plan) as arms:
             for arm in arms.values():
                 arm.link_images(plan.items)

@@ -1,7 +1,7 @@
 """The blend task (BNMusic, Zuo et al. 2025): music of a prompt that hides an environmental noise.
 
-An item is a noise clip paired with a prompt. A method may take the noise, at its level in the mix, and the text; what is
-heard is noise plus music. Noises last at most 5.11 s, one mel image; all is mono at 44.1 kHz.
+An item is a noise clip paired with a prompt. A method may take the noise, at its level in the mix, and the text; what
+is heard is noise plus music. Noises last at most 5.11 s, one mel image; all is mono at 44.1 kHz.
 """
 
 from collections.abc import Callable, Mapping, Sequence
