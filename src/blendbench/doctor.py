@@ -88,6 +88,8 @@ def check_places(settings: dict[str, Any]) -> Iterable[Check]:
     """Whether the store and the hub's cache can be written, and the space left."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    from blendbench import config
+
     for name, place, needed in (
         ("store", Path(config.typed(settings).store_dir), True),
         ("hub cache", Path(HF_HUB_CACHE), False),

@@ -76,12 +76,15 @@ _LEFT = "the jobs were left to the executor; the same command makes their table 
 
 
 def _sweeps(settings: dict) -> bool:
+    from blendbench import config
+
     experiment = config.typed(settings).experiment
     return bool(experiment and experiment.get("sweep"))
 
 
 def _group(settings: dict, name: str, words: list[str]) -> None:
     """Put the runs of a sweep, which is called after an experiment, into one group on W&B."""
+    from blendbench import config
     from blendbench.trackers import wandb
 
     tracker = config.typed(settings).tracker
@@ -127,6 +130,7 @@ def _run_settings(settings: dict) -> int | None:
 
 
 def _print_run(run_dir: Path, settings: dict) -> int:
+    from blendbench import config
     from blendbench.runs import KEY
     from blendbench.store.ledger import Ledger
 
@@ -225,9 +229,8 @@ def hydra_job(composed: Any, arguments: list[str]) -> int:
 
         experiment = config.typed(settings).experiment
         if _sweeps(settings):
-            raise UsageError(
-                f"experiment={experiment['name']} sweeps by itself; leave -m out, or set experiment.sweep=null"
-            )
+            name = experiment["name"]
+            raise UsageError(f"experiment={name} sweeps by itself; leave -m out, or set experiment.sweep=null")
         if experiment:
             several = "experiment" in sweeps.swept_keys(arguments)
             _group(settings, "sweep" if several else experiment["name"], arguments)

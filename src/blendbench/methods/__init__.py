@@ -1,8 +1,8 @@
 """Methods: from what a task gives to music.
 
 A method is a class named by `_target_` in `conf/method`. What it takes of a task's offer, and what it borrows of the
-run, it declares: `takes` is printed in tables, and `uses` enters the signature of its music. What is not declared cannot
-be had, so that a forgotten word is an error and not stale music.
+run, it declares: `takes` is printed in tables, and `uses` enters the signature of its music. What is not declared
+cannot be had, so that a forgotten word is an error and not stale music.
 
 Waveforms are float tensors [samples], or [channels, samples] where the task has several, at `context.sample_rate`.
 """

@@ -65,8 +65,8 @@ def compute(run: Run) -> Results:
     """Measure a run's sounds.
 
     A set metric is taken between all sounds of a cell and the reference set, an item metric of each sound, a cell
-    having the mean. Intervals are bootstraps over groups of items. Arms are compared over the items that both have, metric by
-    metric, and the p-values of all pairs of arms within a data set and presentation corrected together (Holm).
+    having the mean. Intervals are bootstraps over groups of items. Arms are compared over the items that both have,
+    metric by metric, and the p-values of all pairs of arms within a data set and presentation corrected together (Holm).
 
     Raises
     ------
