@@ -264,6 +264,12 @@ class Run:
                 found[name] = metric
         return found
 
+    @property
+    def asked(self) -> list[Evaluator]:
+        """The evaluators that the metrics ask, each once."""
+        asked = (metric.evaluator for metric in self.metrics.values())
+        return list({id(one): one for one in asked if one is not None}.values())
+
     @cached_property
     def facts(self) -> dict[str, Facts]:
         """Facts by name of all metrics of the configuration."""

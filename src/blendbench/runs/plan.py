@@ -143,8 +143,7 @@ def _find_missing(run: Run, arms: dict[str, Any], context: Context) -> None:
             method.signature()
         except BlendbenchError as error:
             raise BlendbenchError(f"{error}; or leave the arm out: arms.{name}=null") from error
-    _ = run.metrics
-    for evaluator in run.evaluators.values():
+    for evaluator in run.asked:
         evaluator.signature()
 
 

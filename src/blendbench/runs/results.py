@@ -66,7 +66,8 @@ def compute(run: Run) -> Results:
 
     A set metric is taken between all sounds of a cell and the reference set, an item metric of each sound, a cell
     having the mean. Intervals are bootstraps over groups of items. Arms are compared over the items that both have,
-    metric by metric, and the p-values of all pairs of arms within a data set and presentation corrected together (Holm).
+    metric by metric, and the p-values of all pairs of arms within a data set and presentation corrected together
+    (Holm).
 
     Raises
     ------

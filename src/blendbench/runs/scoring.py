@@ -61,7 +61,7 @@ class Scoring:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.scorers = {id(one): Scorer(one, run.store, run.device) for one in run.evaluators.values()}
+        self.scorers = {id(one): Scorer(one, run.store, run.device) for one in run.asked}
         self.seconds = run.task.reference_seconds()
         self._ledgers: dict[str, Ledger] = {}
 
