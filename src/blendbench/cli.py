@@ -30,6 +30,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench push RUN_DIR       mirror a run to Weights & Biases
   blendbench data check|fetch|manifest [NAME ...]  which data sets are there; download; write down what is there
   blendbench models list|check|fetch [NAME ...]   which models are there and whole; download those that are not
+  blendbench list [KIND ...]    all methods, metrics, data sets, ... that there are, and whether what they need is here
   blendbench doctor             what this machine has, and what to do about what is missing
   blendbench train ...          train the built-in models again
 
@@ -72,6 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
         "data": _data,
         "models": _models,
         "doctor": _doctor,
+        "list": _list,
         "train": _train,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -243,6 +245,12 @@ def _listen(arguments: list[str]) -> int:
     from blendbench.listening import command
 
     return command.main(arguments)
+
+
+def _list(arguments: list[str]) -> int:
+    from blendbench import listed
+
+    return listed.main(arguments)
 
 
 def _train(arguments: list[str]) -> int:

@@ -1,14 +1,22 @@
 """The configuration composed by Hydra and checked; a wrong key or value is one line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from blendbench.errors import BlendbenchError, UsageError
 
 
-def compose(overrides: list[str]) -> dict:
+def compose(overrides: list[str], folders: Sequence[Path] = ()) -> dict:
     """Compose and check the configuration; a wrong key or value is one line.
+
+    Parameters
+    ----------
+    overrides : list of str
+        Words `key=value`.
+    folders : sequence of Path
+        Folders of configuration, laid out as `conf/`, in which groups are looked for, too.
 
     Raises
     ------
@@ -21,7 +29,8 @@ def compose(overrides: list[str]) -> dict:
         if "=" not in word and not word.startswith("~"):
             raise UsageError(f"{word!r} is not key=value; see `blendbench run --help`")
     with initialize_config_module("blendbench.conf", version_base="1.3"):
-        return compose_here(overrides)
+        further = ",".join(f'"file://{folder.absolute()}"' for folder in folders)
+        return compose_here([*overrides, *([f"hydra.searchpath=[{further}]"] if folders else [])])
 
 
 def compose_here(overrides: list[str]) -> dict:
