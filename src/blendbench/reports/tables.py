@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from blendbench.metrics.comparison import Agreement, agreement
-from blendbench.runs.folder import Run
+from blendbench.runs.folder import AXES, Run
 from blendbench.store.write import write_text
 from blendbench.texts import csv_text, for_spreadsheet, heading, latex, latex_file, markdown, short
 
@@ -60,7 +61,9 @@ class Table:
 Key = tuple[str, str, str, str]
 """Data set, arm, presentation and metric."""
 _AXES = ("dataset", "arm", "presentation", "metric")
-_HEADS = {"arm": "Method", "dataset": "Data set", "presentation": "Presentation", "metric": "Metric"}
+_HEADS = {
+    "arm": "Method", "dataset": "Data set", "presentation": "Presentation", "metric": "Metric", "pair_id": "Item",
+}  # fmt: skip
 
 
 def number(row: Mapping[str, Any]) -> Cell:
@@ -116,13 +119,30 @@ class _Figures:
             return self.run.presentations
         if axis == "metric":
             return {name: self.run.fact(name).label for name in self.metrics()}
+        if axis == "pair_id":
+            return {name: name for name in dict.fromkeys(self._scores["pair_id"])} if len(self._scores) else {}
         return {name: name for name in self.run.datasets}
+
+    @cached_property
+    def _scores(self) -> pd.DataFrame:
+        return self.run.texts("scores.csv")
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, ...], float]:
+        """A value by item, arm, presentation and metric, where there is one."""
+        found: dict[tuple[str, ...], float] = {}
+        for row in self._scores.to_dict("records"):
+            for name in self.metrics():
+                if row.get(name):
+                    found[row["pair_id"], row["arm"], row["presentation"], name] = float(row[name])
+        return found
 
 
 def layout(run: Run, results: pd.DataFrame) -> Table:
     """The experiment's table: by its layout, ours [interval], and the paper's beside each block of metrics."""
     figures, plan = _Figures(run, results), run.experiment.layout
-    labels = {axis: figures.labels(axis) for axis in _AXES}
+    labels = {axis: figures.labels(axis) for axis in AXES if axis != "pair_id" or plan.rows == axis}
+    alone = plan.alone(labels)
     *outer, inner = plan.columns
     columns = [Column("", _HEADS[plan.rows]), *([Column("", "Takes")] if plan.takes else [])]
     lines = {name: [Cell(label)] for name, label in labels[plan.rows].items()}
@@ -130,7 +150,7 @@ def layout(run: Run, results: pd.DataFrame) -> Table:
         for arm, line in lines.items():
             line.append(Cell(_takes(run, arm)))
     for place in itertools.product(*(labels[axis] for axis in outer)):
-        block = dict(zip(outer, place, strict=True))
+        block = alone | dict(zip(outer, place, strict=True))
         group = ", ".join(labels[axis][block[axis]] for axis in outer if axis == outer[0] or len(labels[axis]) > 1)
         for name, label in labels[inner].items():
             columns.append(Column(group, label))
@@ -152,6 +172,9 @@ def _key(place: Mapping[str, str]) -> Key:
 
 
 def _ours(figures: _Figures, place: Mapping[str, str]) -> tuple[Cell, float]:
+    if "pair_id" in place:
+        value = figures.scores.get(tuple(place[axis] for axis in ("pair_id", "arm", "presentation", "metric")))
+        return (Cell("–"), math.nan) if value is None else (Cell(f"{value:.3g}"), value)
     found = figures.ours.get(_key(place))
     return (Cell("not run"), math.nan) if found is None else (number(found._asdict()), found.value)
 
@@ -160,7 +183,8 @@ def _with_best(
     cells: Mapping[str, tuple[Cell, float]], figures: _Figures, column: Mapping[str, str]
 ) -> dict[str, Cell]:
     """Cells of a column, the best ones marked, where at least two rows have a value and the metric has a direction."""
-    better = figures.run.fact(column["metric"]).better if "metric" in column else 0
+    inner = figures.run.experiment.layout.columns[-1]
+    better = figures.run.fact(column["metric"]).better if "metric" in column and inner == "metric" else 0
     values = [value for _, value in cells.values() if not math.isnan(value)]
     if not better or len(values) < 2:
         return {row: cell for row, (cell, _) in cells.items()}
@@ -174,7 +198,7 @@ def _add_paper(
     """The paper's figures beside a block of metrics and, where ours are comparable, the differences."""
     rows, names = figures.run.experiment.layout.rows, figures.metrics()
     shown = figures.paper_set(block["dataset"]) if "dataset" in block else ""
-    if shown is None or not figures.theirs:
+    if shown is None or not figures.theirs or rows == "pair_id":
         return
     title = "/".join(figures.run.fact(name).label for name in names)
     columns.append(Column(group, f"paper's {title} ({shown})" if shown else f"paper's {title}"))

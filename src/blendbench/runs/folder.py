@@ -4,7 +4,7 @@ This module, and `runs.plan`, are where settings end: what is below is built fro
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,11 +41,15 @@ COMPARISON_COLUMNS = [
 _NUMBERS = ("value", "ci_low", "ci_high", "n", "n_failed", "paper_value")
 
 
+AXES = ("arm", "presentation", "dataset", "metric", "pair_id")
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the table of an experiment is laid out: what its rows are, and what its columns are, outermost first.
 
-    Each of arm, presentation, dataset and metric stands in one of them.
+    Axes are arm, presentation, dataset, metric and pair_id (every item by itself, without an interval). Of one that is
+    left out a run may have but one value; with pair_id that is the data set, which the item's name tells.
     """
 
     rows: str = "arm"
@@ -54,14 +58,28 @@ class Layout:
     """Whether it says what each arm's method takes of the task's offer; rows must be arms."""
 
     def __post_init__(self) -> None:
-        axes = sorted([self.rows, *self.columns])
-        if axes != ["arm", "dataset", "metric", "presentation"]:
+        axes = [self.rows, *self.columns]
+        unknown = [axis for axis in axes if axis not in AXES]
+        if unknown or len(set(axes)) < len(axes) or not self.columns or "pair_id" in self.columns:
             raise BlendbenchError(
-                f"experiment.table: rows={self.rows}, columns={list(self.columns)}; arm, presentation, dataset and "
-                "metric must each stand once"
+                f"experiment.table: rows={self.rows}, columns={list(self.columns)}; give each once, of "
+                f"{', '.join(AXES)}, the last as rows alone"
             )
         if self.takes and self.rows != "arm":
             raise BlendbenchError("experiment.table.takes: only methods take something; set rows=arm, or leave it out")
+
+    def alone(self, names: Mapping[str, Collection[str]]) -> dict[str, str]:
+        """The one value of every axis that is left out; raises BlendbenchError where an axis has several."""
+        axes, found = [self.rows, *self.columns], {}
+        for axis, values in names.items():
+            if axis in axes or (axis == "dataset" and "pair_id" in axes):
+                continue
+            if len(values) != 1:
+                raise BlendbenchError(
+                    f"experiment.table: leaves {axis} out, of which the run has {', '.join(values) or 'none'}; name it"
+                )
+            found[axis] = next(iter(values))
+        return found
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ def prepare(run: Run) -> Plan:
     for key in ("dataset", "arms", "presentations"):
         if all(entry is None for entry in getattr(given, key).values()):
             raise BlendbenchError(f"{key}: none is left; leave out fewer of {key}.NAME=null")
+    names = {"arm": run.arms, "presentation": run.presentations, "dataset": run.datasets}
+    run.experiment.layout.alone({**names, "metric": run.experiment.metrics})
     if given.threads:
         torch.set_num_threads(given.threads)
     task = run.task

@@ -220,6 +220,8 @@ class Progress:
     """Rows by arm, failed ones among them"""
     failed: Counter[str] = field(default_factory=Counter)
     workers: list[Worker] = field(default_factory=list)
+    called: str = "pairs"
+    """What items are called"""
 
     @property
     def left(self) -> int:
@@ -240,6 +242,7 @@ def read(run_dir: Path) -> Progress:
         arms = plan["arms"]
         shown = max((len(signatures) for signatures in arms.values()), default=0)
         found = Progress(plan["experiment"], plan["pairs"] * shown * len(arms), plan["pairs"] * shown, max(1, shown))
+        found.called = str(plan.get("called", found.called))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BlendbenchError(
             f"{run_dir}: no sound plan.json here; give the folder that `blendbench run` printed"
@@ -279,7 +282,8 @@ def text(found: Progress) -> str:
         head += "; no worker is at it: the same `blendbench run` goes on"
     if leads and not leads[0].works:
         head += f"; now at: {leads[0].facts.get('told') or leads[0].facts['stage']}"
-    lines = [head, "", f"{'arm':<24}{'done':>9}{'failed':>9}{'left':>9}{'s/pair':>9}"]
+    pace_of = f"s/{found.called.removesuffix('s')}"
+    lines = [head, "", f"{'arm':<24}{'done':>9}{'failed':>9}{'left':>9}{pace_of:>9}"]
     for arm, count in found.done.items():
         pace = f"{spent[arm]:.2f}" if arm in spent else "–"
         lines.append(f"{arm:<24}{count:>9}{found.failed[arm]:>9}{found.of_arm - count:>9}{pace:>9}")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -422,10 +422,10 @@ def _alike(cells: list[Any]) -> list[Any]:
 
 
 def _media(run_dir: Path, rows: list[dict[str, Any]], most: int) -> Table:
-    """Sounds and images of the first pairs, every arm beside the others."""
+    """Sounds and images of the first items, every arm beside the others."""
     pairs = list(dict.fromkeys((row["dataset"], row["pair_id"]) for row in rows))[:most]
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    facts = ["dataset", "pair_id", "presentation", "label", "genre", "prompt"]
+    facts = ["dataset", "pair_id", "presentation", *_own_columns(rows)]
     images = {arm: _images(run_dir, arm) for arm in arms}
     lines: dict[tuple, dict[str, Any]] = {}
     for row in rows:
@@ -439,6 +439,12 @@ def _media(run_dir: Path, rows: list[dict[str, Any]], most: int) -> Table:
     columns = facts + [f"{arm} mix" for arm in arms]
     columns += sorted({name for line in shown for name in line if name not in columns})
     return Table(columns, [[line.get(name) for name in columns] for line in shown])
+
+
+def _own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns that items bring by themselves: in a row they stand between its keys and its signature."""
+    names = list(rows[0]) if rows else []
+    return names[names.index("presentation") + 1 : names.index("signature")] if "signature" in names else []
 
 
 def _images(run_dir: Path, arm: str) -> dict[str, dict[str, Path]]:
