@@ -63,7 +63,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
         method.prepare(context.only(method.uses))
     timings["load_s"] = time.perf_counter() - start
     with telling.stage("generate", bar=False):
-        made = method.generate([given.only(method.takes, task.gives)])[0]
+        made = method.generate([given.only(method.takes)])[0]
     start = time.perf_counter()
     heard = _presented(task, given, made, method, noise_file)
     attenuation = _write(out, heard, made)

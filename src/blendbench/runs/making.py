@@ -113,11 +113,11 @@ class Making:
         self._say([])
 
     def _generate(self, batch: list[Given]) -> None:
-        method, task = self.arm.method, self.plan.task
+        method = self.arm.method
         try:
             began = time.monotonic()
             self.batch.begin()
-            music = method.generate([given.only(method.takes, task.gives) for given in batch])
+            music = method.generate([given.only(method.takes) for given in batch])
             self.batch.end()
             seconds = (time.monotonic() - began) / len(batch)
             self.beat.spend("generate", seconds * len(batch))

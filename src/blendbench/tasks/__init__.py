@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from blendbench.datasets import MusicClip
+    from blendbench.datasets.sources import Sources
 
 
 class Item(Protocol):
@@ -64,10 +65,17 @@ class Given:
     seed: int
     samples: int
 
-    def only(self, takes: Sequence[str], gives: Sequence[str]) -> Self:
-        """As it is handed to a method that takes so much of what the task gives: the rest may not be looked at."""
-        kept = {one.name for one in fields(self)}
-        withheld: Any = {name: Withheld(name) for name in gives if name not in takes and name in kept}
+    def only(self, takes: Sequence[str]) -> Self:
+        """As it is handed to a method that takes so much: all else may not be looked at.
+
+        A field that serves another one says so in its metadata (`{"with": NAME}`), and goes with it.
+        """
+        base = {one.name for one in fields(Given)}
+        withheld: Any = {
+            one.name: Withheld(one.name)
+            for one in fields(self)
+            if one.name not in base and one.metadata.get("with", one.name) not in takes
+        }
         return replace(self, **withheld)
 
 
@@ -114,7 +122,8 @@ class Presentation(Protocol):
         In tables.
     """
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     def signature(self, method: Any) -> dict[str, Any]:
         """What changes what is heard, beside the music."""
@@ -298,3 +307,64 @@ class Task(Protocol):
     def close(self) -> None:
         """Close files; a later call opens them again."""
         ...
+
+
+class BaseTask:
+    """What tasks have in common; a task says `name`, `gives`, `columns`, `group` and `units`, and how items are read.
+
+    Parameters
+    ----------
+    sources : Sources
+        The data of the configuration.
+    """
+
+    sample_rate, channels = 44_100, 1
+    gives: tuple[str, ...] = ()
+    levels: dict[str, Facts] = {}
+    sortable: tuple[str, ...] = ()
+    shared: dict[str, str] = {}
+    own: dict[str, str] = {}
+    items_called, whole_called = "items", "result"
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said about its data, once they are read."""
+        return self.sources.notes
+
+    def files(self, items: Sequence[Any]) -> set[Path]:
+        """None, unless a task knows."""
+        return set()
+
+    def signature(self) -> dict[str, Any]:
+        """No settings, unless a task has some."""
+        return {}
+
+    def lends(self) -> dict[str, Callable[[], Lent]]:
+        """Nothing."""
+        return {}
+
+    def presentation(self, name: str, entry: Mapping[str, Any]) -> Presentation:
+        """Presentations must say their `_target_`."""
+        raise BlendbenchError(f"presentations.{name}: has no _target_, and this task has no kinds of its own; add one")
+
+    def parts(self, given: Any, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What is heard has no parts."""
+        return {}
+
+    def turned(self, row: Mapping[str, Any]) -> float | None:
+        """An arm has no parts of its own."""
+        return None
+
+    def reference(self) -> list[MusicClip]:
+        """There is no reference set."""
+        return []
+
+    def study(self) -> Study:
+        """Studies as they are by default, with nothing heard first."""
+        return Study()
+
+    def close(self) -> None:
+        """Nothing is open."""

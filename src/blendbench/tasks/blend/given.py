@@ -1,7 +1,7 @@
 """What the blend task hands to a method: a noise at its level in the mix, and a text."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,10 +29,10 @@ class NoiseAndText(Given):
     item: Pair
     noise: torch.Tensor
     text: str
-    kept_mel: Callable[[], torch.Tensor] | None = None
+    kept_mel: Callable[[], torch.Tensor] | None = field(default=None, metadata={"with": "noise"})
 
     def mel(self) -> torch.Tensor:
         """Mel amplitudes [512, 512] of the noise, extended circularly to one image."""
-        if self.kept_mel is not None and isinstance(self.noise, torch.Tensor):
+        if self.kept_mel is not None:
             return self.kept_mel()
         return mel_amplitudes(extend_to_frames(self.noise))

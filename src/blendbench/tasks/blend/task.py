@@ -21,7 +21,7 @@ from blendbench.facts import Facts
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
 from blendbench.store.write import size_of
-from blendbench.tasks import Column, Lent, Study
+from blendbench.tasks import BaseTask, Column, Lent, Study
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.noises import Noises
 from blendbench.tasks.blend.pairing import Pair, make_pairs
@@ -41,7 +41,7 @@ class MusicHalf:
         ]
 
 
-class Blend:
+class Blend(BaseTask):
     """The task.
 
     Parameters
@@ -88,16 +88,12 @@ class Blend:
         mask: Mapping[str, Any],
         amplification: Mapping[str, Any],
     ) -> None:
-        self.sources, self.noise = sources, dict(noise)
+        super().__init__(sources)
+        self.noise = dict(noise)
         self.noises = Noises(noise, store)
         self.amplification = Amplification(**amplification)
         self.core = Core(mask["core_fraction"], mask["pixel_threshold"])
         self._clips: dict[str, dict[str, NoiseClip]] = {}
-
-    @property
-    def notes(self) -> list[str]:
-        """What is to be said about its data, once they are read."""
-        return self.sources.notes
 
     def files(self, items: Sequence[Pair]) -> set[Path]:
         """Noises and music."""
