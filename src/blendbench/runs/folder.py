@@ -313,9 +313,12 @@ class Run:
     def arms(self) -> dict[str, str]:
         """Labels by arm of the arms that the run has, in the table's order: by `experiment.rows`, then the others.
 
-        An arm that is left out (`arms.NAME=null`) is not among them; one without a row is called by its own name.
+        An arm that is left out (`arms.NAME=null`) is not among them; one without a row is called by its own name, or,
+        where the experiment has no rows at all, by its method's label.
         """
-        rows, arms = self.experiment.rows or {}, self.given.arms
+        rows, arms = self.experiment.rows, self.given.arms
+        if rows is None:
+            rows = {arm: entry.get("label") for arm, entry in arms.items() if entry}
         return told_apart({arm: str(rows.get(arm) or arm) for arm in [*rows, *arms] if arms.get(arm) is not None})
 
     @property
