@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from blendbench.methods import Context, Item, Music
+from blendbench.methods import Context
+from blendbench.tasks import Music
+from blendbench.tasks.blend.given import NoiseAndText
 
 
 class Slow:
@@ -23,6 +25,8 @@ class Slow:
         A file; while it exists, no pair is made.
     """
 
+    takes: tuple[str, ...] = ("noise",)
+    uses: tuple[str, ...] = ()
     adaptive = False
 
     def __init__(self, label: str, seconds: float = 0.0, held_by: str = "") -> None:
@@ -35,15 +39,15 @@ class Slow:
     def prepare(self, context: Context) -> None:
         """Nothing to load."""
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, given: list[NoiseAndText]) -> list[Music]:
         """A tone a pair."""
         made = []
-        for item in items:
+        for one in given:
             time.sleep(self.seconds)
             while self.held_by and Path(self.held_by).exists():
                 time.sleep(0.05)
-            samples = torch.arange(len(item.noise)) / 44_100
-            made.append(Music(0.1 * torch.sin(2 * torch.pi * (200 + item.seed % 500) * samples)))
+            samples = torch.arange(one.samples) / 44_100
+            made.append(Music(0.1 * torch.sin(2 * torch.pi * (200 + one.seed % 500) * samples)))
         return made
 
 
@@ -54,8 +58,8 @@ class Deadly(Slow):
         super().__init__(label)
         self.word, self.file = word, Path(while_exists)
 
-    def generate(self, items: list[Item]) -> list[Music]:
+    def generate(self, given: list[NoiseAndText]) -> list[Music]:
         """A tone a pair, or the end."""
-        if self.file.exists() and any(self.word in item.pair.pair_id for item in items):
+        if self.file.exists() and any(self.word in one.item.id for one in given):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(items)
+        return super().generate(given)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +15,11 @@ import torchaudio
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.metrics import audibility
 from blendbench.metrics.audibility import (
-    METRICS,
-    added_loudness,
+    FACTS,
     audible_noise_to_mask_ratio,
     chroma,
     chroma_fit,
     disturbed_frames,
-    global_level_difference,
     level_difference,
     loudness_range,
     masked_bands,
@@ -466,18 +463,6 @@ def test_the_level_difference_is_the_gain() -> None:
     assert math.isnan(level_difference(noise, noise * 0))
 
 
-def test_the_global_level_difference_is_the_mean_change_of_music() -> None:
-    music = _hits([0.3, 1.0, 1.7], 2.0) + _white(2.0, -50.0)
-    assert global_level_difference(music, music) == 0
-    assert global_level_difference(music, music * audio.from_db(-3)) == pytest.approx(3, abs=1e-9)
-    half = torch.cat([music[:RATE], music[RATE:] * audio.from_db(4)])
-    assert global_level_difference(music, half) == pytest.approx(2, abs=0.15)
-    assert math.isnan(global_level_difference(music * 0, music * 0))
-    # Down to nothing counts from 0 dB(A) SPL, not from minus infinity.
-    level = 88 - 20 + level_difference(spectra(_tone(1000)), spectra(_tone(1000)))
-    assert global_level_difference(_tone(1000), 0 * _tone(1000)) == pytest.approx(level, abs=0.1)
-
-
 @pytest.mark.parametrize(
     ("levels", "published"), [((-20, -30), 10), ((-20, -15), 5), ((-40, -20), 20), ((-50, -35, -20, -35, -50), 15)]
 )
@@ -609,34 +594,12 @@ def test_chroma_agrees_with_librosas(shared_data: Path) -> None:
         assert np.corrcoef(chroma(music).numpy(), reference.mean(1))[0, 1] > 0.85
 
 
-# Loudness
-
-
-def test_added_loudness_without_mosqito_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mosqito", None)
-    monkeypatch.setitem(sys.modules, "mosqito.sq_metrics", None)
-    with pytest.raises(BlendbenchError, match="pip install mosqito") as caught:
-        added_loudness(_white(0.5), _white(0.5))
-    assert "\n" not in str(caught.value)
-
-
-def test_added_loudness_is_the_noises_own_in_silence_and_less_under_music() -> None:
-    pytest.importorskip("mosqito")
-    noise, silence = _tone(1000, 0.5, 40.0 - 88.0), torch.zeros(RATE // 2, dtype=torch.float64)
-    # 1 sone is a tone of 1 kHz at 40 dB; the filters take a while to settle.
-    alone = added_loudness(noise, silence)
-    assert alone == pytest.approx(1, abs=0.15)
-    music = _white(0.5, -20.0)
-    assert 0 <= added_loudness(noise, music) < 0.1 * alone
-    assert added_loudness(silence, music) == 0
-
-
 # All at once
 
 
 def test_every_measure_has_its_facts() -> None:
-    assert list(measure(_white().float(), _tone(440).float())) == list(METRICS)
-    for name, metric in {**METRICS, "added_loudness": audibility.ADDED_LOUDNESS}.items():
+    assert list(measure(_white().float(), _tone(440).float())) == list(FACTS)
+    for name, metric in FACTS.items():
         assert metric.label and metric.unit and metric.source and metric.higher_is_better in (True, False, None)
         assert callable(getattr(audibility, name))
 
@@ -783,9 +746,6 @@ GOOD = _white(1.0).float()
         (lambda: onset_agreement(torch.tensor([2.0, 1.0]), torch.ones(1)), BlendbenchError, "sort"),
         (lambda: onset_agreement(torch.ones(1, 1), torch.ones(1)), BlendbenchError, "one-dimensional"),
         (lambda: chroma_fit(torch.ones(12), torch.ones(11)), BlendbenchError, "two of 12"),
-        (lambda: global_level_difference(GOOD, GOOD[:-1]), BlendbenchError, "one length"),
-        (lambda: added_loudness(GOOD, GOOD[:-1]), BlendbenchError, "one length"),
-        (lambda: added_loudness(GOOD, GOOD, field_type="headphones"), BlendbenchError, "free"),
     ],
 )
 def test_bad_input_gives_one_line(call: Callable[[], object], kind: type[Exception], message: str) -> None:

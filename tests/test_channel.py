@@ -15,9 +15,10 @@ from blendbench import config
 from blendbench.composing import compose
 from blendbench.datasets import MusicClip, NoiseClip, reading
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.runs.folder import Run
 from blendbench.runs.plan import prepare
 from blendbench.runs.scoring import Scoring
-from blendbench.runs.work import opened
+from blendbench.runs.work import arms_of
 from blendbench.sound import files
 from blendbench.store.signature import signature
 from blendbench.tasks.blend.noises import Noises
@@ -178,17 +179,16 @@ def test_default_folders_of_runs_keep_their_names():
 
 def stored(tmp_path: Path, *words: str) -> dict[str, str]:
     """Signatures under which a run keeps what it makes, by stage."""
-    settings = compose(
-        ["experiment=bnmusic/table1", "limit=2", "seed=3", *CHEAP, f"store_dir={tmp_path}/store", *words]
-    )
-    settings["run_dir"] = str(tmp_path / "run")
-    plan = prepare(settings)
-    with opened(plan) as arms:
+    measured = "experiment.metrics=[fad,kl,noise_to_mask_ratio]"
+    own = ["limit=2", "seed=3", measured, f"store_dir={tmp_path}/store", f"run_dir={tmp_path}/run"]
+    run = Run.of(compose(["experiment=bnmusic/table1", *CHEAP, *own, *words]))
+    plan = prepare(run)
+    with arms_of(plan) as arms:
         arm = arms["noise_only"]
-        found = {"generate": arm.signature, "present": arm.mix_signatures["direct"]}
-        found["noise"] = arm.noises._ledger.path.parent.name
-    found["audibility"] = Scoring(tmp_path / "run", settings)._measured.path.parent.name
-    found["report"] = signature("report", 1, {"noise": settings["noise"]})
+        found = {"generate": arm.music.folder.name, "present": arm.mixes["direct"].folder.name}
+        found["noise"] = plan.task.noises._ledger.path.parent.name
+    found["audibility"] = Scoring(run)._ledger(run.metrics["audibility"]).path.parent.name
+    found["report"] = signature("report", 1, plan.task.signature())
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 from worlds import noise_sound
 
 from blendbench.datasets import NoiseClip
+from blendbench.datasets.reading import ahead
 from blendbench.errors import ClipError
 from blendbench.sound import audio, files
 from blendbench.sound.lattice import extend_to_frames
@@ -40,7 +41,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return read(path, *arguments, **settings)
 
-    monkeypatch.setattr(audio, "read", counted)
+    monkeypatch.setattr(files, "read", counted)
     return seen
 
 
@@ -117,7 +118,7 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
     bad.path.write_text("no sound")
     order = [some[2], bad, *some, bad, some[5]] * 3
     with closing(Noises(HEARD, tmp_path / "store")) as noises:
-        found = list(noises.ahead(order, workers=3))
+        found = list(ahead(noises.attempt, order, workers=3))
         assert len(found) == len(order)
         for clip, heard in zip(order, found, strict=True):
             if clip is bad:
@@ -128,9 +129,9 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
 
 
 def test_reading_ahead_stops_where_its_taker_stops(some, tmp_path, decoded):
-    ahead = Noises(HEARD).ahead([replace(some[0], id=str(n)) for n in range(1000)], workers=2)
-    next(ahead)
-    ahead.close()
+    found = ahead(Noises(HEARD).attempt, [replace(some[0], id=str(n)) for n in range(1000)], workers=2)
+    next(found)
+    found.close()
     assert len(decoded) < 20
 
 

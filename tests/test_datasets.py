@@ -204,7 +204,7 @@ def test_genres_of_prompts_are_those_of_the_music(shared_data: Path):
 def test_real_pairs_are_unique_and_even(shared_data: Path):
     found = esc50.esc50(str(shared_data))
     pairs = make_pairs("esc50", found, builtin_prompts(), 7, 0)
-    assert len(pairs) == len({pair.pair_id for pair in pairs}) == 1400
+    assert len(pairs) == len({pair.id for pair in pairs}) == 1400
     assert set(collections.Counter(pair.prompt.genre for pair in pairs).values()) == {200}
     assert set(collections.Counter(pair.clip.id for pair in pairs).values()) == {7}
 
@@ -226,9 +226,7 @@ def test_pairs_depend_on_seed_and_on_nothing_else():
     pairs = make_pairs("d", clips(20), prompts(), 3, 0)
     assert make_pairs("d", clips(20), prompts(), 3, 0) == pairs
     assert make_pairs("d", clips(20), prompts(), 3, 1) != pairs
-    assert [p.pair_id for p in make_pairs("e", clips(20), prompts(), 3, 0)] == [
-        p.pair_id.replace("d--", "e--") for p in pairs
-    ]
+    assert [p.id for p in make_pairs("e", clips(20), prompts(), 3, 0)] == [p.id.replace("d--", "e--") for p in pairs]
 
 
 @pytest.mark.parametrize("shuffle", range(3))
@@ -257,7 +255,7 @@ def test_prompts_of_a_clip_have_different_genres(count: int):
 @pytest.mark.parametrize("count", [5, 14, 20])
 def test_ids_of_pairs_are_unique(count: int):
     pairs = make_pairs("d", clips(count), prompts(), 7, 0)
-    assert len({pair.pair_id for pair in pairs}) == len(pairs) == 7 * count
+    assert len({pair.id for pair in pairs}) == len(pairs) == 7 * count
 
 
 def spread(names: list[str], known: set[str]) -> int:

@@ -16,11 +16,12 @@ from typing import TypeVar
 import pytest
 from worlds import CHEAP, World, call, rows_of, same
 
-from blendbench import executors, telling
+from blendbench import executors, session, telling
 from blendbench.composing import compose
 from blendbench.errors import BlendbenchError
-from blendbench.executors import Task, local
+from blendbench.executors import ShardTask, local
 from blendbench.runs import progress
+from blendbench.runs.folder import Run
 from blendbench.runs.plan import prepare
 
 pytestmark = pytest.mark.timeout(900)  # each process takes its time to begin, the more so beside others
@@ -145,11 +146,9 @@ class Bare:
 
 def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch, tmp_path):
     given_up: list[str] = []
-    monkeypatch.setattr(
-        "blendbench.runs.work.give_up", lambda plan, arm, pairs, told: given_up.extend(pairs) or len(pairs)
-    )
+    monkeypatch.setattr(executors, "give_up", lambda plan, arm, pairs, told: given_up.extend(pairs) or len(pairs))
 
-    def die(task: Task, *pairs: str, blame: bool = True) -> None:
+    def die(task: ShardTask, *pairs: str, blame: bool = True) -> None:
         beat = progress.Beat(tmp_path, "cpu", name="w")
         beat.begin("make", "a", pairs)
         beat.close(finished=False)
@@ -157,7 +156,7 @@ def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch
         beat.path.write_text(json.dumps(facts))
         task.died(Bare(tmp_path), "w", "signal 9", 2, tmp_path / "log", blame)  # type: ignore[arg-type]
 
-    task = Task(0, 1)
+    task = ShardTask(0, 1)
     die(task, "p", "q")
     die(task, "q")
     assert (given_up, task.skip, task.unexplained) == (["q"], [("a", "q")], 0)
@@ -165,12 +164,12 @@ def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch
         die(task, pair)
         die(task, pair)
     assert given_up == list("qrstu")
-    innocent = Task(0, 1)
+    innocent = ShardTask(0, 1)
     die(innocent, "x")
     die(innocent, "y")
     with pytest.raises(BlendbenchError, match="its worker died 3 times"):
         die(innocent, "z")
-    lost = Task(0, 1)
+    lost = ShardTask(0, 1)
     die(lost, "x", blame=False)
     die(lost, "x", blame=False)
     assert lost.skip == []
@@ -348,14 +347,16 @@ def test_auto_begins_with_all_workers_that_surely_fit(world, tmp_path, monkeypat
     monkeypatch.setattr(local, "_free_bytes", lambda device: 7 * 2**30)
     words = ["experiment=bnmusic/table1", "limit=7", f"run_dir={tmp_path}", "device=cpu", "executor=local"]
     words += ["executor.workers_per_device=auto"]
-    plan = prepare(compose(words))
-    assert executors.from_settings(plan.settings).workers(plan) == 3
+    run = Run.of(compose(words))
+    plan = prepare(run)
+    assert executors.of(run).workers(plan) == 3
     monkeypatch.setattr(local, "_free_bytes", lambda device: 2**30)
-    assert executors.from_settings(plan.settings).workers(plan) == 1
+    assert executors.of(run).workers(plan) == 1
     monkeypatch.setattr(local, "_free_bytes", lambda device: 99 * 2**30)
-    assert executors.from_settings(plan.settings).workers(plan) == 7
-    plan = prepare(compose([*words, f"generator.checkpoint={world.generator}"]))
-    assert executors.from_settings(plan.settings).workers(plan) == 1
+    assert executors.of(run).workers(plan) == 7
+    run = Run.of(compose([*words, f"generator.checkpoint={world.generator}"]))
+    plan = prepare(run)
+    assert executors.of(run).workers(plan) == 1
 
 
 def test_finished_run_is_known_without_any_model(world, alone, tmp_path):
@@ -440,7 +441,7 @@ def test_an_interrupt_ends_a_sweep_of_hydra(world, tmp_path, monkeypatch, capfd)
         begun.append(settings["seed"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blendbench.session.run", interrupted)
+    monkeypatch.setattr(session, "run", interrupted)
     assert world.run(tmp_path / "run", *CHEAP, *SMALL, "limit=1", "seed=0,1,2", "-m") == 130
     assert begun == [0]
     assert capfd.readouterr().err.count("stopped; the same command goes on where it was") == 1

@@ -18,6 +18,7 @@ import pyloudnorm
 import pytest
 import soundfile
 import torch
+from blendbench.tasks.blend.sounds import Sounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import CHEAP, RATE, rows_of
@@ -28,7 +29,6 @@ from blendbench.listening.answers import COLUMNS, Answers, Listener, Refused
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, williams
 from blendbench.runs.folder import read_mix, read_settings
 from blendbench.sound import audio
-from blendbench.tasks.blend.sounds import Sounds
 
 SMALL = ["samples=2", "catch_trials=1", "practice=1", "headphone_check.trials=3", "headphone_check.needed=2"]
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from worlds import call, rows_of
 
-from blendbench.datasets.sources import Sources
 from blendbench.composing import compose
 from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, esc50, manifests, musicbench, reading
 from blendbench.datasets.choosing import quotas, split_music, spread
+from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.resources import package_folder
 from blendbench.runs.plan import prepare

@@ -14,9 +14,9 @@ import soundfile
 from PIL import Image
 from worlds import rows_of
 
-from blendbench.reports.page import _Hide
+from blendbench.reports.hiding import Hide
 from blendbench.reports.page import write as write_page
-from blendbench.runs.folder import read_settings
+from blendbench.runs.folder import Run, read_settings
 
 ARMS = ["noise_only", "random_music", "musicgen_melody", "riffusion_a2a", "bnmusic"]
 LABELS = ["wind", "engine", "<script>alert(1)</script>", "wind", "engine", "wind", "engine", "rain"]
@@ -26,10 +26,6 @@ REASON = "<script>document.title = 'bad'</script> {place}/audio/cut.wav: truncat
 FACTS = ["status", "reason", "clip", "label", "genre", "noise_lufs", "music_lufs", "gain_db"]
 METRICS = ["kl", "clap", "mystery"]
 """Lower is better, higher is better, not known."""
-
-
-def settings_of(run_dir: Path) -> dict[str, Any]:
-    return read_settings(run_dir)
 
 
 def data_of(run_dir: Path) -> dict[str, Any]:
@@ -72,7 +68,7 @@ def run_dir(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic run with its report. Tests must not change it."""
     folder = tmp_path_factory.mktemp("report") / "run"
     synthesise(finished, folder)
-    write_page(folder, settings_of(folder))
+    write_page(Run.open(folder))
     return folder
 
 
@@ -88,11 +84,9 @@ def test_folder_holds_the_page_and_exactly_the_files_it_refers_to(run_dir):
     folder = run_dir / "report"
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     pairs = data_of(run_dir)["pairs"]
-    players = [pair["noise"] for pair in pairs]
-    players += [
-        cell.get(kind) for pair in pairs for line in pair["sounds"] for cell in line for kind in ("music", "mix")
-    ]
-    named = {player[kind] for player in players if player for kind in ("src", "image")}
+    players = [player for pair in pairs for player in pair["shared"].values()]
+    players += [player for pair in pairs for line in pair["sounds"] for cell in line for player in cell.values()]
+    named = {player[kind] for player in players for kind in ("src", "image")}
     inside = {name for name in named if not name.startswith("../")}
     assert there == inside | {"index.html", "report.css", "report.js", "data.js"}
     assert {name.partition("/")[0] for name in inside} == {"audio", "images"}
@@ -108,7 +102,7 @@ def test_music_is_written_once_an_arm_and_noise_once_a_pair(run_dir):
 def test_noise_and_music_add_up_to_every_mix_at_the_levels_played(run_dir):
     data, folder, seen = data_of(run_dir), run_dir / "report", 0
     for pair in data["pairs"][:2]:
-        noise = heard(folder, pair["noise"])
+        noise = heard(folder, pair["shared"]["noise"])
         for line in pair["sounds"]:
             for arm, cell in zip(ARMS, line, strict=True):
                 music = heard(folder, cell["music"]) if "music" in cell else 0.0
@@ -134,7 +128,7 @@ def test_images_are_small_and_show_the_noise_of_a_mix_without_music(run_dir):
                 assert image.width in (255, 256)
                 assert image.height == 192
                 assert (run_dir / "report" / player["image"]).stat().st_size < 60_000
-    assert pair["sounds"][0][0]["mix"]["image"] == pair["noise"]["image"]
+    assert pair["sounds"][0][0]["mix"]["image"] == pair["shared"]["noise"]["image"]
 
 
 def test_sizes_are_those_of_a_page(run_dir):
@@ -166,7 +160,7 @@ def test_reasons_keep_the_names_of_files(run_dir):
 
 
 def test_a_path_is_cut_wherever_it_stands(tmp_path):
-    hide = _Hide(tmp_path / "a run", {"data": {"root": "/mnt/my data"}, "x": ["/opt/models/tiny"]})
+    hide = Hide(tmp_path / "a run", {"data": {"root": "/mnt/my data"}, "x": ["/opt/models/tiny"]})
     assert hide("root: /mnt/my data") == "root: …/my data"
     assert hide("(/srv/some/where.wav: bad)") == "(…/where.wav: bad)"
     assert hide(f"'{tmp_path}/a run/mixes/a.flac'") == "'…/a run/mixes/a.flac'"
@@ -184,7 +178,7 @@ def test_page_holds_the_table_with_its_best_in_bold_and_the_notes(finished):
 def test_writing_again_leaves_the_sounds_alone_and_takes_stale_ones_away(run_dir, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run_dir, again)
-    settings, sounds = settings_of(again), again / "report" / "audio"
+    sounds = again / "report" / "audio"
 
     def times() -> dict[Path, int]:
         # What lacks its noise is tried again every time.
@@ -194,7 +188,7 @@ def test_writing_again_leaves_the_sounds_alone_and_takes_stale_ones_away(run_dir
     before = times()
     page, data = ((again / "report" / name).read_bytes() for name in ("index.html", "data.js"))
     (sounds / "old.flac").write_bytes(b"old")
-    write_page(again, settings)
+    write_page(Run.open(again))
     assert times() == before
     assert (again / "report" / "index.html").read_bytes() == page
     assert (again / "report" / "data.js").read_bytes() == data
@@ -202,7 +196,7 @@ def test_writing_again_leaves_the_sounds_alone_and_takes_stale_ones_away(run_dir
     lost = next(iter(before))
     lost.unlink()
     (again / "report" / "data.js").write_text("const REPORT = nonsense", encoding="utf-8")
-    write_page(again, settings)
+    write_page(Run.open(again))
     assert lost.stat().st_size > 0
     assert (again / "report" / "data.js").read_bytes() == data
 
@@ -211,14 +205,14 @@ def test_pairs_beyond_the_first_are_the_best_median_and_worst(run_dir, scores, t
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     keep = ["dataset", "arm", "presentation", "pair_id", *FACTS, "clap"]
     scores[keep].to_csv(tmp_path / "run" / "scores.csv", index=False)
-    settings = settings_of(tmp_path / "run")
-    write_page(tmp_path / "run", settings, most=1)
+    run = Run.open(tmp_path / "run")
+    write_page(run, most=1)
     data = data_of(tmp_path / "run")
     shown = [pair["pair_id"] for pair in data["pairs"]]
     assert shown[0] == "pair-0"
     assert len(shown) == 3
     # There is room for two more pairs: the best and the median of the first presentation's first arm.
-    cell = scores[(scores.presentation == next(iter(settings["presentations"]))) & (scores.arm == ARMS[0])]
+    cell = scores[(scores.presentation == next(iter(run.presentations))) & (scores.arm == ARMS[0])]
     ranked = cell.sort_values("clap", ascending=False).pair_id.tolist()
     expected = [pair for pair in (ranked[0], ranked[3], ranked[7]) if pair != "pair-0"][:2]
     assert set(shown[1:]) == set(expected)
@@ -230,13 +224,13 @@ def test_pairs_beyond_the_first_are_the_best_median_and_worst(run_dir, scores, t
 
 def test_run_without_its_noises_shows_the_mixes_alone_and_says_so(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
-    settings = settings_of(tmp_path / "run")
+    settings = read_settings(tmp_path / "run")
     settings["data"]["root"] = settings["store_dir"] = str(tmp_path / "gone")
     settings["dataset"]["esc50"]["root"] = str(tmp_path / "gone")
-    write_page(tmp_path / "run", settings)
+    write_page(Run(tmp_path / "run", settings))
     for pair in data_of(tmp_path / "run")["pairs"]:
         assert "no longer where the run read it" in pair["note"]
-        assert pair["noise"] is None
+        assert pair["shared"] == {}
         assert all(set(cell) == {"mix"} for line in pair["sounds"] for cell in line)
     assert not (tmp_path / "run" / "report" / "audio").exists()
     assert not (tmp_path / "gone").exists()
@@ -246,14 +240,14 @@ def test_noise_that_has_changed_is_not_taken_for_the_runs(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     rows = [row | {"inputs": "0000000000000000-0"} for row in rows_of(finished)]
     (tmp_path / "run" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    write_page(tmp_path / "run", settings_of(tmp_path / "run"))
-    assert all(pair["noise"] is None and pair["note"] for pair in data_of(tmp_path / "run")["pairs"])
+    write_page(Run.open(tmp_path / "run"))
+    assert all(pair["shared"] == {} and pair["note"] for pair in data_of(tmp_path / "run")["pairs"])
 
 
 def test_older_run_without_scores_and_comparisons_has_a_page(finished, tmp_path):
-    missing = ("report", "scores.csv", "comparisons.csv", "results.csv")
+    missing = ("report", "scores.csv", "comparisons.csv")
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns(*missing))
-    page = write_page(tmp_path / "run", settings_of(tmp_path / "run")).read_text(encoding="utf-8")
+    page = write_page(Run.open(tmp_path / "run")).read_text(encoding="utf-8")
     assert "Comparisons" not in page
     data = data_of(tmp_path / "run")
     assert [measure["name"] for measure in data["measures"]] == ["gain_db"]
@@ -262,7 +256,7 @@ def test_older_run_without_scores_and_comparisons_has_a_page(finished, tmp_path)
 
 def test_missing_mixes_are_told(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report", "mixes"))
-    write_page(tmp_path / "run", settings_of(tmp_path / "run"))
+    write_page(Run.open(tmp_path / "run"))
     assert all("Mixes are missing" in pair["note"] for pair in data_of(tmp_path / "run")["pairs"])
 
 
@@ -377,7 +371,8 @@ def test_click_on_an_image_plays_from_there(page):
 
 
 @pytest.mark.parametrize(
-    ("metric", "name", "best_is_low"), [("kl", "KL (nat)", True), ("clap", "CLAP", False), ("mystery", "mystery", True)]
+    ("metric", "name", "best_is_low"),
+    [("kl", "KL (nat)", True), ("clap", "CLAP (cosine)", False), ("mystery", "mystery", True)],
 )
 def test_order_by_a_metric_is_that_of_the_scores(page, scores, metric, name, best_is_low):
     page.select_option("#measure", label=name)
@@ -421,7 +416,7 @@ def test_filters_show_exactly_their_rows(page):
 def test_buttons_show_the_best_median_and_worst_of_the_run(page, scores):
     page.select_option("#by-label", "rain")
     page.select_option("#arm", label="BNMusic")
-    for metric, label, better in (("kl", "KL (nat)", True), ("clap", "CLAP", False)):
+    for metric, label, better in (("kl", "KL (nat)", True), ("clap", "CLAP (cosine)", False)):
         page.select_option("#measure", label=label)
         cell = scores[(scores.arm == "bnmusic") & (scores.presentation == "loudness_normalized")].dropna(subset=metric)
         ranked = cell.sort_values(metric, ascending=better).pair_id.tolist()

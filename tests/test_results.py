@@ -13,6 +13,7 @@ import transformers
 from tiny_models import tiny_tokenizer
 from worlds import CHEAP, GENRES, call, rows_of
 
+from blendbench import session, texts
 from blendbench.datasets.choosing import split_music
 from blendbench.datasets.musicbench import musicbench
 from blendbench.errors import BlendbenchError
@@ -21,8 +22,7 @@ from blendbench.metrics import divergence, frechet
 from blendbench.models.tagger import Tagger
 from blendbench.reports import tables
 from blendbench.reports.page import write as write_page
-from blendbench.runs import results
-from blendbench.runs.folder import read_mix, read_settings
+from blendbench.runs.folder import Run
 from blendbench.sound import audio, files
 
 PAPER = {("noise_only", "direct", "fad"): 27.39, ("bnmusic", "direct", "kl"): 2.14, ("bnmusic", "direct", "fad"): 6.76}
@@ -187,7 +187,7 @@ def test_reference_clip_that_cannot_be_read_is_left_out_and_told(world, tmp_path
 
 
 def test_markdown_table_is_aligned():
-    text = tables.to_markdown(pd.DataFrame({"a": ["x", "long"], "bb": ["1", "2"]}))
+    text = tables.to_markdown(tables.of_frame(pd.DataFrame({"a": ["x", "long"], "bb": ["1", "2"]})))
     assert text == "| a    | bb |\n| ---- | -- |\n| x    | 1  |\n| long | 2  |"
 
 
@@ -203,13 +203,14 @@ def test_folder_that_is_no_runs_is_named(finished, tmp_path, missing):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes"))
     (tmp_path / "run" / missing).unlink()
     with pytest.raises(BlendbenchError, match=missing.replace(".", r"\.")):
-        results.tabulate(tmp_path / "run", read_settings(tmp_path / "run"))
+        session.tabulate(Run.open(tmp_path / "run"))
 
 
-def test_report_needs_the_table(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes", "table.*"))
+@pytest.mark.parametrize("missing", ["table.*", "results.csv"])
+def test_report_needs_the_table_and_the_results(finished, tmp_path, missing):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("mixes", missing))
     with pytest.raises(BlendbenchError, match="no table yet"):
-        write_page(tmp_path / "run", read_settings(tmp_path / "run"))
+        write_page(Run.open(tmp_path / "run"))
 
 
 def test_report_escapes_what_comes_from_data(finished, tmp_path):
@@ -218,13 +219,13 @@ def test_report_escapes_what_comes_from_data(finished, tmp_path):
         (tmp_path / "run" / "pairs.jsonl").read_text(encoding="utf-8").replace('"wind"', '"<script>alert(1)</script>"')
     )
     (tmp_path / "run" / "pairs.jsonl").write_text(rows, encoding="utf-8")
-    page = write_page(tmp_path / "run", read_settings(tmp_path / "run")).read_text(encoding="utf-8")
+    page = write_page(Run.open(tmp_path / "run")).read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_latex_specials_in_the_caption_are_escaped():
-    assert tables.latex("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
+    assert texts.latex("50 % of a_b & {c}") == r"50 \% of a\_b \& \{c\}"
 
 
 def write_clap(folder: Path) -> Path:
@@ -280,7 +281,7 @@ prompt: {{_target_: blendbench.evaluators.clap.CLAP, name: clap, checkpoint: {wr
         return heard.score(audio.resample(wave, 44_100, 24_000)).embeddings
 
     mixes = [row for row in rows_of(finished) if (row["arm"], row["presentation"]) == ("bnmusic", "direct")]
-    own = torch.cat([frames(read_mix(finished, row)) for row in mixes])
+    own = torch.cat([frames(Run.open(finished).heard(row)) for row in mixes])
     half, _ = split_music(musicbench(str(world.root), excerpt_seconds=5.0), 0)
     waves = [audio.extend_circular(files.read(clip.path, 24_000, max_seconds=5), 120_000) for clip in half]
     reference = torch.cat([heard.score(wave).embeddings for wave in waves])
@@ -310,5 +311,5 @@ def test_an_evaluator_for_which_the_clips_are_too_short_is_one_line(world, finis
     words = ("limit=2", "batch=1", "evaluator.fad._target_=worlds.Impatient", "allow_targets=[worlds]")
     assert world.run(tmp_path / "run", *words) == 1
     lines = capsys.readouterr().err.strip().splitlines()
-    assert "can score no reference clip of 5 s (noise.seconds)" in lines[-1]
+    assert "can score no reference clip of 5 s; see the lines above" in lines[-1]
     assert sum("reference clip left out" in line for line in lines) == 7

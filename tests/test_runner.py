@@ -18,10 +18,13 @@ from worlds import CHEAP, World, call, rows_of, untimed
 from blendbench.datasets.esc50 import esc50
 from blendbench.methods import bnmusic, musicgen_melody, noise_only, random_music, riffusion_a2a
 from blendbench.runs.device import BatchSize
-from blendbench.runs.folder import file_name, read_mix
+from blendbench.runs.folder import Run
+from blendbench.runs.shelf import file_name
 from blendbench.sound import audio, files
 from blendbench.store.signature import file_hash
+from blendbench.tasks.blend import noises as noises_of_a_run
 from blendbench.tasks.blend.noises import Noises
+from blendbench.tasks.blend.presentation import Blended
 
 METHODS: dict[str, Any] = {
     "bnmusic": bnmusic.BNMusic,
@@ -118,13 +121,13 @@ def test_report_refers_to_every_mix_by_a_path_that_exists(finished):
 
 
 def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
-    noises, noise_of = Noises(HEARD), clips_of(world)
+    run, noises, noise_of = Run.open(finished), Noises(HEARD), clips_of(world)
     seen = set()
     for row in rows_of(finished):
         noise = noises.read(noise_of[row["clip"]])
         assert audio.integrated_loudness(noise, 44_100) == pytest.approx(-18, abs=0.02)
         assert row["noise_lufs"] == pytest.approx(-18, abs=0.02)
-        music = read_mix(finished, row) - noise
+        music = run.heard(row) - noise
         if row["arm"] == "noise_only":
             assert music.abs().max() < 1e-5
             assert row["music_lufs"] is row["gain_db"] is None
@@ -143,13 +146,12 @@ def test_levels_measured_from_the_files_are_those_of_the_rows(world, finished):
 
 
 def test_presentations_of_a_pair_differ_by_one_gain_alone(world, finished):
-    noises, noise_of, found = Noises(HEARD), clips_of(world), {}
+    run, noises, noise_of, found = Run.open(finished), Noises(HEARD), clips_of(world), {}
     for row in rows_of(finished):
         if row["arm"] == "bnmusic":
             noise = noises.read(noise_of[row["clip"]])
-            found[row["pair_id"], row["presentation"]] = (read_mix(finished, row) - noise) / audio.from_db(
-                row["gain_db"]
-            )
+            music = run.heard(row) - noise
+            found[row["pair_id"], row["presentation"]] = music / audio.from_db(row["gain_db"])
     for pair in {pair for pair, _ in found}:
         torch.testing.assert_close(found[pair, "direct"], found[pair, "loudness_normalized"], atol=1e-4, rtol=0)
 
@@ -207,8 +209,8 @@ def test_lost_music_is_generated_again_for_its_pair_alone(copied, finished, gene
 
 def test_another_run_takes_the_mixes_of_the_store_and_reads_no_sound(copied, finished, generated, monkeypatch):
     there, run_dir = copied
-    monkeypatch.setattr("blendbench.runs.arm.present", lambda *_: pytest.fail("mixed again"))
-    monkeypatch.setattr("blendbench.tasks.blend.noises.read_clip", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(Blended, "present", lambda *_: pytest.fail("mixed again"))
+    monkeypatch.setattr(noises_of_a_run, "read_clip", lambda *_: pytest.fail("read again"))
     again = run_dir.with_name("again")
     assert there.run(again, "limit=2", "batch=1") == 0
     assert not generated
@@ -324,8 +326,8 @@ def test_pair_that_a_method_fails_on_does_not_take_its_batch_along(world, tmp_pa
     bad: list[str] = []
 
     def sometimes(self, items):
-        bad.extend(item.pair.pair_id for item in items[:1] if not bad)
-        if any(item.pair.pair_id in bad for item in items):
+        bad.extend(item.item.id for item in items[:1] if not bad)
+        if any(item.item.id in bad for item in items):
             raise RuntimeError("out of luck")
         return generate(self, items)
 
