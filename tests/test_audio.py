@@ -10,6 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile
 import torch
@@ -17,6 +18,7 @@ from audio_corpus import CORPUS, Case, make, sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import signal
 
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio, files
@@ -28,6 +30,12 @@ BRIEF = settings(max_examples=50, deadline=None)
 def tone(frequency: float, rate: int = RATE, seconds: float = 2.0, amplitude: float = 0.5) -> torch.Tensor:
     time = torch.arange(round(rate * seconds), dtype=torch.float64) / rate
     return (amplitude * torch.sin(2 * math.pi * frequency * time)).float()
+
+
+def hiss(channels: int, samples: int, seed: int = 0) -> torch.Tensor:
+    """Noise [channels, samples], each channel quieter than the one before."""
+    values = np.random.default_rng(seed).standard_normal((channels, samples)) * 0.1
+    return torch.from_numpy(values * 0.7 ** np.arange(channels)[:, None]).float()
 
 
 def level_and_frequency(waveform: torch.Tensor, rate: int) -> tuple[float, float]:
@@ -359,7 +367,73 @@ def test_resampling_takes_batches_and_the_same_rate():
     assert torch.equal(audio.resample(batch, RATE, RATE), batch)
 
 
+@pytest.mark.parametrize("rate", [8_000, 44_056, 44_101, 48_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_long_sound_is_resampled_in_blocks_as_scipy_does_it_whole(rate, channels, monkeypatch):
+    waveform = hiss(channels, 3 * rate + 17)
+    up, down = audio.rate_ratio(rate, RATE)
+    taps = audio.resampling_filter(up, down).astype(np.float32)
+    whole = signal.resample_poly(waveform.numpy(), up, down, axis=-1, window=taps)
+    monkeypatch.setattr(audio, "BLOCK_VALUES", rate // 2)
+    np.testing.assert_array_equal(audio.resample(waveform, rate, RATE).numpy(), whole)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3_000), min_size=1, max_size=8), st.sampled_from([(48_000, 44_100), (3, 2), (1, 4)]))
+def test_blocks_of_any_length_are_resampled_as_their_whole(lengths: list[int], rates: tuple[int, int]):
+    waveform = hiss(2, sum(lengths))
+    blocks = list(audio.resample_blocks(waveform.split(lengths, dim=-1), *rates))
+    assert torch.equal(torch.cat(blocks, dim=-1), audio.resample(waveform, *rates))
+
+
 # Loudness
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [([-23.0, -23.0], -23.0), ([-28.0, -28.0, -24.0, -30.0, -30.0], -23.0)],
+    ids=["two channels", "five channels"],
+)
+def test_channels_measure_together_what_ebu_tech_3341_says(levels: list[float], expected: float):
+    # Test cases 1 and 6: 20 s of a 1 kHz sine in each channel, at these peak levels.
+    sine = tone(1_000, 48_000, seconds=20, amplitude=1.0)
+    waveform = torch.stack([sine * audio.from_db(level) for level in levels])
+    assert audio.integrated_loudness(waveform, 48_000) == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("rate", [44_100, 48_000])
+def test_loudness_of_channels_is_pyloudnorms(channels: int, rate: int):
+    waveform = hiss(channels, 3 * rate)
+    waveform[:, : rate // 2] = 0
+    expected = pyloudnorm.Meter(rate).integrated_loudness(waveform.double().numpy().T)
+    assert audio.integrated_loudness(waveform, rate) == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_channel_is_as_loud_as_no_channels_and_two_equal_ones_by_3_db():
+    waveform = torch.from_numpy(sound()).float()
+    alone = audio.integrated_loudness(waveform, RATE)
+    assert audio.integrated_loudness(waveform[None], RATE) == alone
+    both = audio.integrated_loudness(waveform.expand(2, -1), RATE)
+    assert both - alone == pytest.approx(10 * math.log10(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, RATE), (0, RATE), (1, 2, RATE), ()])
+def test_loudness_of_another_shape_is_a_value_error(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"^a\.wav: has (6 channels|shape)"):
+        audio.integrated_loudness(torch.zeros(shape), RATE, "a.wav")
+
+
+def test_channels_are_normalized_by_one_gain():
+    waveform = hiss(2, 2 * RATE)
+    normalized, gain_db = audio.normalize_loudness(waveform, RATE, -14.0)
+    assert audio.integrated_loudness(normalized, RATE) == pytest.approx(-14.0, abs=0.002)
+    torch.testing.assert_close(normalized, waveform * audio.from_db(gain_db))
+    with pytest.raises(ClipError, match=r"^rain\.wav: is silent"):
+        audio.normalize_loudness(torch.zeros(2, RATE), RATE, -18.0, "rain.wav")
+    waveform[1, 5] = math.nan
+    with pytest.raises(ClipError, match="1 of 176400 samples are NaN"):
+        audio.normalize_loudness(waveform, RATE, -18.0)
 
 
 @pytest.mark.parametrize("rate", [32_000, 44_100, 48_000, 96_000])
@@ -464,6 +538,31 @@ def test_extension_has_the_length_and_repeats(waveform: torch.Tensor, samples: i
 
 
 @BRIEF
+@given(st.integers(1, 5), st.integers(1, 300), st.integers(0, 1000))
+def test_channels_are_extended_alike(channels: int, length: int, samples: int):
+    waveform = hiss(channels, length)
+    extended = audio.extend_circular(waveform, samples)
+    assert torch.equal(extended, torch.stack([audio.extend_circular(one, samples) for one in waveform]))
+
+
+def test_extension_is_a_copy():
+    waveform = hiss(2, 5)
+    extended = audio.extend_circular(waveform, 5)
+    extended[:] = 0
+    assert waveform.abs().min() > 0
+
+
+def test_mono_is_the_mean_of_channels():
+    waveform = hiss(3, 100)
+    np.testing.assert_allclose(audio.to_mono(waveform).numpy(), waveform.numpy().mean(0), rtol=1e-5, atol=1e-8)
+    assert torch.equal(audio.to_mono(waveform[0]), waveform[0])
+    assert torch.equal(audio.to_mono(waveform[:1]), waveform[0])
+    for shape in [(1, 2, 3), (0, 3), ()]:
+        with pytest.raises(ValueError, match=r"not \[samples\] or \[channels, samples\]"):
+            audio.to_mono(torch.zeros(shape))
+
+
+@BRIEF
 @given(as_float32_tensors())
 def test_mix_is_the_sum_and_does_not_clip(noise: torch.Tensor):
     music = noise.flip(0)
@@ -478,6 +577,8 @@ def test_mix_of_different_lengths_is_a_value_error():
         audio.mix(torch.zeros(3), torch.zeros(4))
     with pytest.raises(ValueError, match="differ"):
         audio.mix(torch.zeros(3), torch.zeros(1))
+    with pytest.raises(ValueError, match="differ"):
+        audio.mix(torch.zeros(3), torch.zeros(2, 3))
 
 
 @BRIEF
@@ -492,6 +593,13 @@ def test_limited_peak_never_passes_the_ceiling(waveform: torch.Tensor, ceiling: 
     else:
         assert limited.abs().max().item() == pytest.approx(ceiling)
         torch.testing.assert_close(limited, waveform * audio.from_db(-attenuation_db), rtol=1e-5, atol=1e-6)
+
+
+def test_channels_are_limited_together_by_the_loudest():
+    waveform = torch.stack([tone(440, amplitude=2.0), tone(880, amplitude=0.5)])
+    limited, attenuation_db = audio.limit_peak(waveform)
+    assert attenuation_db == pytest.approx(audio.db(2), abs=1e-3)
+    torch.testing.assert_close(limited, waveform / waveform.abs().max())
 
 
 def test_limiting_refuses_what_has_no_peak():

@@ -1,11 +1,13 @@
 """Sound as numbers: sample rates, loudness, lengths, levels and the sum of two sounds.
 
 A waveform is a float32 tensor `[samples]`, or `[channels, samples]`, full scale at 1.0 and never clipped in memory:
-peaks above 1 are lawful until a file with a bounded sample format is written. Times are in seconds, rates in Hz, levels
-in dB, loudness in LUFS as ITU-R BS.1770-4 defines it.
+peaks above 1 are lawful until a file with a bounded sample format is written. What is done to one with several channels
+is done to all alike: one gain, one cut. Times are in seconds, rates in Hz, levels in dB, loudness in LUFS as ITU-R
+BS.1770-4 defines it.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +22,10 @@ MIN_SECONDS = 0.4
 """Length of a gating block of BS.1770-4: a shorter clip has no loudness."""
 GATE_LUFS = -70.0
 """Absolute gate of BS.1770-4: what lies below it does not count as sound."""
+BLOCK_VALUES = 1 << 20
+"""Samples of a long waveform that are worked on at once, those of all its channels together."""
+_WEIGHED_CHANNELS = 5
+"""Channels that BS.1770-4 gives weights to."""
 
 
 def resample(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> torch.Tensor:
@@ -43,20 +49,73 @@ def resample(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> torch.Ten
     up, down = rate_ratio(orig_rate, new_rate)
     if up == down or waveform.shape[-1] == 0:
         return waveform
+    samples = -(-waveform.shape[-1] * up // down)
+    resampled = waveform.detach().new_empty(*waveform.shape[:-1], samples)
+    block = max(1, BLOCK_VALUES * waveform.shape[-1] // max(1, waveform.numel()))
+    position = 0
+    for part in resample_blocks(waveform.split(block, dim=-1), orig_rate, new_rate):
+        resampled[..., position : position + part.shape[-1]] = part
+        position += part.shape[-1]
+    return resampled
+
+
+def resample_blocks(blocks: Iterable[torch.Tensor], orig_rate: int, new_rate: int) -> Iterator[torch.Tensor]:
+    """`resample` for a waveform that comes in blocks: joined, those that it gives are the same to the bit.
+
+    Parameters
+    ----------
+    blocks : iterable of Tensor [..., n]
+        One after the other, of any lengths.
+    orig_rate, new_rate : int
+        In Hz.
+
+    Yields
+    ------
+    Tensor [..., m], same dtype and device; for one block, one.
+    """
+    up, down = rate_ratio(orig_rate, new_rate)
+    if up == down:
+        yield from blocks
+        return
+    taps = resampling_filter(up, down)
+    # What the filter reaches to either side, in whole periods of the two rates, so that every part begins with one.
+    margin = -(-(len(taps) // 2) // (up * down)) * down
+    held: torch.Tensor | None = None
+    before = 0
+    for block in blocks:
+        if held is None:
+            held = block
+            continue
+        periods = (held.shape[-1] - before - margin) // down
+        if periods > 0:
+            first = before // down * up
+            yield _resampled(held, up, down, taps)[..., first : first + periods * up]
+            done = before + periods * down
+            before = min(margin, done)
+            held = held[..., done - before :]
+        held = torch.cat([held, block], dim=-1)
+    if held is not None:
+        yield _resampled(held, up, down, taps)[..., before // down * up :]
+
+
+def _resampled(waveform: torch.Tensor, up: int, down: int, taps: np.ndarray) -> torch.Tensor:
+    if waveform.shape[-1] == 0:
+        return waveform
     values = waveform.detach().cpu().numpy()
-    taps = resampling_filter(up, down).astype(values.dtype)
-    resampled = signal.resample_poly(values, up, down, axis=-1, window=taps)
-    return torch.from_numpy(np.ascontiguousarray(resampled)).to(waveform)
+    made = signal.resample_poly(values, up, down, axis=-1, window=taps.astype(values.dtype))
+    return torch.from_numpy(np.ascontiguousarray(made)).to(waveform)
 
 
 def integrated_loudness(waveform: torch.Tensor, sample_rate: int, name: str = "waveform") -> float:
     """Integrated, gated loudness of ITU-R BS.1770-4 (`pyloudnorm`).
 
-    A full-scale 997 Hz sine in the one channel measures -3.01 LUFS; played on two channels it would measure 0.
+    Powers of channels are summed with the weights 1, 1, 1, 1.41, 1.41: left, right, centre, left surround, right
+    surround. So a full-scale 997 Hz sine measures -3.01 LUFS as [samples], which counts as one channel, and 0 in two.
 
     Parameters
     ----------
-    waveform : Tensor [samples]
+    waveform : Tensor [samples] or [channels, samples]
+        At most five channels, in the order above; a low-frequency channel does not count and is to be left out.
     sample_rate : int
         In Hz.
     name : str
@@ -71,27 +130,30 @@ def integrated_loudness(waveform: torch.Tensor, sample_rate: int, name: str = "w
     ClipError
         It is shorter than 0.4 s, or holds NaN or infinity.
     ValueError
-        It is not one-dimensional.
+        It has another shape, or more than five channels.
     """
-    if waveform.ndim != 1:
-        raise ValueError(f"{name}: waveform has shape {list(waveform.shape)}, not [samples]")
-    if waveform.shape[0] < MIN_SECONDS * sample_rate:
-        seconds = waveform.shape[0] / sample_rate
+    check_shape(waveform, name)
+    if waveform.ndim == 2 and waveform.shape[0] > _WEIGHED_CHANNELS:
+        raise ValueError(f"{name}: has {waveform.shape[0]} channels; BS.1770 weighs at most {_WEIGHED_CHANNELS}")
+    if waveform.shape[-1] < MIN_SECONDS * sample_rate:
+        seconds = waveform.shape[-1] / sample_rate
         raise ClipError(f"{name}: lasts {seconds:.3g} s, BS.1770 loudness needs {MIN_SECONDS} s; use a longer clip")
     check_finite(waveform, name)
     # The offset, 600 dB down, keeps the filters' decay into digital silence out of the slow subnormal numbers.
-    values = waveform.detach().cpu().numpy().astype(np.float64) + 1e-30
+    values = waveform.detach().cpu().numpy().T.astype(np.float64)
+    values += 1e-30
     return float(_meter(sample_rate).integrated_loudness(values))
 
 
 def normalize_loudness(
     waveform: torch.Tensor, sample_rate: int, target_lufs: float, name: str = "waveform"
 ) -> tuple[torch.Tensor, float]:
-    """Scale a waveform to an integrated loudness; peaks may pass 1, nothing is clipped.
+    """Scale a waveform, all channels by one gain, to an integrated loudness; peaks may pass 1, nothing is clipped.
 
     Parameters
     ----------
-    waveform : Tensor [samples]
+    waveform : Tensor [samples] or [channels, samples]
+        As for `integrated_loudness`.
     sample_rate : int
         In Hz.
     target_lufs : float
@@ -101,7 +163,7 @@ def normalize_loudness(
 
     Returns
     -------
-    waveform : Tensor [samples]
+    waveform : Tensor, of the same shape
     gain_db : float
         The finite gain that was applied, in dB.
 
@@ -110,7 +172,7 @@ def normalize_loudness(
     ClipError
         It is silent (loudness -inf), shorter than 0.4 s, or holds NaN or infinity.
     ValueError
-        The target is not finite or not above the gate of -70 LUFS.
+        The target is not finite or not above the gate of -70 LUFS, or the shape is not as said.
     """
     if not (math.isfinite(target_lufs) and target_lufs > GATE_LUFS):
         raise ValueError(f"target_lufs must be finite and above {GATE_LUFS:g}, not {target_lufs}")
@@ -152,16 +214,41 @@ def extend_circular(waveform: torch.Tensor, samples: int) -> torch.Tensor:
     """
     if waveform.shape[-1] == 0 or samples < 0:
         raise ValueError(f"cannot extend {waveform.shape[-1]} samples to {samples}")
-    return waveform[..., torch.arange(samples, device=waveform.device) % waveform.shape[-1]]
+    whole, rest = divmod(samples, waveform.shape[-1])
+    return torch.cat([waveform] * whole + [waveform[..., :rest]], dim=-1)
 
 
 def to_mono(waveform: torch.Tensor) -> torch.Tensor:
-    """The mean of the channels of [channels, samples]; [samples] as it is."""
+    """The mean of a waveform's channels.
+
+    Parameters
+    ----------
+    waveform : Tensor [samples] or [channels, samples]
+
+    Returns
+    -------
+    Tensor [samples]; the waveform itself where it has that shape.
+
+    Raises
+    ------
+    ValueError
+        It has another shape.
+    """
+    check_shape(waveform, "waveform")
     return waveform if waveform.ndim == 1 else waveform.mean(0)
 
 
 def mix(noise: torch.Tensor, music: torch.Tensor) -> torch.Tensor:
-    """Sum of noise and music, `[..., samples]` each and of one shape; peaks may pass 1, nothing is clipped.
+    """Sum of noise and music; peaks may pass 1, nothing is clipped.
+
+    Parameters
+    ----------
+    noise, music : Tensor [..., samples]
+        Of one shape: a mono sound is not spread over the channels of the other.
+
+    Returns
+    -------
+    Tensor [..., samples]
 
     Raises
     ------
@@ -179,6 +266,7 @@ def limit_peak(waveform: torch.Tensor, ceiling: float = 1.0) -> tuple[torch.Tens
     Parameters
     ----------
     waveform : Tensor [..., samples]
+        The peak is that of all its channels, and they are lowered together.
     ceiling : float
         Largest absolute sample allowed, above 0.
 
@@ -215,15 +303,32 @@ def from_db(level: float) -> float:
 
 
 def check_has_samples(samples: int, name: str) -> None:
+    """Raise ClipError for a sound of no length."""
     if samples == 0:
         raise ClipError(f"{name}: holds 0 samples; use a clip with sound in it")
 
 
+def check_shape(waveform: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless a waveform is [samples] or [channels, samples]."""
+    if waveform.ndim not in (1, 2) or (waveform.ndim == 2 and waveform.shape[0] == 0):
+        raise ValueError(f"{name}: has shape {list(waveform.shape)}, not [samples] or [channels, samples]")
+
+
 def check_finite(waveform: torch.Tensor, name: str) -> None:
-    finite = torch.isfinite(waveform)
-    if not finite.all():
-        bad = int((~finite).sum())
-        raise ClipError(f"{name}: {bad} of {waveform.numel()} samples are NaN or infinite; mend or export it again")
+    """Raise ClipError, with their number, where samples are NaN or infinite."""
+    for _ in finite_blocks([waveform], name):
+        pass
+
+
+def finite_blocks(blocks: Iterable[torch.Tensor], name: str) -> Iterator[torch.Tensor]:
+    """The blocks of a waveform as they come; raises as `check_finite` after the last."""
+    bad = samples = 0
+    for block in blocks:
+        samples += block.numel()
+        bad += block.numel() - int(torch.isfinite(block).sum())
+        yield block
+    if bad:
+        raise ClipError(f"{name}: {bad} of {samples} samples are NaN or infinite; mend or export it again")
 
 
 @lru_cache(maxsize=16)
