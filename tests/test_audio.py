@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import signal
 
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.sound import audio, files
+from blendbench.sound import audio, checks, files
 
 RATE = audio.SAMPLE_RATE
 BRIEF = settings(max_examples=50, deadline=None)
@@ -193,24 +193,24 @@ def test_corrupt_bytes_never_escape_as_another_error(tmp_path_factory: pytest.Te
 
 
 def test_tensor_from_elsewhere_is_checked_by_the_same_rules():
-    files.check_waveform(tone(440), "good")
+    checks.check_waveform(tone(440), "good")
     for waveform, reason in [
         (torch.zeros(RATE), "digital silence"),
         (torch.full((RATE,), 0.1), "one constant value"),
         (torch.zeros(0), "0 samples"),
         (torch.full((RATE,), math.nan), "44100 of 44100 samples"),
         (tone(440, seconds=0.39), "shorter than"),
-        (tone(440).reshape(2, -1), r"shape \[2, 44100\]"),
+        (tone(440).reshape(1, 2, -1), r"shape \[1, 2, 44100\]"),
         (tone(440, amplitude=1e-4), "below the -70 LUFS gate"),
     ]:
         with pytest.raises(ClipError, match=f"^elsewhere: .*{reason}"):
-            files.check_waveform(waveform, "elsewhere")
+            checks.check_waveform(waveform, "elsewhere")
 
 
 def test_sound_late_in_a_long_silence_counts():
     waveform = torch.zeros(25 * RATE)
     waveform[-RATE // 2 :] = tone(440, seconds=0.5)
-    files.check_waveform(waveform, "late")
+    checks.check_waveform(waveform, "late")
 
 
 # Writing

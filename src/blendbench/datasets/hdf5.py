@@ -14,7 +14,7 @@ import torch
 
 from blendbench import stand_ins
 from blendbench.errors import ClipError, one_line, printable
-from blendbench.sound.files import check_channel
+from blendbench.sound.checks import check_channel
 
 _MOST_CHUNK_BYTES = 1 << 26
 """A chunk is unpacked whole, however little of it is asked for."""

@@ -12,7 +12,7 @@ import torch
 from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5
 from blendbench.datasets.tables import check_links
 from blendbench.errors import ClipError, printable
-from blendbench.sound import audio, files
+from blendbench.sound import audio, checks, files
 from blendbench.store.signature import file_hash
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop", channel
         return audio.resample(*_segment(clip, seconds, short_clip, one), audio.SAMPLE_RATE)
 
     waveform = part(channel)
-    files.check_heard(waveform, _name(clip), part, channel, audio.SAMPLE_RATE)
+    checks.check_heard(waveform, _name(clip), part, channel, audio.SAMPLE_RATE)
     return waveform
 
 

@@ -1,4 +1,9 @@
-"""Audio files, read and written through libsndfile (`soundfile`), and what is refused of them."""
+"""Audio files, read and written through libsndfile (`soundfile`), with one channel or several.
+
+Who asks for one channel gets [samples], the mean of all that a file has. Who asks for more gets [channels, samples]:
+those of the file as they are, or a mono file's one, repeated; a file with any other number is refused, as there is more
+than one way to mix it down.
+"""
 
 import hashlib
 import io
@@ -6,7 +11,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -19,17 +24,18 @@ from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.sound import chunks
 from blendbench.sound.audio import (
-    GATE_LUFS,
+    BLOCK_VALUES,
     MIN_SECONDS,
     SAMPLE_RATE,
     check_finite,
     check_has_samples,
-    db,
-    integrated_loudness,
+    check_shape,
+    finite_blocks,
     rate_ratio,
-    resample,
+    resample_blocks,
     resampling_filter,
 )
+from blendbench.sound.checks import check_channels, check_heard
 from blendbench.sound.containers import (
     MAX_FILE_RATE,
     MIN_FILE_RATE,
@@ -45,10 +51,6 @@ from blendbench.store.write import write_bytes
 _Any = TypeVar("_Any")
 _FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24"), ".ogg": ("OGG", "VORBIS")}
 _UNBOUNDED_SUBTYPES = {"FLOAT", "DOUBLE"}
-_BLOCK_VALUES = 1 << 20
-_AUDIBLE_CHUNK_SECONDS = 2.0
-_MOST_CHANNELS_TRIED = 32
-"""Channels that are heard alone where their mean is silent."""
 
 
 def read(
@@ -58,11 +60,13 @@ def read(
     start: float = 0.0,
     min_seconds: float = MIN_SECONDS,
     channel: int | None = None,
+    channels: int = 1,
 ) -> torch.Tensor:
-    """Read a file, or a part of it, as a checked mono waveform.
+    """Read a file, or a part of it, as a checked waveform.
 
-    The channels are averaged, or one of them is taken. Only the part asked for is decoded (with the few frames around
-    it that the resampling filter needs, so that a part equals the same part of the whole).
+    Only the part asked for is decoded (with the few frames around it that the resampling filter needs, so that a part
+    equals the same part of the whole), block by block, and resampled as it comes: that takes no more memory than two
+    copies of the result, whatever the file's rate and number of channels.
 
     Parameters
     ----------
@@ -77,20 +81,24 @@ def read(
     min_seconds : float
         Shortest result that is accepted, in seconds.
     channel : int, optional
-        Take this channel, from 0 on, instead of the mean.
+        Take this channel, from 0 on, alone.
+    channels : int
+        Of the result: 1 for the mean of the file's channels; more for those of a file that has so many, or for a file's
+        only channel, or the one taken, repeated.
 
     Returns
     -------
-    Tensor [samples], float32, `round(max_seconds * sample_rate)` samples or fewer where the file ends earlier.
+    Tensor [samples], or [channels, samples] for more than one channel, float32
+        `round(max_seconds * sample_rate)` samples, or fewer where the file ends earlier.
 
     Raises
     ------
     ClipError
-        The file is missing, not a file, not readable, not audio, truncated or damaged, or has no such channel; or what
-        was read is empty, shorter than `min_seconds`, not finite, or without sound (see `check_heard`). A cut-off Ogg
-        or MP3 is read as far as it goes: neither promises a length that could be held against it.
+        The file is missing, not a file, not readable, not audio, truncated or damaged, or has not such channels; or
+        what was read is empty, shorter than `min_seconds`, not finite, or without sound (see `checks.check_heard`). A
+        cut-off Ogg or MP3 is read as far as it goes: neither promises a length that could be held against it.
     ValueError
-        `sample_rate`, `start`, `max_seconds` or `min_seconds` make no sense.
+        `sample_rate`, `start`, `max_seconds`, `min_seconds` or `channels` make no sense.
     """
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start must be a time in seconds, 0 or later, not {start}")
@@ -98,11 +106,12 @@ def read(
         raise ValueError(f"max_seconds must be above 0 and at least min_seconds ({min_seconds}), not {max_seconds}")
     if sample_rate <= 0:
         raise ValueError(f"sample_rate must be above 0, not {sample_rate}")
+    _check_count(channels)
     path = Path(path)
 
     def part(one: int | None) -> torch.Tensor:
         return _opened(
-            path, lambda sound, name: _read_segment(sound, name, sample_rate, max_seconds, start, one), start
+            path, lambda sound, name: _read_segment(sound, name, sample_rate, max_seconds, start, one, channels), start
         )
 
     waveform = part(channel)
@@ -111,9 +120,9 @@ def read(
 
 
 def read_span(
-    path: str | os.PathLike[str], start: float, stop: float, channel: int | None = None
+    path: str | os.PathLike[str], start: float, stop: float, channel: int | None = None, channels: int = 1
 ) -> tuple[torch.Tensor, int]:
-    """Read a stretch of a file at the file's own rate, channels averaged, or one of them.
+    """Read a stretch of a file at the file's own rate.
 
     Parameters
     ----------
@@ -121,12 +130,12 @@ def read_span(
         As for `read`.
     start, stop : float
         In seconds; what lies before the file's beginning or after its end is left out.
-    channel : int, optional
+    channel, channels
         As for `read`.
 
     Returns
     -------
-    waveform : Tensor [frames], float32, finite
+    waveform : Tensor [frames] or [channels, frames], float32, finite
     sample_rate : int
         In Hz.
 
@@ -134,107 +143,16 @@ def read_span(
     ------
     ClipError
         As for `read`, except that length and silence are not looked at; or the file ends before `start`.
+    ValueError
+        `channels` is below 1.
     """
+    _check_count(channels)
 
     def frames(sound: soundfile.SoundFile, name: str) -> tuple[torch.Tensor, int]:
-        first = round(max(0.0, start) * sound.samplerate)
-        mono = _read_mono(sound, name, first, round(min(stop * sound.samplerate, sound.frames)), channel)
-        check_finite(mono, name)
-        return mono, sound.samplerate
+        first, last = round(max(0.0, start) * sound.samplerate), round(min(stop * sound.samplerate, sound.frames))
+        return _joined(_blocks(sound, name, first, last, channel, channels)), sound.samplerate
 
     return _opened(Path(path), frames, max(0.0, start))
-
-
-def check_waveform(
-    waveform: torch.Tensor, name: str, sample_rate: int = SAMPLE_RATE, min_seconds: float = MIN_SECONDS
-) -> None:
-    """Refuse a waveform that cannot take part in an experiment.
-
-    Parameters
-    ----------
-    waveform : Tensor [samples]
-    name : str
-        What to call the clip in the message.
-    sample_rate : int
-        In Hz.
-    min_seconds : float
-        Shortest length accepted, in seconds.
-
-    Raises
-    ------
-    ClipError
-        It is not one-dimensional, is empty, holds NaN or infinity, is shorter than `min_seconds`, or has no sound: no
-        400 ms of it, its mean taken away, passes the absolute gate of -70 LUFS of BS.1770-4. That covers digital
-        silence, a constant value (DC only), and clips so quiet that their loudness is -inf and no finite gain would
-        level them.
-    """
-    if waveform.ndim != 1:
-        shape = list(waveform.shape)
-        raise ClipError(f"{name}: waveform has shape {shape}, not [samples]; average its channels first")
-    check_has_samples(waveform.shape[0], name)
-    check_finite(waveform, name)
-    seconds = waveform.shape[0] / sample_rate
-    if waveform.shape[0] < round(min_seconds * sample_rate):
-        raise ClipError(
-            f"{name}: lasts {seconds:.6g} s, shorter than the {min_seconds:g} s needed "
-            f"(BS.1770 loudness takes blocks of 400 ms); use a longer clip"
-        )
-    if not _is_audible(waveform, sample_rate):
-        peak = waveform.abs().max().item()
-        if peak == 0:
-            what = "is digital silence"
-        elif waveform.min() == waveform.max():
-            what = f"holds one constant value ({waveform[0].item():.3g}), so no sound"
-        else:
-            what = f"is silent: all of it lies below the {GATE_LUFS:g} LUFS gate of BS.1770 (peak {db(peak):.1f} dBFS)"
-        raise _SilentError(f"{name}: {what}; use a clip with sound in it")
-
-
-class _SilentError(ClipError):
-    """A waveform has no sound in it."""
-
-
-def check_heard(
-    waveform: torch.Tensor,
-    name: str,
-    part: Callable[[int], torch.Tensor],
-    channel: int | None,
-    sample_rate: int = SAMPLE_RATE,
-    min_seconds: float = MIN_SECONDS,
-) -> None:
-    """Refuse, as `check_waveform`, what was read of a file; where its channels cancel out in their mean, say so.
-
-    Parameters
-    ----------
-    waveform, name, sample_rate, min_seconds
-        As for `check_waveform`.
-    part : callable
-        From a channel, from 0 on, to its waveform [samples]; raises ClipError if there is none.
-    channel : int or None
-        The channel that the waveform is; None for the mean of all.
-
-    Raises
-    ------
-    ClipError
-        As `check_waveform`, or because the mean is silent while a channel is not.
-    """
-    if channel is not None:
-        check_waveform(waveform, f"{name}, channel {channel}", sample_rate, min_seconds)
-        return
-    try:
-        check_waveform(waveform, name, sample_rate, min_seconds)
-    except _SilentError:
-        for one in range(_MOST_CHANNELS_TRIED):
-            try:
-                audible = _is_audible(part(one), sample_rate)
-            except ClipError:
-                break
-            if audible:
-                raise ClipError(
-                    f"{name}: its channels cancel out: channel {one} has sound, the mean of all has none (opposite "
-                    f"phase?); make it mono, or, if it is a noise, take one channel by noise.channel={one}"
-                ) from None
-        raise
 
 
 def write(
@@ -250,7 +168,7 @@ def write(
     ----------
     path : path
         Ends in `.wav`, `.flac` or `.ogg`, which sets the format.
-    waveform : Tensor [samples]
+    waveform : Tensor [samples] or [channels, samples]
     sample_rate : int
         In Hz.
     subtype : str, optional
@@ -265,9 +183,10 @@ def write(
     ClipError
         The waveform holds NaN or infinity, or no samples.
     BlendbenchError
-        The extension or subtype is not supported, or the file cannot be written (folder, permission, full disk).
+        The extension or subtype is not supported, or takes not so many channels, or the file cannot be written (folder,
+        permission, full disk).
     ValueError
-        The waveform is not one-dimensional, or has a peak above 1 that the sample format would clip (use `limit_peak`).
+        The waveform has another shape, or a peak above 1 that the sample format would clip (use `limit_peak`).
     """
     path = Path(path)
     name = printable(path)
@@ -279,9 +198,8 @@ def write(
     if not soundfile.check_format(container, subtype):
         known = ", ".join(soundfile.available_subtypes(container))
         raise BlendbenchError(f"{name}: {container} has no sample format {subtype}; use one of {known}")
-    if waveform.ndim != 1:
-        raise ValueError(f"{name}: waveform has shape {list(waveform.shape)}, not [samples]")
-    check_has_samples(waveform.shape[0], name)
+    check_shape(waveform, name)
+    check_has_samples(waveform.shape[-1], name)
     check_finite(waveform, name)
     if subtype not in _UNBOUNDED_SUBTYPES and waveform.abs().max() > 1:
         raise ValueError(
@@ -291,11 +209,15 @@ def write(
         data = _encode(waveform, sample_rate, container, subtype)
     except soundfile.SoundFileError as error:
         reason = one_line(str(error))
-        raise BlendbenchError(
-            f"{name}: cannot be encoded as {container} {subtype} at {sample_rate} Hz ({reason}); use another format"
-        ) from None
+        form = f"{container} {subtype} at {sample_rate} Hz" + (f" in {len(waveform)} channels" * (waveform.ndim - 1))
+        raise BlendbenchError(f"{name}: cannot be encoded as {form} ({reason}); use another format") from None
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _check_count(channels: int) -> None:
+    if channels < 1:
+        raise ValueError(f"channels must be 1 or more, not {channels}")
 
 
 def _read_failure(name: str, error: OSError | ValueError) -> ClipError:
@@ -374,6 +296,7 @@ def _read_segment(
     max_seconds: float | None,
     start: float,
     channel: int | None,
+    channels: int,
 ) -> torch.Tensor:
     """Decode and resample one part, from a whole period of the two rates on: its sample grid is the whole file's."""
     up, down = rate_ratio(sound.samplerate, sample_rate)
@@ -386,25 +309,25 @@ def _read_segment(
     if max_seconds is not None:
         last_sample = first_sample + round(max_seconds * sample_rate)
         last_frame = min(last_frame, -(-last_sample * down // up) + margin)
-    mono = _read_mono(sound, name, first_frame, last_frame, channel)
-    check_finite(mono, name)
+    blocks = _blocks(sound, name, first_frame, last_frame, channel, channels)
     offset = first_period * up
     end = None if last_sample is None else last_sample - offset
-    # A copy, so that a short part does not keep what was read around it alive.
-    return resample(mono, sound.samplerate, sample_rate)[first_sample - offset : end].clone()
+    return _joined(resample_blocks(blocks, sound.samplerate, sample_rate), first_sample - offset, end)
 
 
-def _read_mono(
-    sound: soundfile.SoundFile, name: str, first_frame: int, last_frame: int, channel: int | None
-) -> torch.Tensor:
-    """Frames `[first_frame, last_frame)` of a channel, or the mean of all (None).
+def _blocks(
+    sound: soundfile.SoundFile, name: str, first_frame: int, last_frame: int, channel: int | None, channels: int
+) -> Iterator[torch.Tensor]:
+    """Frames `[first_frame, last_frame)` as `read` wants their channels, block by block, as a header may promise any
+    length; the last block is followed by ClipError where one of them was not finite."""
+    check_channels(channels, channel, sound.channels, name)
+    return finite_blocks(_decoded(sound, name, first_frame, last_frame, channel, channels), name)
 
-    They are read block by block, as a header may promise any length.
-    """
-    check_channel(channel, sound.channels, name)
-    taken = 0 if sound.channels == 1 else channel
-    block_frames = max(1, _BLOCK_VALUES // sound.channels)
-    blocks: list[np.ndarray] = []
+
+def _decoded(
+    sound: soundfile.SoundFile, name: str, first_frame: int, last_frame: int, channel: int | None, channels: int
+) -> Iterator[torch.Tensor]:
+    block_frames = max(1, BLOCK_VALUES // sound.channels)
     position = first_frame
     try:
         if first_frame:
@@ -413,10 +336,8 @@ def _read_mono(
             block = sound.read(min(block_frames, last_frame - position), dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
-            blocks.append(
-                block[:, taken].copy() if taken is not None else block.mean(axis=1, dtype=np.float64).astype(np.float32)
-            )
             position += len(block)
+            yield torch.from_numpy(_taken(block, channel, channels))
     except soundfile.SoundFileError as error:
         reason = one_line(str(error).removeprefix("Error : "))
         raise ClipError(
@@ -425,47 +346,44 @@ def _read_mono(
     # The length of an MP3 without a Xing header is an estimate.
     if position < last_frame and sound.format != "MP3":
         raise ClipError(f"{name}: truncated: {position} of {sound.frames} frames; fetch or record it again")
-    return torch.from_numpy(np.concatenate(blocks)) if blocks else torch.zeros(0)
+    if position <= first_frame:
+        yield torch.zeros(0) if channels == 1 else torch.zeros(channels, 0)
 
 
-def check_channel(channel: int | None, channels: int, name: str) -> None:
-    """Refuse a channel, from 0 on, that a sound of so many has not; raises ClipError, naming the setting."""
-    if channel is not None and channel >= channels:
-        known = "1 channel" if channels == 1 else f"{channels} channels"
-        taken = "0" if channels == 1 else f"0 to {channels - 1}"
-        raise ClipError(f"{name}: has {known}, so no noise.channel={channel}; take {taken}, or null for the mean")
+def _taken(block: np.ndarray, channel: int | None, channels: int) -> np.ndarray:
+    """Of frames [frames, the file's channels]: [frames] for one channel, [channels, frames] for more."""
+    alone = 0 if block.shape[1] == 1 else channel
+    if alone is not None:
+        taken = block[:, alone].copy()
+        return taken if channels == 1 else np.tile(taken, (channels, 1))
+    return block.mean(axis=1, dtype=np.float64).astype(np.float32) if channels == 1 else block.T.copy()
 
 
-def _is_audible(waveform: torch.Tensor, sample_rate: int) -> bool:
-    """Whether any block of 400 ms passes the absolute gate; stops at the first chunk that does.
-
-    The mean goes first: where a constant begins, the K-weighting's high-pass rings, and would count as sound.
-    """
-    block = math.ceil(MIN_SECONDS * sample_rate)
-    chunk = round(_AUDIBLE_CHUNK_SECONDS * sample_rate)
-    mean = waveform.mean(dtype=torch.float64).item()
-    for start in range(0, waveform.shape[0], chunk):
-        part = waveform[start : start + chunk + block].double() - mean
-        part = torch.nn.functional.pad(part, (0, max(0, block - part.shape[0])))
-        if integrated_loudness(part, sample_rate) > -math.inf:
-            return True
-    return False
+def _joined(blocks: Iterable[torch.Tensor], first: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Samples `[first, stop)` of a waveform that comes in blocks, at least one."""
+    kept, position = [], 0
+    for block in blocks:
+        end = block.shape[-1] if stop is None else max(0, stop - position)
+        kept.append(block[..., max(0, first - position) : end])
+        position += block.shape[-1]
+    return torch.cat(kept, dim=-1)
 
 
-def _encode(waveform: torch.Tensor, sample_rate: int, container: str, subtype: str) -> bytes:
+def _encode(waveform: torch.Tensor, sample_rate: int, container: str, subtype: str) -> memoryview:
     buffer = io.BytesIO()
     values = waveform.detach().cpu().numpy()
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, subtype, format=container) as sound:
+    channels = 1 if values.ndim == 1 else len(values)
+    with soundfile.SoundFile(buffer, "w", sample_rate, channels, subtype, format=container) as sound:
         # One long call overflows the stack inside libvorbis.
-        for start in range(0, len(values), 1 << 16):
-            sound.write(values[start : start + (1 << 16)])
-    data = bytearray(buffer.getvalue())
+        for start in range(0, values.shape[-1], 1 << 16):
+            sound.write(values[..., start : start + (1 << 16)].T)
+    data = buffer.getbuffer()
     if container == "WAV":
         _clear_peak_time(data)
-    return bytes(data)
+    return data
 
 
-def _clear_peak_time(data: bytearray) -> None:
+def _clear_peak_time(data: memoryview) -> None:
     """Zero the time of writing that libsndfile puts into a float WAV's PEAK chunk: equal sound, equal bytes."""
     position = 12
     while position + 8 <= len(data):

@@ -19,7 +19,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes, sync: bool = True, private: bool = False) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, sync: bool = True, private: bool = False) -> None:
     """Replace a file as a whole, or not at all; raises BlendbenchError if it cannot be written.
 
     Without `sync` a power cut may leave an empty file, which is good enough for what is written again in a moment.
