@@ -51,9 +51,8 @@ def resample(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> torch.Ten
         return waveform
     samples = -(-waveform.shape[-1] * up // down)
     resampled = waveform.detach().new_empty(*waveform.shape[:-1], samples)
-    block = max(1, BLOCK_VALUES * waveform.shape[-1] // max(1, waveform.numel()))
     position = 0
-    for part in resample_blocks(waveform.split(block, dim=-1), orig_rate, new_rate):
+    for part in resample_blocks(waveform.split(_block_length(waveform), dim=-1), orig_rate, new_rate):
         resampled[..., position : position + part.shape[-1]] = part
         position += part.shape[-1]
     return resampled
@@ -96,6 +95,10 @@ def resample_blocks(blocks: Iterable[torch.Tensor], orig_rate: int, new_rate: in
         held = torch.cat([held, block], dim=-1)
     if held is not None:
         yield _resampled(held, up, down, taps)[..., before // down * up :]
+
+
+def _block_length(waveform: torch.Tensor) -> int:
+    return max(1, BLOCK_VALUES * waveform.shape[-1] // max(1, waveform.numel()))
 
 
 def _resampled(waveform: torch.Tensor, up: int, down: int, taps: np.ndarray) -> torch.Tensor:
@@ -283,13 +286,21 @@ def limit_peak(waveform: torch.Tensor, ceiling: float = 1.0) -> tuple[torch.Tens
     """
     if not ceiling > 0:
         raise ValueError(f"ceiling must be above 0, not {ceiling}")
-    peak = waveform.abs().max().item() if waveform.numel() else 0.0
+    peak = peak_of(waveform)
     if not math.isfinite(peak):
         raise ValueError("cannot limit a waveform that holds NaN or infinity")
     if peak <= ceiling:
         return waveform, 0.0
     # Dividing first makes the peak exactly 1, so that rounding cannot lift it over the ceiling.
     return waveform / peak * ceiling, db(peak / ceiling)
+
+
+def peak_of(waveform: torch.Tensor) -> float:
+    """Largest absolute sample of a waveform; 0 if it has none, NaN if one is NaN."""
+    if waveform.numel() == 0:
+        return 0.0
+    lowest, highest = waveform.aminmax()
+    return max(-lowest.item(), highest.item())
 
 
 def db(amplitude: float) -> float:
@@ -316,7 +327,7 @@ def check_shape(waveform: torch.Tensor, name: str) -> None:
 
 def check_finite(waveform: torch.Tensor, name: str) -> None:
     """Raise ClipError, with their number, where samples are NaN or infinite."""
-    for _ in finite_blocks([waveform], name):
+    for _ in finite_blocks(waveform.split(_block_length(waveform), dim=-1), name):
         pass
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from blendbench.errors import ClipError
@@ -14,6 +15,7 @@ from blendbench.sound.audio import (
     check_has_samples,
     db,
     integrated_loudness,
+    peak_of,
 )
 
 _AUDIBLE_CHUNK_SECONDS = 2.0
@@ -57,7 +59,7 @@ def check_waveform(
         )
     channels = waveform.reshape(-1, waveform.shape[-1])
     if not any(_is_audible(channel, sample_rate) for channel in channels):
-        peak = waveform.abs().max().item()
+        peak = peak_of(waveform)
         if peak == 0:
             what = "is digital silence"
         elif torch.equal(channels.amin(-1), channels.amax(-1)):
@@ -142,7 +144,8 @@ def _is_audible(waveform: torch.Tensor, sample_rate: int) -> bool:
     """
     block = math.ceil(MIN_SECONDS * sample_rate)
     chunk = round(_AUDIBLE_CHUNK_SECONDS * sample_rate)
-    mean = waveform.mean(dtype=torch.float64).item()
+    # By NumPy, as torch would turn the whole into doubles first.
+    mean = float(waveform.detach().cpu().numpy().mean(dtype=np.float64))
     for start in range(0, waveform.shape[0], chunk):
         part = waveform[start : start + chunk + block].double() - mean
         part = torch.nn.functional.pad(part, (0, max(0, block - part.shape[0])))

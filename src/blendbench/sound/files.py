@@ -31,6 +31,7 @@ from blendbench.sound.audio import (
     check_has_samples,
     check_shape,
     finite_blocks,
+    peak_of,
     rate_ratio,
     resample_blocks,
     resampling_filter,
@@ -201,10 +202,8 @@ def write(
     check_shape(waveform, name)
     check_has_samples(waveform.shape[-1], name)
     check_finite(waveform, name)
-    if subtype not in _UNBOUNDED_SUBTYPES and waveform.abs().max() > 1:
-        raise ValueError(
-            f"{name}: peak {waveform.abs().max().item():.3g} would be clipped by {subtype}; use limit_peak"
-        )
+    if subtype not in _UNBOUNDED_SUBTYPES and (peak := peak_of(waveform)) > 1:
+        raise ValueError(f"{name}: peak {peak:.3g} would be clipped by {subtype}; use limit_peak")
     try:
         data = _encode(waveform, sample_rate, container, subtype)
     except soundfile.SoundFileError as error:

@@ -52,42 +52,6 @@ def spectral_convergence(reference: torch.Tensor, estimate: torch.Tensor) -> tor
 
 
 @torch.no_grad()
-def invert_mel(mel: torch.Tensor, settings: MelSettings = RIFFUSION, iterations: int = 8) -> torch.Tensor:
-    """Non-negative linear-frequency magnitudes whose mel amplitudes fit `mel`.
-
-    Alternating projections onto {A : A F = S} and {A : A >= 0} from a smooth start, which the factorised Gram matrix of
-    the filter bank F (made once) reduces to two products a step. Of the many solutions this gives one close to the
-    smooth start, where a least-norm solution would be jagged.
-
-    Parameters
-    ----------
-    mel : Tensor [..., n_mels, frames]
-    iterations : int
-        Projections, 0 or more.
-
-    Returns
-    -------
-    Tensor [..., n_fft // 2 + 1, frames]
-
-    Raises
-    ------
-    ValueError
-        `mel` has not `n_mels` rows.
-    """
-    flat = flat_mel(mel, settings)
-    bank = mel_bank(settings, flat.device, flat.dtype)
-    magnitudes = flat.new_zeros(*flat.shape[:2], settings.n_fft // 2 + 1)
-
-    def invert(items: slice, frames: slice) -> None:
-        magnitudes[items, frames, : bank.bins] = _invert(flat[items, frames], bank, iterations)
-
-    with Workers(flat.device) as workers:
-        workers.run(invert, *flat.shape[:2])
-    magnitudes = magnitudes.transpose(-1, -2)
-    return magnitudes.reshape(*mel.shape[:-2], *magnitudes.shape[-2:])
-
-
-@torch.no_grad()
 def griffin_lim(
     magnitudes: torch.Tensor,
     settings: MelSettings = RIFFUSION,
@@ -160,9 +124,8 @@ def to_audio(
     """Waveform of mel amplitudes, at their true level: nothing is peak-normalised.
 
     Fast Griffin-Lim with the mel amplitudes themselves as the constraint: where `griffin_lim` sets the magnitude of
-    each bin, this moves the magnitudes by the least that gives every band its amplitude, so `invert_mel` serves only
-    as the start. Five of six iterations see every second frame, which costs half and still overlaps by 80 %; the last
-    sixth sees them all.
+    each bin, this moves the magnitudes by the least that gives every band its amplitude. Five of six iterations see
+    every second frame, which costs half and still overlaps by 80 %; the last sixth sees them all.
 
     Parameters
     ----------
@@ -232,7 +195,12 @@ def to_audio(
 
 
 def _invert(mel: torch.Tensor, bank: MelBank, iterations: int) -> torch.Tensor:
-    """Magnitudes [B, frames, bins] for mel amplitudes [B, frames, mels]; see `invert_mel`."""
+    """Non-negative magnitudes [B, frames, bins] that fit mel amplitudes [B, frames, mels].
+
+    Alternating projections onto {A : A F = S} and {A : A >= 0} from a smooth start, which the factorised Gram matrix of
+    the filter bank F (made once) reduces to two products a step. Of the many solutions this gives one close to the
+    smooth start, where a least-norm solution would be jagged.
+    """
     magnitudes = bank.to_bins(mel / bank.area)
     for _ in range(iterations):
         magnitudes = bank.project(magnitudes, mel).clamp_min_(0)

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from blendbench.sound import audio
 
+_MOST_FRAMES = 32 * 512
+"""Frames that an accelerator transforms at once: 32 images. Their spectra take 1.2 GB with Riffusion's settings."""
+
 
 @dataclass(frozen=True)
 class MelSettings:
@@ -130,9 +133,15 @@ class Workers:
             torch.set_num_threads(self.threads)
 
     def run(self, work: Callable[[slice, slice], None], items: int, frames: int, *, block: int = 64) -> None:
-        """Call `work(items, frames)` for the blocks that cover a lattice; on an accelerator, once for all of it."""
+        """Call `work(items, frames)` for the blocks that cover a lattice.
+
+        On an accelerator a block is all of it, unless that is more than its memory is sure to hold; `block` is the
+        fewest frames then.
+        """
         if not self.on_cpu:
-            work(slice(0, items), slice(0, frames))
+            step = max(block, _MOST_FRAMES // max(1, items))
+            for first in range(0, frames, step):
+                work(slice(0, items), slice(first, min(first + step, frames)))
             return
         blocks = [
             (slice(item, item + 1), slice(first, min(first + block, frames)))

@@ -38,7 +38,8 @@ def mel_amplitudes(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) ->
     """Mel-band magnitudes of a waveform.
 
     Equals `torchaudio.transforms.MelSpectrogram(power=1, mel_scale="htk", norm=None)`; bins above `f_max`, which
-    reach no band, are left out.
+    reach no band, are left out. Spectra are made of some frames at a time: what a long waveform takes beside itself is
+    a padded copy and the result.
 
     Parameters
     ----------
@@ -64,16 +65,15 @@ def mel_amplitudes(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) ->
     bank = mel_bank(settings, flat.device, flat.dtype)
     window = hann_window(settings, flat.device, flat.dtype)
     stretches = framed(flat, settings)
-    mel = flat.new_empty(len(flat), stretches.shape[1], settings.n_mels)
+    mel = flat.new_empty(len(flat), settings.n_mels, stretches.shape[1])
 
     def transform(items: slice, frames: slice) -> None:
         spectrum = torch.fft.rfft(stretches[items, frames] * window, n=settings.n_fft)
-        mel[items, frames] = bank.to_mel(magnitude_of(spectrum[..., : bank.bins]))
+        mel[items, :, frames] = bank.to_mel(magnitude_of(spectrum[..., : bank.bins])).transpose(-1, -2)
 
     with Workers(flat.device) as workers:
         workers.run(transform, len(flat), stretches.shape[1])
-    mel = mel.transpose(-1, -2)
-    return mel.reshape(*waveform.shape[:-1], *mel.shape[-2:]).contiguous()
+    return mel.reshape(*waveform.shape[:-1], *mel.shape[-2:])
 
 
 def encode_image(
