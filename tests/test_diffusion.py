@@ -361,10 +361,10 @@ def test_each_distinct_prompt_is_encoded_once(model):
 
 def test_a_prompt_beyond_the_context_is_cut_with_a_warning(model, caplog):
     long = "x " * (CONTEXT + 5)
-    with caplog.at_level("WARNING", logger="blendbench.diffusion"):
+    with caplog.at_level("WARNING", logger="blendbench.models.latent_diffusion"):
         cut, _ = encode_prompts(model, [long], None)
         fitting, _ = encode_prompts(model, ["x " * (CONTEXT - 2)], None)
-    assert [record.name for record in caplog.records] == ["blendbench.diffusion"]
+    assert [record.name for record in caplog.records] == ["blendbench.models.latent_diffusion"]
     assert str(CONTEXT) in caplog.text
     torch.testing.assert_close(cut, fitting)
 

@@ -52,10 +52,18 @@ Seeds = Sequence[int] | Sequence[torch.Generator]
 class LatentDiffusion:
     """The parts of a Stable-Diffusion-type model; `device` and `dtype` are those of its U-Net.
 
+    Parameters
+    ----------
+    unet, vae, text_encoder, tokenizer, scheduler_config
+        As diffusers has them; the scheduler is made anew for each run.
+    extra_channels : int
+        Input channels of the U-Net beyond the latents', for a method that hands it more: 4 for InstructPix2Pix, which
+        is given an image's latents, too. The samplers of `sampling` take plain text-to-image models, without any.
+
     Raises
     ------
     BlendbenchError
-        When the parts do not belong together or the U-Net is not of the plain text-to-image kind.
+        When the parts do not belong together or the U-Net is not of the kind that `extra_channels` says.
     """
 
     unet: UNet2DConditionModel
@@ -63,14 +71,10 @@ class LatentDiffusion:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler_config: Mapping[str, Any]
+    extra_channels: int = 0
 
     def __post_init__(self) -> None:
-        channels, latent_channels = self.unet.config.in_channels, self.vae.config.latent_channels
-        if channels != latent_channels:
-            raise BlendbenchError(
-                f"unet: in_channels is {channels} but the vae has {latent_channels} latent channels; "
-                "use a text-to-image checkpoint, not an inpainting one"
-            )
+        self.check_channels(self.extra_channels)
         width, text_width = self.unet.config.cross_attention_dim, self.text_encoder.config.hidden_size
         if width != text_width:
             raise BlendbenchError(
@@ -81,6 +85,21 @@ class LatentDiffusion:
             raise BlendbenchError("unet: time_cond_proj_dim is set; use a checkpoint without guidance distillation")
         for module in (self.unet, self.vae, self.text_encoder):
             module.eval()
+
+    def check_channels(self, extra: int) -> None:
+        """Raise BlendbenchError unless the U-Net takes the latents and `extra` channels."""
+        channels, latent_channels = self.unet.config.in_channels, self.vae.config.latent_channels
+        if channels == latent_channels + extra:
+            return
+        beside = f" and {extra} more are given" if extra else ""
+        remedy = (
+            f"use a checkpoint for {latent_channels + extra} channels"
+            if extra
+            else "use a text-to-image checkpoint, not an inpainting one"
+        )
+        raise BlendbenchError(
+            f"unet: in_channels is {channels} but the vae has {latent_channels} latent channels{beside}; {remedy}"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -112,6 +131,7 @@ class LatentDiffusion:
         variant: str | None = None,
         local_files_only: bool = True,
         adapter: Path | None = None,
+        extra_channels: int = 0,
     ) -> Self:
         """Load a checkpoint in diffusers' layout: safetensors only, no remote code, no safety checker.
 
@@ -127,6 +147,8 @@ class LatentDiffusion:
             Whether a Hub id is looked up in the local cache alone.
         adapter : Path, optional
             A low-rank adapter that is added to the U-Net's weights.
+        extra_channels : int
+            Of the U-Net's input, beyond the latents'; see the class.
 
         Raises
         ------
@@ -176,6 +198,7 @@ class LatentDiffusion:
             text_encoder=part("text_encoder", CLIPTextModel.from_pretrained, weights | {"dtype": dtype}),
             tokenizer=part("tokenizer", CLIPTokenizer.from_pretrained, hub),
             scheduler_config=part("scheduler", DDIMScheduler.load_config, hub),
+            extra_channels=extra_channels,
         )
         if adapter is not None:
             lora.merge(model.unet, adapter)
@@ -248,7 +271,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     return scheduler_class.from_config(dict(config), **{k: v for k, v in settings.items() if k in accepted})
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_prompts(
     model: LatentDiffusion, prompts: Sequence[str], negative: str | None = ""
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -291,7 +314,7 @@ def encode_prompts(
     return conditional, embeddings[[row[negative]] * len(prompts)]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_images(
     model: LatentDiffusion, images: torch.Tensor, seeds: Seeds | None = None, sample: bool = True
 ) -> torch.Tensor:
@@ -328,7 +351,7 @@ def encode_images(
     return latents * model.vae.config.scaling_factor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode_latents(model: LatentDiffusion, latents: torch.Tensor) -> torch.Tensor:
     """Images [B, 3, H, W], clamped to -1..1 as the pipelines do, of scaled latents [B, C, H/8, W/8]."""
     scaled = (latents / model.vae.config.scaling_factor).to(model.device, model.dtype)

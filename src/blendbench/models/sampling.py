@@ -1,9 +1,11 @@
 """Latent diffusion over diffusers' components: text-to-image, image-to-image and masked repainting, batched.
 
-The three samplers follow diffusers' `StableDiffusionPipeline`, `StableDiffusionImg2ImgPipeline` and
-`StableDiffusionInpaintPipeline` (with a 4-channel U-Net), down to the order of the random draws, so in float32 their
-images equal the pipelines'. They differ in what a batch of unrelated pairs needs: every item has its own seed, all its
-random tensors are drawn on the CPU from that seed alone, and distinct prompts are encoded once.
+`sample` is the loop; it knows a denoiser and a scheduler, and nothing of networks, prompts or guidance, which are
+wrappers in `denoisers`. The three samplers over it follow diffusers' `StableDiffusionPipeline`,
+`StableDiffusionImg2ImgPipeline` and `StableDiffusionInpaintPipeline` (with a 4-channel U-Net), down to the order of the
+random draws, so in float32 their images equal the pipelines'. They differ in what a batch of unrelated pairs needs:
+every item has its own seed, all its random tensors are drawn on the CPU from that seed alone, and distinct prompts are
+encoded once.
 
 Conventions: images are float tensors [B, 3, H, W] in -1..1, H and W multiples of the autoencoder's factor (8 for Stable
 Diffusion), and come back clamped to that range as float32 on the model's device. Latents are float32 [B, C, H/8, W/8],
@@ -16,17 +18,15 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    SchedulerMixin,
-)
+from diffusers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from blendbench import telling
 from blendbench.errors import BlendbenchError
+from blendbench.models.denoisers import AfterStep, Denoiser, by_parts, conditioned, guided, repainted, unet_network
 from blendbench.models.latent_diffusion import (
     SCHEDULERS,
     LatentDiffusion,
@@ -91,7 +91,7 @@ class Sampling:
             raise BlendbenchError(f"scheduler {self.scheduler!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def text_to_image(
     model: LatentDiffusion,
     prompts: Sequence[str],
@@ -132,15 +132,16 @@ def text_to_image(
     width = width if width is not None else default_width * model.factor
     check_size(model, height, width)
 
-    scheduler, timesteps = _schedule(model, settings)
-    shape = (len(prompts), model.unet.config.in_channels, height // model.factor, width // model.factor)
+    scheduler, timesteps = schedule(model, settings)
+    shape = (len(prompts), model.vae.config.latent_channels, height // model.factor, width // model.factor)
     noise = randn_tensor(shape, generator=generators, device=model.device, dtype=torch.float32)
+    denoiser = prompted(model, prompts, settings)
     latents = noise * scheduler.init_noise_sigma
-    latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, None, progress)
+    latents = sample(denoiser, scheduler, timesteps, latents, generators, settings.eta, progress=progress)
     return decode_latents(model, latents)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def image_to_image(
     model: LatentDiffusion,
     images: torch.Tensor,
@@ -175,12 +176,13 @@ def image_to_image(
     """
     check_lengths(images, prompts)
     scheduler, timesteps, generators, clean, noise = _start(model, images, seeds, settings)
+    denoiser = prompted(model, prompts, settings)
     latents = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(prompts)))
-    latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, None, progress)
+    latents = sample(denoiser, scheduler, timesteps, latents, generators, settings.eta, progress=progress)
     return decode_latents(model, latents)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def masked_repaint(
     model: LatentDiffusion,
     images: torch.Tensor,
@@ -238,17 +240,80 @@ def masked_repaint(
     # The pipeline also samples latents of the masked image, which only a 9-channel U-Net reads: the draw is made, so
     # that a stochastic scheduler gets the same numbers as there.
     randn_tensor(clean.shape, generator=generators, dtype=torch.float32)
-    known = _Known(clean, noise, latent_masks.to(model.device, torch.float32))
-    latents = _denoise(model, scheduler, timesteps, latents, prompts, generators, settings, known, progress)
+    keep = repainted(scheduler, clean, noise, latent_masks.to(model.device, torch.float32))
+    denoiser = prompted(model, prompts, settings)
+    latents = sample(denoiser, scheduler, timesteps, latents, generators, settings.eta, keep, progress)
     return decode_latents(model, latents)
 
 
-class _Known(NamedTuple):
-    """What masked repainting keeps: clean latents, the noise to raise them to a level, and where not to keep them."""
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    scheduler: SchedulerMixin,
+    timesteps: torch.Tensor,
+    latents: torch.Tensor,
+    generators: list[torch.Generator] | None = None,
+    eta: float = 0.0,
+    after_step: AfterStep | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """The sampling loop: a scheduler's steps over a denoiser, from noisy latents to clean ones.
 
-    clean: torch.Tensor
-    noise: torch.Tensor
-    mask: torch.Tensor
+    Parameters
+    ----------
+    denoiser : Denoiser
+        See `denoisers`.
+    scheduler, timesteps
+        As `schedule` gives them; a scheduler holds the state of one run.
+    latents : torch.Tensor [B, C, h, w]
+        At the level of the first time step, at the scheduler's scale.
+    generators : list of B torch.Generator, optional
+        For the draws of a stochastic scheduler.
+    eta : float
+        Stochasticity of DDIM; other schedulers do not read it.
+    after_step : AfterStep, optional
+        What changes the latents after each step, such as `repainted`.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    torch.Tensor [B, C, h, w]
+    """
+    accepted = inspect.signature(scheduler.step).parameters
+    extra = {"eta": eta, "generator": generators}
+    extra = {name: value for name, value in extra.items() if name in accepted}
+    for index, timestep in enumerate(_told(timesteps)):
+        output = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
+        latents = scheduler.step(output, timestep, latents, **extra).prev_sample
+        if after_step is not None:
+            is_last = index + 1 == len(timesteps)
+            latents = after_step(latents, None if is_last else timesteps[index + 1 : index + 2])
+        if progress is not None:
+            progress(index + 1, len(timesteps))
+    return latents
+
+
+def prompted(model: LatentDiffusion, prompts: Sequence[str], settings: Sampling) -> Denoiser:
+    """The denoiser of a text-to-image model under B prompts, with classifier-free guidance where the settings have any.
+
+    Raises
+    ------
+    BlendbenchError
+        When the U-Net wants more than latents and text.
+    """
+    model.check_channels(extra=0)
+    is_guided = settings.guidance_scale > 1
+    text, empty = encode_prompts(model, prompts, settings.negative_prompt if is_guided else None)
+    network = unet_network(model.unet)
+
+    def of_items(items: slice) -> Denoiser:
+        given = {"text": text[items]}
+        if empty is None:
+            return conditioned(network, given)
+        return guided(network, given, {"text": empty[items]}, settings.guidance_scale)
+
+    return by_parts(of_items, in_parts(model, len(prompts)))
 
 
 def _start(
@@ -256,13 +321,13 @@ def _start(
 ) -> tuple[SchedulerMixin, torch.Tensor, list[torch.Generator], torch.Tensor, torch.Tensor]:
     """Scheduler, time steps, generators, clean latents and noise of images that are painted over."""
     generators = make_generators(seeds, len(images), "images")
-    scheduler, timesteps = _schedule(model, settings, settings.strength)
+    scheduler, timesteps = schedule(model, settings, settings.strength)
     clean = encode_images(model, images, generators)
     noise = randn_tensor(clean.shape, generator=generators, device=model.device, dtype=torch.float32)
     return scheduler, timesteps, generators, clean, noise
 
 
-def _schedule(
+def schedule(
     model: LatentDiffusion, settings: Sampling, strength: float | None = None
 ) -> tuple[SchedulerMixin, torch.Tensor]:
     """A fresh scheduler and the time steps to run, the first ones left out by `strength` as `get_timesteps` does."""
@@ -283,47 +348,6 @@ def _schedule(
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
     return scheduler, scheduler.timesteps[start:]
-
-
-def _denoise(
-    model: LatentDiffusion,
-    scheduler: SchedulerMixin,
-    timesteps: torch.Tensor,
-    latents: torch.Tensor,
-    prompts: Sequence[str],
-    generators: list[torch.Generator],
-    settings: Sampling,
-    known: _Known | None,
-    progress: Progress | None,
-) -> torch.Tensor:
-    """The sampling loop that the three pipelines share; `known` adds the blending of masked repainting."""
-    guided = settings.guidance_scale > 1
-    conditional, unconditional = encode_prompts(model, prompts, settings.negative_prompt if guided else None)
-    accepted = inspect.signature(scheduler.step).parameters
-    extra = {"eta": settings.eta, "generator": generators}
-    extra = {name: value for name, value in extra.items() if name in accepted}
-
-    def predict(latents: torch.Tensor, timestep: torch.Tensor, items: slice) -> torch.Tensor:
-        scaled = scheduler.scale_model_input(latents[items], timestep).to(model.dtype)
-        if unconditional is None:
-            return model.unet(scaled, timestep, encoder_hidden_states=conditional[items]).sample.float()
-        embeddings = torch.cat([unconditional[items], conditional[items]])
-        both = model.unet(torch.cat([scaled] * 2), timestep, encoder_hidden_states=embeddings).sample.float()
-        without, towards = both.chunk(2)
-        return without + settings.guidance_scale * (towards - without)
-
-    parts = in_parts(model, len(latents))
-    for index, timestep in enumerate(_told(timesteps)):
-        prediction = torch.cat([predict(latents, timestep, items) for items in parts])
-        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
-        if known is not None:
-            kept = known.clean
-            if index + 1 < len(timesteps):
-                kept = scheduler.add_noise(kept, known.noise, timesteps[index + 1 : index + 2])
-            latents = (1 - known.mask) * kept + known.mask * latents
-        if progress is not None:
-            progress(index + 1, len(timesteps))
-    return latents
 
 
 def _told(timesteps: torch.Tensor) -> Iterator[torch.Tensor]:
