@@ -1,20 +1,29 @@
-"""What a study has found, for people: figures, and `analysis.md`."""
+"""What a study has found, for people: `analysis.md`, and the figures in it."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from blendbench.figures import drawing
-from blendbench.listening import exclusions, findings, statistics
+from blendbench.listening import exclusions, findings, predictors, statistics
+from blendbench.listening.analysis_figures import (
+    Paper,
+    draw_boxes,
+    draw_predictors,
+    draw_ratings,
+    published,
+    score_label,
+)
 from blendbench.listening.study import SETTINGS, Study
 from blendbench.reports import tables
 from blendbench.runs.folder import Run
 from blendbench.store.write import write_text
 from blendbench.texts import heading, markdown, shown
+
+_MOST_COLUMNS = 12
+"""Samples that have a column of their own."""
 
 
 def write(
@@ -41,169 +50,33 @@ def write(
         If a file cannot be written, or the run's settings cannot be read.
     """
     run = study.run
-    paper = _paper(study, run)
-    _draw_ratings(study, found.answers, found.summary, paper, folder)
-    best = _draw_predictors(study, found.pairs, found.scores, found.correlations, folder)
+    paper = published(study, run)
+    draw_ratings(study, found.answers, found.summary, paper, folder)
+    best = draw_predictors(study, found.pairs, found.scores, found.correlations, folder)
+    boxes = draw_boxes(study, found.answers, folder)
     parts = [
         _told_listeners(study, listeners, reasons),
         _told_ratings(study, found.summary, paper),
         _told_comparisons(study, found.comparisons, found.tests),
+        _told_wilcoxon(study, found.wilcoxon, boxes),
         _told_agreement(study, found.agreement),
         _told_predictors(study, found.correlations, best),
         _told_notes(found.notes),
     ]
-    head = f"# {heading('What listeners said: ' + study.settings['title'])}\n\n{markdown(_head(study, run))}\n"
+    head = f"# {heading('What listeners said: ' + study.settings.title)}\n\n{markdown(_head(study, run))}\n"
     write_text(folder / "analysis.md", "\n".join([head, *(part for part in parts if part)]))
     return folder / "analysis.md"
 
 
-class _Paper(NamedTuple):
-    """A published mean, and its standard deviation (nan if not known)."""
-
-    value: float
-    sd: float
-
-
-def _paper(study: Study, run: Run) -> dict[tuple[str, str, str], _Paper]:
-    """The paper's ratings by data set of the study, arm and scale, where it has them for this presentation.
-
-    Standard deviations are in the column `sd` of the experiment's CSV, where it has one.
-    """
-    published = run.experiment.paper_figures()
-    shown = run.experiment.paper_dataset or {}
-    columns = ["dataset", "arm", "presentation", "metric", "value", "sd"]
-    theirs = {
-        tuple(map(str, key)): _Paper(float(value), float(sd))
-        for *key, value, sd in published.reindex(columns=columns).itertuples(index=False, name=None)
-    }
-    keys = {
-        (dataset, arm, scale): (str(shown.get(dataset)), arm, study.presentation, scale)
-        for dataset in dict.fromkeys(sample.dataset for sample in study.samples)
-        for arm in study.arms
-        for scale in study.scales
-    }
-    return {ours: theirs[key] for ours, key in keys.items() if key in theirs}
-
-
-# Figures
-
-
-def _draw_ratings(
-    study: Study,
-    answers: Sequence[findings.Answers],
-    summary: pd.DataFrame,
-    paper: Mapping[tuple[str, str, str], _Paper],
-    folder: Path,
-) -> None:
-    """A panel a scale and data set: listeners' means as dots and boxes, the mean with its interval, and the paper's."""
-    from matplotlib.figure import Figure
-
-    rows = len({one.dataset for one in answers})
-    width = max(3.6, 1.1 * len(study.arms) + 0.6)
-    figure = Figure(figsize=(width * len(study.scales), 3.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, len(study.scales), squeeze=False)
-    handles: dict[str, Any] = {}
-    for axis, one in zip(axes.flat, answers, strict=True):
-        table = summary[(summary["dataset"] == one.dataset) & (summary["metric"] == one.scale)].set_index("arm")
-        for place, arm in enumerate(study.arms):
-            colour = drawing.COLOURS[place % len(drawing.COLOURS)]
-            means = statistics.mean(one.values[:, :, place], 1)
-            means = np.sort(means[np.isfinite(means)])
-            axis.boxplot(
-                means, positions=[place], widths=0.5, showfliers=False, manage_ticks=False, patch_artist=True,
-                boxprops={"facecolor": colour, "alpha": 0.18, "lw": 0}, medianprops={"color": colour, "lw": 1},
-                whiskerprops={"color": colour, "lw": 0.8}, capprops={"lw": 0},
-            )  # fmt: skip
-            # Beside each other in the order of their values, so that none hides another.
-            aside = (np.arange(len(means)) * 0.381966) % 1 - 0.5
-            handles["a listener's mean"] = axis.scatter(
-                place + 0.4 * aside, means, s=9, color=colour, alpha=0.7, linewidths=0
-            )
-            row = table.loc[arm]
-            if np.isfinite(row["ci_low"]):
-                axis.vlines(place, row["ci_low"], row["ci_high"], color="black", lw=1.6, zorder=3)
-            handles["mean, 95 % interval"] = axis.scatter(place, row["value"], s=20, color="black", zorder=4)
-            theirs = paper.get((one.dataset, arm, one.scale))
-            if theirs is not None:
-                spread = None if math.isnan(theirs.sd) else [theirs.sd]
-                label = "the paper's" + (" mean" if spread is None else " mean ± sd") + ", other models and listeners"
-                handles[label] = axis.errorbar(
-                    place + 0.36, theirs.value, spread, fmt="D", ms=4, mfc="white", color="#777", lw=1, capsize=2
-                )
-        words = study.scales[one.scale]
-        axis.set_title(drawing.words(words["label"]) + (f", {one.dataset}" if rows > 1 else ""), fontsize=9)
-        ticks = [drawing.words(label, 40, 20).replace(" ", "\n") for label in study.arms.values()]
-        axis.set_xticks(range(len(study.arms)), ticks, fontsize=8)
-        axis.set_xlim(-0.6, len(study.arms) - 0.4)
-        axis.set_ylim(0.9, 5.1)
-        axis.set_yticks(range(1, 6), ["1", "2", "3", "4", "5"], fontsize=8)
-        axis.set_ylabel(f"1: {drawing.words(words['low'])}\n5: {drawing.words(words['high'])}", fontsize=7)
-        axis.grid(axis="y", alpha=0.3)
-    figure.legend(handles.values(), handles, fontsize=7, loc="outside lower center", ncols=3, frameon=False)
-    for ending in (".png", ".svg"):
-        drawing.save(figure, folder / f"ratings{ending}")
-
-
-def _draw_predictors(
-    study: Study, pairs: pd.DataFrame, scores: pd.DataFrame | None, correlations: pd.DataFrame, folder: Path
-) -> list[str]:
-    """Scatter of the scores that go furthest with the ratings; returns their names, none if there is no score."""
-    from matplotlib.figure import Figure
-
-    file = folder / "predictors.png"
-    over = correlations[correlations["over"] == "mixes"]
-    strength = over["spearman"].abs().groupby(over["predictor"], sort=False).mean().dropna()
-    best = [str(name) for name in strength.sort_values(ascending=False, kind="stable").index[:3]]
-    if scores is None or not best:
-        file.unlink(missing_ok=True)
-        return []
-    panels = [(dataset, scale) for dataset in pairs["dataset"].unique() for scale in study.scales]
-    figure = Figure(figsize=(3.3 * len(best), 2.7 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), len(best), squeeze=False)
-    for line, (dataset, scale) in zip(axes, panels, strict=True):
-        for axis, name in zip(line, best, strict=True):
-            for place, (arm, label) in enumerate(study.arms.items()):
-                chosen = ((pairs["dataset"] == dataset) & (pairs["arm"] == arm)).to_numpy()
-                colour = drawing.COLOURS[place % len(drawing.COLOURS)]
-                x, y = scores.loc[chosen, name], pairs.loc[chosen, scale]
-                axis.scatter(x, y, s=12, color=colour, alpha=0.75, linewidths=0, label=drawing.words(label))
-            facts = over[(over["dataset"] == dataset) & (over["metric"] == scale) & (over["predictor"] == name)]
-            for row in facts.to_dict("records"):
-                told = f"rho {row['spearman']:.2f}, within methods {_number(row['spearman_within'])}"
-                axis.set_title(told, fontsize=8)
-            axis.set_xlabel(_score_label(study, name), fontsize=8)
-            axis.set_ylabel(
-                study.fact(scale).label + (f", {dataset}" if pairs["dataset"].nunique() > 1 else ""), fontsize=8
-            )
-            axis.set_ylim(0.9, 5.1)
-            axis.set_yticks(range(1, 6))
-            axis.tick_params(labelsize=7)
-            axis.grid(alpha=0.3)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    beside = max(1, min(len(labels), 120 // max(map(len, labels))))
-    figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=beside, frameon=False)
-    drawing.save(figure, file)
-    return best
-
-
-def _score_label(study: Study, name: str) -> str:
-    shown = study.fact(name)
-    return shown.label + (f" ({shown.unit})" if shown.unit else "")
-
-
-# The text
-
-
 def _head(study: Study, run: Run) -> str:
-    asked, count = " and ".join(words["label"] for words in study.scales.values()), len(study.of_kind("sample"))
+    asked, count = " and ".join(words.label for words in study.scales.values()), len(study.of_kind("sample"))
     return (
         f"{run.experiment.title}, presentation {study.presentation}: {count} samples, each "
-        f"by {', '.join(study.arms.values())}. Rated 1 to 5: {asked}; {findings.playback(study)}."
+        f"by {', '.join(study.conditions.values())}. Rated {study.settings.range}: {asked}; {findings.playback(study)}."
     )
 
 
 def _told_listeners(study: Study, listeners: Sequence[exclusions.Listener], reasons: Mapping[int, list[str]]) -> str:
-    limits = study.settings["exclusions"]
     out = {number: "; ".join(found) for number, found in reasons.items() if found}
     text = f"## Listeners\n\n{len(listeners)} took part: {len(listeners) - len(out)} count, {len(out)} are left out.\n"
     if out:
@@ -211,8 +84,9 @@ def _told_listeners(study: Study, listeners: Sequence[exclusions.Listener], reas
             f"\n{tables.to_markdown(tables.of_frame(pd.DataFrame(out.items(), columns=['Listener', 'Left out by'])))}\n"
         )
     text += f"\nRules (`exclusions` in {SETTINGS}); one that does not know what it asks for leaves nobody out:\n\n"
-    for key, (_, meaning) in exclusions.RULES.items():
-        text += f"- {key}: {meaning.format(limits[key]) if exclusions.is_on(limits[key]) else 'switched off'}\n"
+    for key, limit in exclusions.limits(study).items():
+        meaning = exclusions.RULES[key][1]
+        text += f"- {key}: {meaning.format(limit) if exclusions.is_on(limit) else 'switched off'}\n"
     return text
 
 
@@ -239,21 +113,21 @@ def _heading(dataset: str, table: pd.DataFrame) -> str:
     return f"### {heading(dataset)}\n\n" if table["dataset"].nunique() > 1 else ""
 
 
-def _told_ratings(study: Study, summary: pd.DataFrame, paper: Mapping[tuple[str, str, str], _Paper]) -> str:
+def _told_ratings(study: Study, summary: pd.DataFrame, paper: Mapping[tuple[str, str, str], Paper]) -> str:
     text = "## Ratings\n\n"
     for dataset, part in _by(summary, "dataset"):
         lines, bold = [], set()
-        top = part.groupby("metric")["value"].max()
+        best = _best(study, part)
         theirs = {scale: [key for key in paper if key[::2] == (dataset, scale)] for scale in study.scales}
-        for arm, label in study.arms.items():
+        for arm, label in study.conditions.items():
             line = {"Method": label}
             for row in part[part["arm"] == arm].to_dict("records"):
                 column = f"{study.fact(row['metric']).label}: mean ± sd [95 % interval]"
                 line[column] = f"{_number(row['value'])} ± {_number(row['sd'])}{_bracket(row)}"
-                if row["value"] == top[row["metric"]] and findings.better(study, row["metric"]) and len(study.arms) > 1:
+                if arm in study.arms and row["value"] == best.get(row["metric"]):
                     bold.add((label, column))
             for scale in study.scales:
-                one = paper.get((dataset, arm, scale), _Paper(math.nan, math.nan))
+                one = paper.get((dataset, arm, scale), Paper(math.nan, math.nan))
                 if theirs[scale]:
                     spread = "" if math.isnan(one.sd) else f" ± {one.sd:.2f}"
                     line[f"{study.fact(scale).label}: the paper's"] = _number(one.value) + spread
@@ -270,6 +144,14 @@ def _told_ratings(study: Study, summary: pd.DataFrame, paper: Mapping[tuple[str,
     return f"{text}\n![Ratings](ratings.png)\n"
 
 
+def _best(study: Study, summary: pd.DataFrame) -> dict[str, float]:
+    """The arms' best mean by scale, where there are several arms and a scale has a better end."""
+    means = summary[summary["arm"].isin(list(study.arms))].groupby("metric")["value"]
+    found = {"higher": means.max(), "lower": means.min()}
+    ways = {scale: predictors.better(study, scale) for scale in study.scales}
+    return {scale: found[way].get(scale, math.nan) for scale, way in ways.items() if way and len(study.arms) > 1}
+
+
 def _told_comparisons(study: Study, comparisons: pd.DataFrame, tests: pd.DataFrame) -> str:
     if comparisons.empty:
         return ""
@@ -284,7 +166,7 @@ def _told_comparisons(study: Study, comparisons: pd.DataFrame, tests: pd.DataFra
             rows = group.to_dict("records")
             lines = [
                 {
-                    study.fact(scale).label: f"{study.arms[row['arm']]} − {study.arms[row['other']]}",
+                    study.fact(scale).label: f"{study.conditions[row['arm']]} − {study.conditions[row['other']]}",
                     "Difference": _number(row["difference"], "+.2f") + _bracket(row, "+.2f"),
                     "p, model": _p(row["p_holm"]),
                     "p, Wilcoxon": _p(row["p_wilcoxon_holm"]),
@@ -311,8 +193,36 @@ def _told_apart(study: Study, rows: Sequence[Mapping[Any, Any]]) -> str:
     for row in rows:
         if row["p_holm"] < statistics.LEVEL:
             above, below = (row["arm"], row["other"])[:: 1 if row["estimate"] > 0 else -1]
-            found.append(f"{study.arms[above]} above {study.arms[below]}")
+            found.append(f"{study.conditions[above]} above {study.conditions[below]}")
     return markdown(f"Told apart by the model: {'; '.join(found)}.") if found else "The model tells no two apart."
+
+
+def _told_wilcoxon(study: Study, wilcoxon: pd.DataFrame | None, boxes: bool) -> str:
+    if wilcoxon is None or wilcoxon.empty:
+        return ""
+    unit = findings.unit_of(study)
+    text = (
+        "## Differences by sample\n\nWilcoxon's signed-rank tests of every two, "
+        f"{'on listeners, by their means' if unit == 'listener' else 'on single ratings'}: p (after Holm over the "
+        f"pairs of a column). Those below {statistics.LEVEL:g} before that are bold. A test on ratings takes those of "
+        "one listener for independent.\n\n"
+    )
+    for dataset, part in _by(wilcoxon, "dataset"):
+        text += _heading(dataset, wilcoxon)
+        for scale, group in _by(part, "metric"):
+            samples = [""] if group["sample"].nunique() > 1 + _MOST_COLUMNS else list(group["sample"].unique())
+            lines: dict[str, dict[str, str]] = {}
+            bold = set()
+            for row in group[group["sample"].isin(samples)].to_dict("records"):
+                pair = f"{study.conditions[row['arm']]} − {study.conditions[row['other']]}"
+                column = row["sample"] or "All samples"
+                line = lines.setdefault(pair, {study.fact(scale).label: pair})
+                line[column] = f"{_p(row['p'])} ({_p(row['p_holm'])})"
+                if row["p"] < statistics.LEVEL:
+                    bold.add((pair, column))
+            table = tables.of_frame(pd.DataFrame(lines.values()), bold)
+            text += f"{tables.to_markdown(table)}\n\n"
+    return text + ("![Ratings by sample](boxes.png)\n" if boxes else "")
 
 
 def _told_agreement(study: Study, agreement: pd.DataFrame) -> str:
@@ -338,21 +248,23 @@ def _told_agreement(study: Study, agreement: pd.DataFrame) -> str:
 def _told_predictors(study: Study, correlations: pd.DataFrame, best: Sequence[str]) -> str:
     if correlations.empty:
         return ""
+    several = study.subject.units[1]
     text = (
-        "## Do objective scores predict listeners?\n\nOver mixes: Spearman's rho [95 % interval over noise clips]. A "
-        "score may agree there by nothing but that these few methods differ in both; within methods: rho of what is "
-        "left beside their means, with p by exchanging clips. A score that has a better end agrees or disagrees with "
+        "## Do objective scores predict listeners?\n\nOver mixes: Spearman's rho [95 % interval over "
+        f"{several}]. A score may agree there by nothing but that these few methods differ in both; within methods: "
+        f"rho of what is left beside their means, with p by exchanging {several.split()[-1]}. A score that has a "
+        "better end agrees or disagrees with "
         "listeners, one that has none rises or falls with a scale; it shows nothing where p is "
         f"{statistics.LEVEL:g} or more after Holm over all scores.\n\n"
     )
-    if study.settings["playback"]["match"] != "none":
+    if study.settings.playback.match != "none":
         text += f"Scores are of the mixes as the run made them; listeners heard {findings.playback(study)}.\n\n"
     for dataset, part in _by(correlations, "dataset"):
         text += _heading(dataset, correlations)
         for scale, group in _by(part[part["over"] == "mixes"], "metric"):
             lines = [
                 {
-                    f"{study.fact(scale).label} and": _score_label(study, row["predictor"]),
+                    f"{study.fact(scale).label} and": score_label(study, row["predictor"]),
                     "Better": row["better"] or "–",
                     "Over mixes": _number(row["spearman"]) + _bracket(row),
                     "p": _p(row["p_holm"]),
@@ -375,7 +287,7 @@ def _told_arms(study: Study, over_arms: pd.DataFrame) -> str:
     """Kendall's tau over arms, a row a metric of the run."""
     lines = []
     for name, group in _by(over_arms, "predictor"):
-        line = {"Over methods, Kendall's tau": _score_label(study, name), "Better": group["better"].iloc[0] or "–"}
+        line = {"Over methods, Kendall's tau": score_label(study, name), "Better": group["better"].iloc[0] or "–"}
         for row in group.to_dict("records"):
             line[study.fact(row["metric"]).label] = _number(row["kendall"]) + (
                 f", {row['reading']}" if row["reading"] else ""
@@ -385,7 +297,7 @@ def _told_arms(study: Study, over_arms: pd.DataFrame) -> str:
         return ""
     few = "So few methods may be in any order by chance: this is no evidence.\n\n"
     return f"{tables.to_markdown(tables.of_frame(pd.DataFrame(lines).fillna('–')))}\n\n" + (
-        few if over_arms["n"].min() < findings.ARMS else ""
+        few if over_arms["n"].min() < predictors.ARMS else ""
     )
 
 

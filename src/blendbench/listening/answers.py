@@ -39,11 +39,8 @@ CREATE TABLE IF NOT EXISTS pages (
 """
 ATTEMPTS = 2
 """At the headphone check."""
-COLUMNS = [
-    "listener", "page", "position", "kind", "sample", "pair_id", "dataset", "label", "genre", "arm", "scale", "value",
-    "changes", "plays", "page_s",
-]  # fmt: skip
-"""Of an export; `arm` is "noise" or "music" for the bare sounds of a catch trial, `page_s` seconds on the page."""
+FIRST, REFERENCE = "first", "reference"
+"""Names, on a page, of the sound that is heard first, and of the open reference; clips are A, B, C, ..."""
 
 
 _NOT_NOW = "this is not asked now; load the page again"
@@ -194,7 +191,7 @@ class Answers:
 
     def _passed(self, answers: Mapping[int, int]) -> bool:
         right = sum(answers.get(trial) == answer for trial, (_, answer) in enumerate(self.study.checks))
-        return right >= self.study.settings["headphone_check"]["needed"]
+        return right >= self.study.settings.headphone_check.needed
 
     def ratings(self, listener: int, page: int) -> dict[str, dict[str, int]]:
         """A listener's ratings on a page: value by position and scale."""
@@ -232,7 +229,7 @@ class Answers:
         row = (listener.number, attempt, trial, answer)
         with self._writing(listener) as connection:
             connection.execute("INSERT INTO checks VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
-            if self.study.settings["headphone_check"]["required"] and attempt + 1 == ATTEMPTS:
+            if self.study.settings.headphone_check.required and attempt + 1 == ATTEMPTS:
                 found = connection.execute(
                     "SELECT trial, answer FROM checks WHERE listener = ? AND attempt = ?", (listener.number, attempt)
                 ).fetchall()
@@ -250,7 +247,7 @@ class Answers:
             Position of the clip: A, B, C, ...
         scale : str
         value : int
-            1 to 5.
+            In the study's range.
         stamp : int
             When it was given by the listener's clock, in milliseconds; the same answer sent twice has the same.
 
@@ -262,7 +259,8 @@ class Answers:
         _require(self.progress(listener), "page", page)
         order = self.pages(listener.number)[page].order
         index = ord(place) - ord("A") if len(place) == 1 else -1
-        if not 0 <= index < len(order) or scale not in self.study.scales or not 1 <= value <= 5:
+        known = 0 <= index < len(order) and scale in self.study.scales
+        if not known or value not in self.study.settings.range.values:
             raise Refused("there is no such clip, scale or value on this page")
         with self._writing(listener) as connection:
             # Another window may have ended the page meanwhile.
@@ -277,7 +275,7 @@ class Answers:
             )
 
     def finish_page(self, listener: Listener, page: int, seconds: float, plays: Mapping[str, int]) -> None:
-        """End a page once all on it is rated; `plays` holds how often each clip ("noise", "A", ...) was played.
+        """End a page once all on it is rated; `plays` holds how often each sound (`FIRST`, "A", ...) was played.
 
         Raises
         ------
@@ -289,14 +287,15 @@ class Answers:
             return  # the same request once more, as its answer was lost
         _require(at, "page", page)
         order = pages[page].order
-        counted = {position(i): int(plays.get(position(i), 0)) for i in range(len(order))}
+        names = [FIRST, *([REFERENCE] if pages[page].sample.reference else []), *map(position, range(len(order)))]
+        counted = {name: int(plays.get(name, 0)) for name in names}
         with self._writing(listener) as connection:
             key = (listener.number, page)
             query = "SELECT COUNT(*) FROM ratings WHERE listener = ? AND page = ?"
             (rated,) = connection.execute(query, key).fetchone()
             if rated < len(order) * len(self.study.scales):
                 raise Refused("not everything on this page is rated yet")
-            row = (*key, seconds, json.dumps({"noise": int(plays.get("noise", 0)), **counted}))
+            row = (*key, seconds, json.dumps(counted))
             connection.execute("INSERT INTO pages VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
             (done,) = connection.execute("SELECT COUNT(*) FROM pages WHERE listener = ?", key[:1]).fetchone()
             if done == len(pages):
@@ -324,7 +323,7 @@ class Answers:
         return {one: self._passed(given) for one, given in last.items() if len(given) == len(self.study.checks)}
 
     def export(self) -> pd.DataFrame:
-        """All ratings, also of practice and of pages not ended: `COLUMNS`, in order of listener and page."""
+        """All ratings, also of practice and of pages not ended: `columns`, in order of listener and page."""
         pages = {
             (listener, page): (seconds, json.loads(plays))
             for listener, page, seconds, plays in self._rows("SELECT listener, page, seconds, plays FROM pages")
@@ -333,10 +332,10 @@ class Answers:
         lines = []
         for listener, number, condition, scale, value, changes in self._rows(query):
             page = self.pages(listener)[number]
-            sample, place = page.sample, position(page.order.index(condition))
+            place = position(page.order.index(condition))
             seconds, plays = pages.get((listener, number), (None, {}))
             given = [condition, scale, value, changes, plays.get(place), seconds]
-            lines.append([listener, number, place, *facts_of(sample), *given])
+            lines.append([listener, number, place, page.kind, *facts_of(self.study, page.sample), *given])
         return table(self.study, lines)
 
 
@@ -345,16 +344,29 @@ def _require(at: Progress, step: str, page: int | None = None) -> None:
         raise Refused(_NOT_NOW)
 
 
-def facts_of(sample: Sample) -> list[str]:
-    """The columns `kind` to `genre` of a sample's ratings."""
-    return [sample.kind, sample.name, sample.pair_id, sample.dataset, sample.label, sample.genre]
+def columns(study: Study) -> list[str]:
+    """Columns of an export.
+
+    `kind` is the sample's, or "repeat" where the listener has rated it before; `arm` is the condition: an arm, what is
+    hidden among them, or a part alone in a catch trial; `page_s` is seconds on the page.
+    """
+    return [
+        "listener", "page", "position", "kind", "sample", "pair_id", "dataset", *study.subject.classes, "arm", "scale",
+        "value", "changes", "plays", "page_s",
+    ]  # fmt: skip
+
+
+def facts_of(study: Study, sample: Sample) -> list[str]:
+    """The columns from `sample` on to those of the task."""
+    return [sample.name, sample.pair_id, sample.dataset, *(sample.facts[name] for name in study.subject.classes)]
 
 
 def table(study: Study, lines: list[list[Any]]) -> pd.DataFrame:
-    """Ratings, each a line of the values of `COLUMNS`, in order of listener, page, position and scale."""
-    scales = list(study.scales)
-    lines.sort(key=lambda line: (line[0], line[1], line[2], scales.index(line[10])))
-    return pd.DataFrame(lines, columns=COLUMNS)
+    """Ratings, each a line of the values of `columns`, in order of listener, page, position and scale."""
+    scales, names = list(study.scales), columns(study)
+    scale = names.index("scale")
+    lines.sort(key=lambda line: (line[0], line[1], line[2], scales.index(line[scale])))
+    return pd.DataFrame(lines, columns=names)
 
 
 def _hash(token: str) -> bytes:

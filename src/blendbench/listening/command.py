@@ -5,6 +5,7 @@ import csv
 import io
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from blendbench.store.write import write_bytes, write_text
 from blendbench.texts import csv_text
 from blendbench.usage import Parser
 
-TEXT = """Let people rate a run's mixes as for BNMusic's Table 2: overall quality (OVL) and perceived noise (PER), 1-5.
+TEXT = """Let people rate a run's mixes, on its task's scales or your own; in the blend task as for BNMusic's Table 2.
 
   blendbench listen RUN_DIR [--study FILE] [key=value ...]   plan a study, or go on with the one there, and serve it
   blendbench listen status RUN_DIR                           how far its listeners are
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--url", help="where listeners reach the server, such as https://lab.example.org/study")
     parser.add_argument("--invite", type=int, default=0, metavar="N", help="make so many further links")
     parser.add_argument("--plan", action="store_true", help="plan the study and print its links, but do not serve")
+    parser.add_argument("--allow-targets", nargs="+", default=[], metavar="MODULE", help="own modules the run used")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of a new study")
     words = parser.parse_intermixed_args(arguments)
     _need("starlette", "uvicorn")
@@ -60,8 +62,9 @@ def main(arguments: list[str]) -> int:
     port = words.port if bound is None else bound.getsockname()[1]
     host = f"[{words.host}]" if ":" in words.host else words.host
     url = (words.url or f"http://{host}:{port}").rstrip("/")
-    samples, arms = len(study.of_kind("sample")), len(study.arms)
-    print(f"{samples} samples x {arms} arms, about {study.minutes} minutes a listener, in {study.folder}")
+    samples, clips = len(study.of_kind("sample")), len(study.conditions)
+    called = "clips" if study.hidden else "arms"
+    print(f"{samples} samples x {clips} {called}, about {study.minutes} minutes a listener, in {study.folder}")
     links = _links(study, answers, url, words.invite)
     for number, link in list(links.items())[:_SHOWN]:
         print(f"{number:4}  {link}")
@@ -99,7 +102,7 @@ def _need(*modules: str) -> None:
 
 def _planned(words: argparse.Namespace) -> Any:
     """The run's study; planned now if there is none."""
-    from blendbench.listening import study
+    from blendbench.listening import settings, study
 
     found = study.read(words.run_dir)
     if found is not None:
@@ -109,15 +112,16 @@ def _planned(words: argparse.Namespace) -> Any:
                 "move the folder away to plan another"
             )
         return found
-    try:
-        settings = study.read_settings(words.study, words.overrides)
-    except BlendbenchError as error:
-        raise UsageError(str(error)) from error
     from blendbench.listening import planning
     from blendbench.runs.folder import Run
 
+    run = Run.open(words.run_dir, allow_targets=words.allow_targets)
+    try:
+        asked = settings.read(run.task.study().settings, words.study, words.overrides)
+    except BlendbenchError as error:
+        raise UsageError(str(error)) from error
     with telling.stage("plan the study", bar=False):
-        made, notes = planning.plan(Run.open(words.run_dir), settings)
+        made, notes = planning.plan(run, asked)
     for note in notes:
         print(f"blendbench: {note}", file=sys.stderr)
     return made
@@ -141,7 +145,7 @@ def _links(study: Any, answers: Any, url: str, more: int) -> dict[int, str]:
         raise BlendbenchError(
             f"{file}: damaged ({one_line(str(error))}); put it back from a copy, or delete it and send new links"
         ) from None
-    lacking = max(0, study.settings["listeners"] - len(tokens)) + max(0, more)
+    lacking = max(0, study.settings.listeners - len(tokens)) + max(0, more)
     if lacking:
         tokens |= answers.invite(lacking)
     links = {number: f"{url}/s/{token}/" for number, token in sorted(tokens.items())}
@@ -232,8 +236,10 @@ def _export(arguments: list[str]) -> int:
         write_text(words.file, csv_text(ratings))
     else:
         whole = {
-            "study": {"title": study.settings["title"], "presentation": study.presentation, "arms": study.arms,
-                      "scales": study.scales, "playback": study.settings["playback"]},
+            "study": {"title": study.settings.title, "presentation": study.presentation, "arms": study.conditions,
+                      "scales": {name: scale.as_dict() for name, scale in study.scales.items()},
+                      "range": [study.settings.range.low, study.settings.range.high],
+                      "playback": asdict(study.settings.playback)},
             "listeners": [
                 {"listener": one.number, "state": one.state, "headphones": headphones.get(one.number)}
                 for one in answers.listeners()
@@ -249,7 +255,10 @@ def _export(arguments: list[str]) -> int:
 def _webmushra(arguments: list[str]) -> int:
     parser = _parser("webmushra", "Write a study for webMUSHRA.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="webMUSHRA's folder, or one to be copied there")
-    parser.add_argument("--kind", choices=["likert", "mushra"], default="likert", help="1 to 5, or 0 to 100")
+    parser.add_argument(
+        "--kind", choices=["likert", "mushra"],
+        help="buttons, or sliders from 0 to 100 beside a reference; by the study's range unless given",
+    )  # fmt: skip
     words = parser.parse_args(arguments)
     study = _opened(words.run_dir)
     from blendbench.listening import webmushra

@@ -1,71 +1,110 @@
-"""Planning a study: which samples of a run, and their sounds at the levels at which listeners get them."""
+"""Planning a study: which samples of a run, and the plan that says what of each is heard."""
 
 import json
-import math
-import secrets
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from io import BytesIO
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
-import soundfile
-import torch
 
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.listening.study import MUSIC, NOISE, PLAN, SETTINGS, VERSION, Clip, Sample, Study
+from blendbench.listening.settings import Settings
+from blendbench.listening.sounds import Draft, Sounds
+from blendbench.listening.study import ANCHOR, HIDDEN_REFERENCE, PLAN, SETTINGS, VERSION, Study, Subject
 from blendbench.runs.folder import Run
-from blendbench.seeds import shuffled, stable_seed
-from blendbench.sound import audio
-from blendbench.sound.audio import SAMPLE_RATE
-from blendbench.store.write import write_bytes, write_text
+from blendbench.seeds import shuffled
+from blendbench.store.write import write_text
 
-_PEAK = 0.98
-_TONE_HZ, _TONE_S, _PAUSE_S, _QUIETER_DB, _TONE_DBFS = 200.0, 1.0, 0.5, 6.0, -26.0
+_CATCH_TRIALS = 2
+"""Where the settings leave it to the task, and it says what catches."""
+_MOST = 25
+"""Clips that a page can have."""
 
 
-def plan(run: Run, settings: dict[str, Any]) -> tuple[Study, list[str]]:
+def plan(run: Run, settings: Settings) -> tuple[Study, list[str]]:
     """Choose a study's samples, write its sounds and its plan, and return it with notes on what had to give way.
 
     Parameters
     ----------
     run : Run
         A finished one.
-    settings : dict
-        As `study.read_settings` returns them.
+    settings : Settings
 
     Raises
     ------
     BlendbenchError
-        If a study is there already, the run has no such arms or presentation, or no pair has mixes of all arms.
+        If a study is there already, the run has no such arms or presentation, its task no such part or column, or no
+        item has mixes of all arms.
     """
     folder = run.dir / "listening"
     if (folder / PLAN).exists():
         raise BlendbenchError(f"{folder}: a study is there; go on with it, or move the folder away to plan another")
-    presentation, arms = _presentation(settings, run), _arms(settings, run)
+    subject = _subject(run)
+    settings = _resolved(settings, run, subject)
+    presentation, arms, hidden = _presentation(settings, run), _arms(settings, run), _hidden(settings, subject)
+    _check_conditions(settings, run, subject, arms, hidden)
     rows = _complete_pairs(run, settings, presentation, arms)
-    extra = settings["practice"] + settings["catch_trials"]
+    sounds = Sounds(folder, run, settings, arms, hidden)
+    drafts, notes = _drafted(run, settings, rows, sounds)
+    samples, lowered = sounds.write(drafts)
+    if lowered < 0:
+        notes.append(f"all sounds are {-lowered:.1f} dB lower than asked for, so that none clips")
+    longest = max(wave.shape[-1] for draft in drafts for wave in draft.waves.values())
+    made = Study(
+        folder, settings, subject, arms, hidden, presentation, samples, sounds.checks(), sounds.volume(samples[0]),
+        longest / run.task.sample_rate,
+    )  # fmt: skip
+    write_text(folder / SETTINGS, settings.as_yaml())
+    facts = asdict(made) | {"version": VERSION}
+    del facts["folder"], facts["settings"], facts["run"]
+    write_text(folder / PLAN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return made, notes
+
+
+def _subject(run: Run) -> Subject:
+    task, study = run.task, run.task.study()
+    parts = {**task.shared, **task.own}
+    return Subject(dict(task.columns), task.group, task.units, parts, study.first, study.catch)
+
+
+def _resolved(settings: Settings, run: Run, subject: Subject) -> Settings:
+    """With what is left to the task; raises BlendbenchError for what the task does not have."""
+    fields = sorted([*subject.classes, "dataset"])
+    balance = subject.classes if settings.balance is None else settings.balance
+    if not set(balance) <= set(fields):
+        raise BlendbenchError(f"balance: {balance!r} is out of range; use a list of {', '.join(fields)}")
+    catches = settings.catch_trials
+    if catches is None:
+        catches = _CATCH_TRIALS if subject.catch else 0
+    elif catches and not subject.catch:
+        raise BlendbenchError(f"catch_trials: the task {run.task.name} says nothing that catches; use catch_trials=0")
+    return replace(settings, balance=balance, catch_trials=catches)
+
+
+def _drafted(
+    run: Run, settings: Settings, rows: Sequence[dict[str, dict]], sounds: Sounds
+) -> tuple[list[Draft], list[str]]:
+    """Samples, catch trials and practice pages of an item each, and notes on what had to give way."""
+    catches = settings.catch_trials or 0
+    extra = settings.practice + catches
     notes = []
-    spare = len(rows) >= 4 * extra  # else practice and catch trials use pairs of samples, too
-    wanted = min(settings["samples"], len(rows) - extra if spare else len(rows))
-    if wanted < settings["samples"]:
-        notes.append(f"{len(rows)} pairs have mixes of all arms: {wanted} samples in place of {settings['samples']}")
-    maker = _Maker(folder, run, settings, arms)
-    kinds = ["sample"] * wanted + ["catch"] * settings["catch_trials"] + ["practice"] * settings["practice"]
+    spare = len(rows) >= 4 * extra  # else practice and catch trials use items of samples, too
+    wanted = min(settings.samples, len(rows) - extra if spare else len(rows))
+    called = run.task.items_called
+    if wanted < settings.samples:
+        notes.append(f"{len(rows)} {called} have mixes of all arms: {wanted} samples in place of {settings.samples}")
+    kinds = ["sample"] * wanted + ["catch"] * catches + ["practice"] * settings.practice
     if len(rows) < len(kinds):
-        notes.append("few pairs: those of practice and catch trials stand among the samples, too")
-    coming, used = _balanced(rows, settings["balance"], settings["seed"]), deque[dict[str, dict]]()
-    drafts: list[tuple[dict[str, Any], dict[str, torch.Tensor]]] = []
-    numbers = Counter[str]()
+        notes.append(f"few {called}: those of practice and catch trials stand among the samples, too")
+    coming, used = _balanced(rows, settings.balance or [], settings.seed), deque[dict[str, dict]]()
+    drafts, numbers = list[Draft](), Counter[str]()
     for kind in kinds:
         name = f"s{numbers[kind] + 1:03d}" if kind == "sample" else f"{kind}{numbers[kind] + 1}"
-        # A pair is a sample once; practice and catch trials come back to those used where no others are left.
+        # An item is a sample once; practice and catch trials come back to those used where no others are left.
         while (row := next(coming, None)) is not None or (used and kind != "sample"):
             row = row or used.popleft()
             try:
-                drafts.append(maker.draft(name, kind, row))
+                drafts.append(sounds.draft(name, kind, row))
             except ClipError as error:
                 notes.append(f"{next(iter(row.values()))['pair_id']} left out: {error}")
                 continue
@@ -73,54 +112,70 @@ def plan(run: Run, settings: dict[str, Any]) -> tuple[Study, list[str]]:
             used.append(row)
             break
     if numbers["sample"] < wanted:
-        notes.append(f"{numbers['sample']} samples in place of {wanted}, as no other pair's sounds can be read")
+        notes.append(
+            f"{numbers['sample']} samples in place of {wanted}, as the sounds of no other of the {called} can be read"
+        )
     if not drafts:
-        raise BlendbenchError(f"{run.dir}: no pair's sounds can be read; {'; '.join(notes[-3:])}")
-    samples, lowered = maker.write(drafts)
-    if lowered < 0:
-        notes.append(f"all sounds are {-lowered:.1f} dB lower than asked for, so that none clips")
-    made = Study(folder, settings, arms, presentation, samples, maker.checks(), samples[0].noise, maker.seconds)
-    write_text(folder / SETTINGS, _as_yaml(settings))
-    facts = asdict(made) | {"version": VERSION}
-    del facts["folder"], facts["settings"], facts["run"]
-    write_text(folder / PLAN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    return made, notes
+        raise BlendbenchError(f"{run.dir}: no item's sounds can be read; {'; '.join(notes[-3:])}")
+    return drafts, notes
 
 
-def _as_yaml(settings: dict[str, Any]) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(settings))
-
-
-def _presentation(settings: Mapping[str, Any], run: Run) -> str:
-    there = list(run.presentations)
-    chosen = settings["presentation"] or ("adaptive" if "adaptive" in there else there[0])
+def _presentation(settings: Settings, run: Run) -> str:
+    there, preferred = list(run.presentations), run.task.study().presentation
+    chosen = settings.presentation or (preferred if preferred in there else there[0])
     if chosen not in there:
         raise BlendbenchError(f"presentation: the run has no {chosen!r}; it has {', '.join(there)}")
     return chosen
 
 
-def _arms(settings: Mapping[str, Any], run: Run) -> dict[str, str]:
+def _arms(settings: Settings, run: Run) -> dict[str, str]:
     """Labels by arm, in the order of the run's tables."""
     there = run.arms
-    chosen = settings["arms"] if settings["arms"] is not None else run.with_music
+    chosen = settings.arms if settings.arms is not None else run.with_music
     for arm in chosen:
         if arm not in there:
             raise BlendbenchError(f"arms: the run has no {arm!r}; it has {', '.join(there)}")
-    if not chosen or len(chosen) > 25:
-        raise BlendbenchError(f"arms: {len(chosen)} to be rated; choose 1 to 25 of {', '.join(there)}")
-    if settings["catch_trials"] and (len(chosen) < 2 or {NOISE, MUSIC} & set(chosen)):
-        # Its page would have another number of clips than the others, or two of one name.
-        raise BlendbenchError("catch_trials: need two arms, none of them called noise or music; use catch_trials=0")
+    if not chosen or len(chosen) > _MOST:
+        raise BlendbenchError(f"arms: {len(chosen)} to be rated; choose 1 to {_MOST} of {', '.join(there)}")
     return {arm: there[arm] for arm in chosen}
 
 
-def _complete_pairs(
-    run: Run, settings: Mapping[str, Any], presentation: str, arms: Mapping[str, str]
-) -> list[dict[str, dict]]:
-    """Rows by arm of the pairs that have a mix in every arm."""
-    datasets = settings["dataset"]
+def _hidden(settings: Settings, subject: Subject) -> dict[str, str]:
+    """Labels of what is rated beside the arms; raises BlendbenchError if the task has no such part."""
+    asked = {"hidden_reference": settings.hidden_reference, "open_reference": settings.open_reference,
+             "anchor.part": settings.anchor and settings.anchor.part}  # fmt: skip
+    for key, part in asked.items():
+        if part is not None and part not in subject.parts:
+            has = f"it has {', '.join(subject.parts)}" if subject.parts else "it has none"
+            raise BlendbenchError(f"{key}: the task's sounds have no part {part!r}; {has}")
+    found = {}
+    if settings.hidden_reference is not None:
+        found[HIDDEN_REFERENCE] = "Hidden reference"
+    if settings.anchor is not None:
+        found[ANCHOR] = f"Anchor ({settings.anchor.lowpass_hz / 1000:g} kHz)"
+    return found
+
+
+def _check_conditions(
+    settings: Settings, run: Run, subject: Subject, arms: Mapping[str, str], hidden: Mapping[str, str]
+) -> None:
+    """Raise BlendbenchError where a page would have two clips of one name, too many, or another number than others."""
+    for name in hidden:
+        if name in run.arms:
+            raise BlendbenchError(f"{name}: an arm of the run is called so; give that arm another name")
+    if len(arms) + len(hidden) > _MOST:
+        raise BlendbenchError(f"arms: {len(arms) + len(hidden)} clips a page; choose at most {_MOST}")
+    if settings.catch_trials and subject.catch:
+        _, low, high = subject.catch
+        if len(arms) < 2 or {low, high} & {*arms, *hidden}:
+            raise BlendbenchError(
+                f"catch_trials: need two arms, none of them called {low} or {high}; use catch_trials=0"
+            )
+
+
+def _complete_pairs(run: Run, settings: Settings, presentation: str, arms: Mapping[str, str]) -> list[dict[str, dict]]:
+    """Rows by arm of the items that have a mix in every arm."""
+    datasets = settings.dataset
     wanted = None if datasets is None else {datasets} if isinstance(datasets, str) else set(datasets)
     found: dict[tuple[str, str], dict[str, dict]] = {}
     for row in run.rows():
@@ -136,9 +191,9 @@ def _complete_pairs(
 
 
 def _balanced(rows: Iterable[dict[str, dict]], fields: Sequence[str], seed: int) -> Iterator[dict[str, dict]]:
-    """All pairs, so ordered that any first so many of them hold the values of each field evenly.
+    """All items, so ordered that any first so many of them hold the values of each field evenly.
 
-    The next is one whose values have come least often. Where every combination of values has pairs left, counts differ
+    The next is one whose values have come least often. Where every combination of values has items left, counts differ
     by one at most; where some run out, they may differ by two more than they must.
     """
 
@@ -159,103 +214,3 @@ def _balanced(rows: Iterable[dict[str, dict]], fields: Sequence[str], seed: int)
         left[place] -= 1
         for count, code in zip(counts, codes, strict=True):
             count[code[place]] += 1
-
-
-class _Maker:
-    """Writes the sounds of a study."""
-
-    def __init__(self, folder: Path, run: Run, settings: dict[str, Any], arms: Mapping[str, str]) -> None:
-        self.folder, self.run, self.settings, self.arms = folder, run, settings, arms
-        self.seconds = run.task.reference_seconds()
-
-    def draft(self, name: str, kind: str, rows: dict[str, dict]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Facts of a sample, and its sounds at the levels of the run: "" is the noise alone."""
-        row = rows[next(iter(self.arms))]
-        facts = {key: str(row[key]) for key in ("pair_id", "dataset", "label", "genre", "prompt")}
-        waves = {"": self.run.parts(row)["noise"]}
-        arms = list(self.arms)
-        if kind == "catch":
-            # Its music is that of the last arm: under noise it is among the others, so this is the same, bare.
-            played = [arm for arm in arms if rows[arm]["gain_db"] is not None] or arms
-            waves |= {NOISE: waves[""], MUSIC: self.run.parts(rows[played[-1]])["music"]}
-            arms = arms[2:]
-        waves |= {arm: self.run.heard(rows[arm]) for arm in arms}
-        waves = {key: self._faded(wave) for key, wave in waves.items()}
-        if audio.integrated_loudness(waves[""], SAMPLE_RATE, row["clip"]) == -math.inf:
-            raise ClipError(f"{row['clip']}: is silent; no level can be set by it")
-        if self.settings["playback"]["match"] == "clips":
-            waves = {
-                key: audio.normalize_loudness(wave, SAMPLE_RATE, self._lufs, key)[0] for key, wave in waves.items()
-            }
-        elif self.settings["playback"]["match"] == "samples":
-            _, gain = audio.normalize_loudness(waves[""], SAMPLE_RATE, self._lufs)
-            waves = {key: wave * audio.from_db(gain) for key, wave in waves.items()}
-        return {"name": name, "kind": kind, **facts}, waves
-
-    @property
-    def _lufs(self) -> float:
-        return self.settings["playback"]["lufs"]
-
-    def _faded(self, wave: torch.Tensor) -> torch.Tensor:
-        count = min(len(wave) // 2, round(self.settings["playback"]["fade_ms"] * SAMPLE_RATE / 1000))
-        ramp = torch.sin(torch.linspace(0, math.pi / 2, count)) ** 2
-        out = wave.clone()
-        out[:count] *= ramp
-        out[len(out) - count :] *= ramp.flip(0)
-        return out
-
-    def write(
-        self, drafts: Sequence[tuple[dict[str, Any], dict[str, torch.Tensor]]]
-    ) -> tuple[tuple[Sample, ...], float]:
-        """Write the sounds, all turned down together if one would clip; returns the samples, and by how many dB."""
-        peak = max(float(wave.abs().max()) for _, waves in drafts for wave in waves.values())
-        factor = min(1.0, _PEAK / peak)
-        samples = []
-        for facts, waves in drafts:
-            clips = {key: self._write(wave * factor) for key, wave in waves.items()}
-            samples.append(Sample(**facts, noise=clips.pop(""), clips=clips))
-        return tuple(samples), audio.db(factor)
-
-    def checks(self) -> tuple[tuple[Clip, int], ...]:
-        """The sounds of the headphone check, with their answers: each place of the quiet tone comes equally often."""
-        trials = self.settings["headphone_check"]["trials"]
-        draw = np.random.default_rng(stable_seed(self.settings["seed"], "headphones"))
-        answers = draw.permutation([trial % 3 for trial in range(trials)])
-        out = []
-        for trial, quiet in enumerate(answers):
-            turned = (int(quiet) + 1 + trial % 2) % 3
-            out.append((self._save(headphone_tones(int(quiet), turned), None), int(quiet) + 1))
-        return tuple(out)
-
-    def _write(self, wave: torch.Tensor) -> Clip:
-        loudness = audio.integrated_loudness(wave, SAMPLE_RATE)
-        return self._save(wave.numpy(), round(loudness, 2) if math.isfinite(loudness) else None)
-
-    def _save(self, samples: np.ndarray, lufs: float | None) -> Clip:
-        name = secrets.token_hex(16)
-        buffer = BytesIO()
-        soundfile.write(buffer, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
-        write_bytes(self.folder / "clips" / f"{name}.flac", buffer.getvalue())
-        return Clip(name, lufs)
-
-
-def headphone_tones(quiet: int, turned: int) -> np.ndarray:
-    """Three tones [samples, 2] at 44.1 kHz of which one is 6 dB quieter and another has its right channel inverted.
-
-    Over loudspeakers the inverted one cancels in the air and seems the quietest; over headphones it does not. Source:
-    Woods, Siegel, Traer and McDermott (2017), Headphone screening to facilitate web-based auditory experiments.
-
-    Parameters
-    ----------
-    quiet, turned : int
-        Places, 0 to 2.
-    """
-    time = np.arange(round(_TONE_S * SAMPLE_RATE)) / SAMPLE_RATE
-    ramp = np.clip(np.minimum(time, _TONE_S - time) / 0.1, 0, 1)
-    tone = np.sqrt(2) * audio.from_db(_TONE_DBFS) * ramp * np.sin(2 * np.pi * _TONE_HZ * time)
-    pause = np.zeros((round(_PAUSE_S * SAMPLE_RATE), 2))
-    parts = []
-    for place in range(3):
-        both = np.stack([tone, -tone if place == turned else tone], 1)
-        parts += [both * (audio.from_db(-_QUIETER_DB) if place == quiet else 1.0), pause]
-    return np.concatenate(parts[:-1])

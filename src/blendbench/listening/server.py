@@ -24,10 +24,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blendbench.errors import BlendbenchError, one_line
-from blendbench.listening.answers import ATTEMPTS, Answers, Listener, Refused
-from blendbench.listening.study import position
+from blendbench.listening.answers import ATTEMPTS, FIRST, REFERENCE, Answers, Listener, Refused
+from blendbench.listening.study import Page, position
 
 _PAGE = Path(__file__).with_name("page")
+_STATIC = {".js": "text/javascript", ".css": "text/css"}
 _MOST_BYTES = 8192
 """Of a request's body."""
 _BODY_S = 20.0
@@ -43,7 +44,7 @@ _HEADERS = {
     "x-frame-options": "DENY",
     "x-robots-tag": "noindex",
 }
-_PLACES = frozenset(position(index) for index in range(26))
+_PLACES = frozenset({FIRST, REFERENCE, *(position(index) for index in range(26))})
 _UNKNOWN = "this link is not known; check that it is whole, or ask for another"
 
 
@@ -138,7 +139,7 @@ async def _no_icon(request: Request) -> Response:
 
 
 async def _static(request: Request) -> Response:
-    kinds = {"listen.js": "text/javascript", "listen.css": "text/css"}
+    kinds = {file.name: _STATIC[file.suffix] for file in _PAGE.iterdir() if file.suffix in _STATIC}
     name = request.path_params["name"]
     if name not in kinds:
         raise HTTPException(404)
@@ -270,7 +271,9 @@ def _rate(answers: Answers, listener: Listener, body: dict[str, Any]) -> bool:
     place, scale = body.get("clip"), body.get("scale")
     if not isinstance(place, str) or not isinstance(scale, str):
         raise HTTPException(400, "clip, scale: not texts")
-    page, value, stamp = _whole(body, "page", 0, 9999), _whole(body, "value", 1, 5), _whole(body, "stamp", 0, 2**53)
+    ends = answers.study.settings.range
+    page, stamp = _whole(body, "page", 0, 9999), _whole(body, "stamp", 0, 2**53)
+    value = _whole(body, "value", ends.low, ends.high)
     answers.rate(listener, page, place, scale, value, stamp)
     return True
 
@@ -279,7 +282,7 @@ def _next(answers: Answers, listener: Listener, body: dict[str, Any]) -> bool:
     seconds, plays = body.get("seconds"), body.get("plays")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 10_000_000:
         raise HTTPException(400, "seconds: not a number from 0")
-    if not isinstance(plays, dict) or not all(place == "noise" or place in _PLACES for place in plays):
+    if not isinstance(plays, dict) or not _PLACES.issuperset(plays):
         raise HTTPException(400, "plays: not an object of counts by clip")
     counts = {place: _whole(plays, place, 0, 1_000_000) for place in plays}
     answers.finish_page(listener, _whole(body, "page", 0, 9999), round(float(seconds), 3), counts)
@@ -295,16 +298,20 @@ def _withdraw(answers: Answers, listener: Listener, body: dict[str, Any]) -> boo
 def _state(answers: Answers, listener: Listener) -> dict[str, Any]:
     """What the page must show a listener now."""
     study, at = answers.study, answers.progress(listener)
-    pages = answers.pages(listener.number)
+    pages, ends = answers.pages(listener.number), study.settings.range
     done = {"page": at.page, "finished": len(pages)}.get(at.step, 0)
     state: dict[str, Any] = {
-        "title": study.settings["title"],
+        "title": study.settings.title,
         "step": at.step,
         "pages": {"done": done, "of": len(pages)},
-        "scales": [{"name": name, **scale} for name, scale in study.scales.items()],
+        "scales": [
+            {"name": name, "label": one.label, "text": one.text, "low": one.low, "high": one.high}
+            for name, one in study.scales.items()
+        ],
+        "range": {"low": ends.low, "high": ends.high, "buttons": ends.buttons},
     }
     if at.step == "consent":
-        state["consent"] = {"text": study.consent(study.minutes), "contact": study.settings["contact"]}
+        state["consent"] = {"text": study.consent(study.minutes), "contact": study.settings.contact}
     elif at.step == "volume":
         state["volume"] = {"clip": study.volume.name}
     elif at.step == "headphones":
@@ -318,7 +325,8 @@ def _state(answers: Answers, listener: Listener) -> dict[str, Any]:
         state["page"] = {
             "index": at.page,
             "practice": page.sample.kind == "practice",
-            "noise": page.sample.noise.name,
+            "first": page.sample.first and {"clip": page.sample.first.name, "label": _first_called(answers)},
+            "reference": page.sample.reference and page.sample.reference.name,
             "clips": [
                 {"place": position(index), "clip": page.sample.clips[condition].name}
                 for index, condition in enumerate(page.order)
@@ -326,13 +334,21 @@ def _state(answers: Answers, listener: Listener) -> dict[str, Any]:
             "ratings": answers.ratings(listener.number, at.page),
             "stamp": answers.latest_stamp(listener.number),
             # In the order shown: that of the plan is the same on every page, and would tell which arm is which.
-            "next": [coming.sample.noise.name, *(coming.sample.clips[condition].name for condition in coming.order)]
-            if coming
-            else [],
+            "next": _sounds(coming) if coming else [],
         }
     elif at.step == "finished":
-        state["thanks"] = study.settings["thanks"]
+        state["thanks"] = study.settings.thanks
     return state
+
+
+def _first_called(answers: Answers) -> str:
+    subject = answers.study.subject
+    return subject.parts[subject.first]
+
+
+def _sounds(page: Page) -> list[str]:
+    """Names of a page's sounds, as they come on it."""
+    return [clip.name for clip in (*page.sample.open, *(page.sample.clips[condition] for condition in page.order))]
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -5,7 +5,8 @@ in how they take an arm. What ratings do not define raises `Undefined`.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,20 @@ _EXACT = 13
 """Of so many listeners all signs of differences are gone through."""
 _LARGEST_RATIO = 1e6
 """Of a random effect's variance to the residual one."""
+_T = TypeVar("_T")
 
 
 class Undefined(Exception):
     """A statistic that these ratings do not define; the text says why."""
+
+
+def tried(notes: list[str], what: str, otherwise: _T, function: Callable[..., _T], *values: Any) -> _T:
+    """What a function returns; where that is undefined, another value and a note why."""
+    try:
+        return function(*values)
+    except Undefined as reason:
+        notes.append(f"{what}: not computed, as {reason}.")
+        return otherwise
 
 
 # Means and intervals
@@ -156,16 +167,16 @@ def by_model(difference: np.ndarray) -> tuple[float, float, int, float]:
     return fitted.mean, fitted.se, df, float(2 * stats.t.sf(abs(fitted.mean / fitted.se), df))
 
 
-def by_ranks(means: np.ndarray) -> float:
-    """P of Wilcoxon's signed-rank test on listeners' means of two arms [listeners, 2]."""
+def by_ranks(means: np.ndarray, unit: str = "listener") -> float:
+    """P of Wilcoxon's signed-rank test on what units, listeners' means or ratings, say of two arms [units, 2]."""
     # Rounded, so that equal differences tie though they were summed differently.
     differences = np.round(means[:, 0] - means[:, 1], 9)
     differences = differences[np.isfinite(differences)]
     if len(differences) < 2:
-        raise Undefined("two listeners are needed")
+        raise Undefined(f"two {unit}s are needed")
     differences = differences[differences != 0]
     if not len(differences):
-        raise Undefined("no listener's means differ")
+        raise Undefined("no listener's means differ" if unit == "listener" else "no ratings differ")
     if not 1 < len(differences) <= _EXACT:
         return float(stats.wilcoxon(differences).pvalue)
     # What stats.wilcoxon does for so few, at a hundredth of the time.
@@ -257,7 +268,8 @@ class Mixes(NamedTuple):
     score: np.ndarray
     rating: np.ndarray
     arm: np.ndarray
-    clip: np.ndarray
+    group: np.ndarray
+    """Whose mixes are resampled together"""
 
 
 def spearman(first: np.ndarray, second: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
@@ -281,25 +293,28 @@ def spearman(first: np.ndarray, second: np.ndarray, counts: np.ndarray | None = 
         return (weights * a * b).sum(1) / np.sqrt((weights * a**2).sum(1) * (weights * b**2).sum(1))
 
 
-def over_clips(mixes: Mixes, seed: int) -> tuple[float, float, float]:
-    """Interval of Spearman's rho over noise clips, and the p of resampled values straying as far as it is from 0."""
-    names, clip = np.unique(mixes.clip, return_inverse=True)
+def over_groups(mixes: Mixes, seed: int, several: str) -> tuple[float, float, float]:
+    """Interval of Spearman's rho over groups, and the p of resampled values straying as far as it is from 0.
+
+    `several` is what groups are called.
+    """
+    names, group = np.unique(mixes.group, return_inverse=True)
     if len(names) < 2:
-        raise Undefined("all mixes are of one noise clip")
+        raise Undefined(f"all mixes are of one {several.removesuffix('s')}")
     draw = np.random.default_rng(stable_seed(seed, "clips"))
-    drawn = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)[:, clip]
+    drawn = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)[:, group]
     resampled = spearman(mixes.score, mixes.rating, drawn)
     low, high = interval(resampled)
     if math.isnan(low):
-        raise Undefined("too many resamples of so few noise clips have no order")
+        raise Undefined(f"too many resamples of so few {several} have no order")
     rho = float(spearman(mixes.score, mixes.rating)[0])
     return low, high, comparison.shift_test(resampled[np.isfinite(resampled)], rho)
 
 
 def within_arms(mixes: Mixes, seed: int) -> tuple[float, float]:
-    """Spearman's rho of what is left beside the arms' means, and its p by exchanging the scores of whole clips.
+    """Spearman's rho of what is left beside the arms' means, and its p by exchanging the scores of whole groups.
 
-    Clips change places that have mixes of the same arms.
+    Groups change places that have mixes of the same arms.
     """
     left = []
     for values in (mixes.score, mixes.rating):
@@ -309,8 +324,8 @@ def within_arms(mixes: Mixes, seed: int) -> tuple[float, float]:
         raise Undefined("nothing differs within arms")
     rho = float(spearman(*left)[0])
     alike: dict[tuple[str, ...], list[np.ndarray]] = {}
-    for clip in dict.fromkeys(mixes.clip):
-        places = np.flatnonzero(mixes.clip == clip)
+    for group in dict.fromkeys(mixes.group):
+        places = np.flatnonzero(mixes.group == group)
         alike.setdefault(tuple(mixes.arm[places]), []).append(places)
     if max(map(len, alike.values())) < 2:
         return rho, math.nan

@@ -1,14 +1,15 @@
-"""Listening studies: their settings and plans, and what each listener hears in which order. Light enough to serve.
+"""Listening studies and their plans: what each listener hears in which order. Light enough to serve.
 
 `RUN_DIR/listening` holds `listen.study.yaml` (the settings), `study.json` (the plan), `clips/*.flac` (the sounds, under
 names that say nothing), `answers.sqlite` and `links.csv`. A plan does not change once it is there; what a listener
-hears follows from it and the listener's number alone.
+hears follows from it and the listener's number alone. It holds what is to be known of the run's task, too: a study is
+served and analysed without it.
 """
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ import numpy as np
 
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.facts import Facts
+from blendbench.listening import settings as study_settings
+from blendbench.listening.older import brought_up
+from blendbench.listening.settings import Scale, Settings
 from blendbench.runs.listened import FACTS
 from blendbench.seeds import stable_seed
+from blendbench.tasks import Column
 
-VERSION = 1
-NOISE, MUSIC = "noise", "music"
-"""Conditions of a catch trial beside the arms: the noise alone, the music alone."""
+VERSION = 2
+HIDDEN_REFERENCE, ANCHOR = "hidden_reference", "anchor"
+"""Conditions beside the arms, in the columns `arm` of a study's tables; no run may have arms of these names."""
 SETTINGS = "listen.study.yaml"
 PLAN = "study.json"
-_DEFAULTS = Path(__file__).with_name("study.yaml")
-_FIELDS = {"label", "genre", "dataset"}
-_MATCHES = ("clips", "samples", "none")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sample:
-    """A pair whose mixes are judged together.
+    """An item whose mixes are judged together.
 
     Attributes
     ----------
@@ -56,27 +58,37 @@ class Sample:
         "s001", "catch1", "practice1".
     kind : str
         "sample", "catch" or "practice".
-    pair_id, dataset, label, genre, prompt : str
-    noise : Clip
-        The noise alone, heard first.
+    pair_id, dataset : str
+        Of the item.
+    facts : dict of str to str
+        Its columns, by name.
+    first : Clip or None
+        What is heard before the clips open; None where they are open at once.
+    reference : Clip or None
+        What is played at any time beside the clips; None where there is nothing.
     clips : dict of str to Clip
-        What is rated, by arm; in a catch trial also `NOISE` and `MUSIC`, in place of the first and second arm.
+        What is rated, by condition: the arms and the study's hidden ones; in a catch trial the task's low and high part
+        stand in place of the first and second arm.
     """
 
     name: str
     kind: str
     pair_id: str
     dataset: str
-    label: str
-    genre: str
-    prompt: str
-    noise: Clip
+    facts: dict[str, str]
+    first: Clip | None
+    reference: Clip | None
     clips: dict[str, Clip]
 
     @property
+    def open(self) -> list[Clip]:
+        """What is heard beside the clips that are rated, each once."""
+        return list(dict.fromkeys(clip for clip in (self.first, self.reference) if clip is not None))
+
+    @property
     def sounds(self) -> list[Clip]:
-        """The noise alone, and what is rated."""
-        return [self.noise, *self.clips.values()]
+        """All that is heard."""
+        return [*self.open, *self.clips.values()]
 
 
 @dataclass(frozen=True)
@@ -90,16 +102,65 @@ class Page:
     sample : Sample
     order : tuple of str
         Conditions (keys of `sample.clips`) in the order shown; the page names them A, B, C, ...
+    again : bool
+        Whether the listener has rated this sample on an earlier page.
     """
 
     index: int
     sample: Sample
     order: tuple[str, ...]
+    again: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The sample's; "repeat" where it comes again."""
+        return "repeat" if self.again else self.sample.kind
 
 
 def position(index: int) -> str:
     """Name of a clip on its page: A, B, C, ..."""
     return chr(ord("A") + index)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a study knows of its run's task.
+
+    Attributes
+    ----------
+    columns : dict of str to Column
+        Of the items' facts, in order.
+    group : str
+        The column whose items are resampled together.
+    units : (str, str)
+        What one group is, and what several are.
+    parts : dict of str to str
+        Labels of the parts of its sounds.
+    first : str
+        The part that is heard first; "" for none.
+    catch : (str, str, str) or None
+        Of a catch trial: the scale, the part that belongs at its low end, and the part at its high end.
+    """
+
+    columns: dict[str, Column]
+    group: str
+    units: tuple[str, str]
+    parts: dict[str, str]
+    first: str
+    catch: tuple[str, str, str] | None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Subject":
+        """As a plan has it."""
+        columns = {name: Column(**one) for name, one in facts["columns"].items()}
+        one, several = facts["units"]
+        catch = facts["catch"] and tuple(facts["catch"])
+        return cls(columns, facts["group"], (one, several), dict(facts["parts"]), facts["first"], catch)
+
+    @property
+    def classes(self) -> list[str]:
+        """Columns that hold classes: those of an export, and what samples are balanced by."""
+        return [name for name, column in self.columns.items() if column.kind == "class"]
 
 
 @dataclass(frozen=True)
@@ -110,10 +171,13 @@ class Study:
     ----------
     folder : Path
         `RUN_DIR/listening`.
-    settings : dict
-        As in `study.yaml`.
+    settings : Settings
+    subject : Subject
     arms : dict of str to str
         Labels by arm, in the order of the tables.
+    hidden : dict of str to str
+        Labels of the conditions beside them that are rated, too, `HIDDEN_REFERENCE` and `ANCHOR`. They are no arms of
+        the run and never stand in its tables.
     presentation : str
     samples : tuple of Sample
         Of every kind.
@@ -122,18 +186,20 @@ class Study:
     volume : Clip
         To set the volume by.
     seconds : float
-        Length of a clip.
+        Length of the longest clip.
     """
 
     folder: Path
-    settings: dict[str, Any]
+    settings: Settings
+    subject: Subject
     arms: dict[str, str]
+    hidden: dict[str, str]
     presentation: str
     samples: tuple[Sample, ...]
     checks: tuple[tuple[Clip, int], ...]
     volume: Clip
     seconds: float
-    run: Any = None
+    run: Any = field(default=None, compare=False)
     """The run, a `runs.folder.Run`, for who asks about its scores; a study is served without it"""
 
     @property
@@ -142,9 +208,14 @@ class Study:
         return self.folder.parent
 
     @property
-    def scales(self) -> dict[str, dict[str, str]]:
-        """What is asked: label, text, low and high by name."""
-        return self.settings["scales"]
+    def conditions(self) -> dict[str, str]:
+        """Labels of all that is rated: the arms, then what is hidden among them."""
+        return self.arms | self.hidden
+
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """What is asked, by name."""
+        return self.settings.scales
 
     @property
     def clips(self) -> Iterator[Clip]:
@@ -159,14 +230,14 @@ class Study:
             return self.scale_facts[name]
         return Facts(name) if self.run is None else self.run.fact(name)
 
-    @property
+    @cached_property
     def scale_facts(self) -> dict[str, Facts]:
         """What the scales are, for tables: `heading` (or the name), the ends, and which of them is better."""
         found = {}
         for name, one in self.scales.items():
             known = FACTS.get(name, Facts(name))
-            better = {"high": True, "low": False}.get(one.get("better", ""), known.higher_is_better)
-            found[name] = Facts(one.get("heading", known.label), "1-5", better, one["label"])
+            better = {"high": True, "low": False}.get(one.better, known.higher_is_better)
+            found[name] = Facts(one.heading or known.label, self.settings.range.unit, better, one.label)
         return found
 
     def clip_file(self, name: str) -> Path:
@@ -180,7 +251,7 @@ class Study:
     @cached_property
     def minutes(self) -> int:
         """About how long a listener needs."""
-        return self.minutes_of(len(self.pages(0)) * (len(self.arms) + 1))
+        return self.minutes_of(len(self.pages(0)) * (len(self.conditions) + bool(self.subject.first)))
 
     def minutes_of(self, clips: int) -> int:
         """About how long so many clips take to be heard and rated, with what comes before them."""
@@ -188,19 +259,19 @@ class Study:
 
     def consent(self, minutes: int) -> str:
         """What listeners agree to, with how long it takes."""
-        return self.settings["consent"].replace("{minutes}", str(minutes)).strip()
+        return self.settings.consent.replace("{minutes}", str(minutes)).strip()
 
     def pages(self, listener: int) -> list[Page]:
         """What the listener with this number (from 0) hears, in order: practice, then samples with catch trials.
 
-        Over each K listeners (2 K where the number of arms K is odd) every arm of a sample stands at each place, and
-        after each other arm, equally often (Williams, 1949, Experimental designs balanced for the estimation of
-        residual effects of treatments); so it does over a listener's samples.
+        Over each K listeners (2 K where the number of conditions K is odd) every condition of a sample stands at each
+        place, and after each other one, equally often (Williams, 1949, Experimental designs balanced for the estimation
+        of residual effects of treatments); so it does over a listener's samples.
         """
-        square = williams(len(self.arms))
+        square = williams(len(self.conditions))
         regular = self.of_kind("sample")
-        draw = np.random.default_rng(stable_seed(self.settings["seed"], "listener", str(listener)))
-        most = self.settings["samples_per_listener"]
+        draw = np.random.default_rng(stable_seed(self.settings.seed, "listener", str(listener)))
+        most = self.settings.samples_per_listener
         count = len(regular) if most is None else min(most, len(regular))
         # The places in one long round through all samples, over all listeners: a sample's turns come one after another.
         turns = [listener * count + step for step in range(count)]
@@ -217,11 +288,28 @@ class Study:
             sample = catches[order[turn]]
             played.insert(at, (sample, tuple(draw.permutation(len(sample.clips)))))
         practice = [(sample, tuple(draw.permutation(len(sample.clips)))) for sample in self.of_kind("practice")]
-        pages = []
-        for index, (sample, places) in enumerate([*practice, *played]):
+        pages, seen = list[Page](), set[str]()
+        for index, (sample, places) in enumerate([*practice, *self._repeated(listener, played)]):
             conditions = list(sample.clips)
-            pages.append(Page(index, sample, tuple(conditions[place] for place in places)))
+            order_shown = tuple(conditions[place] for place in places)
+            pages.append(Page(index, sample, order_shown, again=sample.name in seen))
+            seen.add(sample.name)
         return pages
+
+    def _repeated(
+        self, listener: int, played: list[tuple[Sample, tuple[int, ...]]]
+    ) -> list[tuple[Sample, tuple[int, ...]]]:
+        """Pages with some of their samples once more, each later by two pages at least where there are so many."""
+        regular = [sample for sample, _ in played if sample.kind == "sample"]
+        count = min(self.settings.repeats, len(regular))
+        draw = np.random.default_rng(stable_seed(self.settings.seed, "repeats", str(listener)))
+        out = list(played)
+        for chosen in draw.permutation(len(regular))[:count]:
+            sample = regular[chosen]
+            first = next(place for place, (one, _) in enumerate(out) if one.name == sample.name)
+            at = int(draw.integers(min(first + 2, len(out)), len(out) + 1))
+            out.insert(at, (sample, tuple(draw.permutation(len(sample.clips)))))
+        return out
 
 
 def williams(count: int) -> list[tuple[int, ...]]:
@@ -233,113 +321,8 @@ def williams(count: int) -> list[tuple[int, ...]]:
     return rows + [tuple(reversed(row)) for row in rows] if count % 2 else rows
 
 
-def read_settings(file: Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Settings of a study: the defaults, a file's, and `key=value` words, the last one counting.
-
-    Raises
-    ------
-    BlendbenchError
-        Naming the key, if it is not known or its value is out of range.
-    """
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    merged = OmegaConf.load(_DEFAULTS)
-    assert isinstance(merged, DictConfig)
-    steps: list[tuple[str, Any]] = [(word, lambda word=word: OmegaConf.from_dotlist([word])) for word in overrides]
-    if file is not None:
-        steps.insert(0, (str(file), lambda: OmegaConf.load(file)))
-    for source, load in steps:
-        key: Any = None
-        try:
-            given = load()
-            if not isinstance(given, DictConfig):
-                raise ValueError("not a mapping of keys")
-            if source == str(file) and "scales" in given:
-                merged.scales = {}  # other questions than the paper's
-            OmegaConf.set_struct(merged, True)
-            OmegaConf.set_struct(merged.scales, False)
-            for key in given:
-                merged = OmegaConf.merge(merged, OmegaConf.masked_copy(given, [key]))
-        except OSError as error:
-            reason = error.strerror or one_line(str(error))
-            raise BlendbenchError(f"{source}: cannot be read ({reason}); name a study's YAML file") from None
-        except (OmegaConfBaseException, YAMLError, TypeError, ValueError) as error:
-            where = "" if key is None else f"{getattr(error, 'full_key', None) or key}: "
-            reason = one_line(str(error).splitlines()[0]).replace("is not in struct", "is not known")
-            raise BlendbenchError(
-                f"{source}: {where}{reason}; `blendbench listen --help` tells what there is"
-            ) from None
-    settings: Any = OmegaConf.to_container(merged)
-    _check(settings)
-    return settings
-
-
-def _check(settings: dict[str, Any]) -> None:
-    """Raise BlendbenchError for the first value that is out of range."""
-
-    def whole(value: Any, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    def number(value: Any, least: float, most: float) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-    def names(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-    for name in ("playback", "headphone_check", "exclusions"):
-        if not isinstance(settings[name], dict):
-            raise BlendbenchError(f"{name}: {settings[name]!r} is out of range; use its keys, such as {name}.KEY=VALUE")
-    playback, check, out = settings["playback"], settings["headphone_check"], settings["exclusions"]
-    trials = check["trials"] if whole(check["trials"], 0) else 0
-    share = [("finished_share", 1.0), ("same_answer_share", 1.0), ("fastest_page_s", 3600.0)]
-    rules: list[tuple[str, Any, bool, str]] = [
-        (name, settings[name], whole(settings[name], least), f"a whole number from {least}")
-        for name, least in (("samples", 1), ("listeners", 1), ("practice", 0), ("catch_trials", 0))
-    ]
-    most, seed, chosen = settings["samples_per_listener"], settings["seed"], settings["dataset"]
-    rules += [
-        ("seed", seed, isinstance(seed, int) and not isinstance(seed, bool), "a whole number"),
-        ("dataset", chosen, chosen is None or isinstance(chosen, str) or names(chosen), "the run's data sets, or null"),
-        ("samples_per_listener", most, most is None or whole(most, 1), "a whole number from 1, or null for all"),
-        ("balance", settings["balance"], names(settings["balance"]) and set(settings["balance"]) <= _FIELDS,
-         f"a list of {', '.join(sorted(_FIELDS))}"),
-        ("arms", settings["arms"], settings["arms"] is None or names(settings["arms"]), "a list of the run's arms"),
-        ("playback.match", playback["match"], playback["match"] in _MATCHES, f"one of {', '.join(_MATCHES)}"),
-        ("playback.lufs", playback["lufs"], number(playback["lufs"], -60, -10), "-60 to -10"),
-        ("playback.fade_ms", playback["fade_ms"], number(playback["fade_ms"], 0, 500), "0 to 500"),
-        ("headphone_check.trials", check["trials"], whole(check["trials"], 0) and trials <= 24, "0 to 24"),
-        ("headphone_check.needed", check["needed"], (whole(check["needed"], 0) and check["needed"] <= trials)
-         or not trials, "at most headphone_check.trials"),
-        ("headphone_check.required", check["required"], isinstance(check["required"], bool), "true or false"),
-        ("exclusions.catch_failures", out["catch_failures"],
-         out["catch_failures"] is None or whole(out["catch_failures"], 0), "a whole number from 0, or null"),
-        ("exclusions.headphones", out["headphones"], isinstance(out["headphones"], bool), "true or false"),
-        *((f"exclusions.{name}", out[name], out[name] is None or number(out[name], 0, limit),
-           f"0 to {limit:g}, or null")
-          for name, limit in share),
-        *((name, settings[name], isinstance(settings[name], str), "a text")
-          for name in ("title", "consent", "contact", "thanks")),
-        ("scales", settings["scales"], _are_scales(settings["scales"]),
-         "scales of label, text, low and high under plain names such as ovl"),
-    ]  # fmt: skip
-    for key, value, good, hint in rules:
-        if not good:
-            raise BlendbenchError(f"{key}: {value!r} is out of range; use {hint}")
-
-
-def _are_scales(value: Any) -> bool:
-    wanted = {"label", "text", "low", "high"}
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and name.isidentifier() and name.isascii() for name in value)
-        and all(
-            isinstance(one, dict) and wanted <= set(one) <= wanted | {"heading", "better"} for one in value.values()
-        )
-        and all(isinstance(text, str) for one in value.values() for text in one.values())
-    )
+def _clip(facts: Mapping[str, Any] | None) -> Clip | None:
+    return None if facts is None else Clip(**facts)
 
 
 def read(run_dir: Path) -> Study | None:
@@ -348,21 +331,22 @@ def read(run_dir: Path) -> Study | None:
     if not (folder / PLAN).exists():
         return None
     try:
-        facts = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        if facts["version"] != VERSION:
+        facts = brought_up(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+        if facts["version"] not in (1, VERSION):
             raise BlendbenchError(
                 f"{folder / PLAN}: version {facts['version']} of another blendbench; plan a new study"
             )
         samples = [
-            Sample(**one | {"noise": Clip(**one["noise"]), "clips": {k: Clip(**v) for k, v in one["clips"].items()}})
+            Sample(**one | {"first": _clip(one["first"]), "reference": _clip(one["reference"]),
+                            "clips": {name: Clip(**clip) for name, clip in one["clips"].items()}})
             for one in facts["samples"]
-        ]
+        ]  # fmt: skip
         checks = tuple((Clip(**clip), int(answer)) for clip, answer in facts["checks"])
         made = Study(
-            folder, read_settings(folder / SETTINGS), facts["arms"], facts["presentation"], tuple(samples), checks,
-            Clip(**facts["volume"]), facts["seconds"],
+            folder, study_settings.read({}, folder / SETTINGS), Subject.of(facts["subject"]), facts["arms"],
+            facts["hidden"], facts["presentation"], tuple(samples), checks, Clip(**facts["volume"]), facts["seconds"],
         )  # fmt: skip
-        if not made.of_kind("sample") or any(len(sample.clips) != len(made.arms) for sample in samples):
+        if not made.of_kind("sample") or any(len(sample.clips) != len(made.conditions) for sample in samples):
             raise ValueError("samples without all their clips")
         return made
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,10 +6,12 @@ Formats are those of github.com/audiolabs/webMUSHRA: pages and `doc/experimenter
 What listeners can read, the configuration, tells nothing: stimuli are C1, C2, ... in the order of their files' random
 names, trials are named by such names, and the study knows what they are. How a study fits webMUSHRA:
 
-- Everyone hears all samples; webMUSHRA shuffles them, with the catch trials among them, and the stimuli of each page.
-- A page asks one thing. "likert": the noise alone, which must be heard to its end, then a page a scale with its mixes,
-  1 to 5. "mushra": a page a scale, with the noise alone as the open and the hidden reference, 0 to 100. A slider that
-  was not moved counts as 100 there.
+- Everyone hears all samples once; webMUSHRA shuffles them, with the catch trials among them, and each page's stimuli.
+- A page asks one thing. "likert": what is heard first, which must be heard to its end, then a page a scale, with its
+  clips and a button a value of the range; an open reference falls away. "mushra": a page a scale, 0 to 100, with
+  the study's open reference, else what is heard first, else its hidden reference, as webMUSHRA's. That is always rated,
+  too: these are the ratings of the study's hidden reference where it is of the same part, else they are not used. A
+  slider that was not moved counts as 100 there.
 - The sounds have two equal channels, as webMUSHRA plays a single one on the left side alone.
 - There is no headphone check. Nothing is kept of who stops before the last page. Browsers hold all sounds of all pages
   from the start, some 17 MB for a sample of four arms and 5 s: plan few samples.
@@ -35,12 +37,14 @@ import yaml
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening.answers import facts_of, table
-from blendbench.listening.study import Sample, Study, position
+from blendbench.listening.study import HIDDEN_REFERENCE, Clip, Sample, Study, position
 from blendbench.store.write import write_bytes, write_text
 
 _CHECK = "check"
 _OWN = ("reference", "anchor35", "anchor70")
 """Conditions that webMUSHRA adds to a mushra page."""
+_MOST = 100
+"""The end of its sliders, which begin at 0."""
 _RATED = [{"rating_stimulus", "rating_score", "rating_time", "trial_id"},
           {"stimuli", "stimuli_rating", "rating_time", "trial_id"}]  # fmt: skip
 """Columns that mushra.csv and lms.csv have."""
@@ -57,7 +61,7 @@ _CODE = (
 )
 
 
-def export(study: Study, folder: Path, kind: str = "likert") -> Path:
+def export(study: Study, folder: Path, kind: str | None = None) -> Path:
     """Write a study for webMUSHRA.
 
     Parameters
@@ -66,8 +70,8 @@ def export(study: Study, folder: Path, kind: str = "likert") -> Path:
     folder : Path
         webMUSHRA's folder, or one whose `configs` is copied there. `configs/NAME.yaml` is the test, which webMUSHRA
         shows at `?config=NAME.yaml`; its sounds, 44.1 kHz and 16 bit, lie below `configs/resources`.
-    kind : str
-        "likert" or "mushra".
+    kind : {"likert", "mushra"} or None
+        None for that of the study's range: likert where its values are buttons.
 
     Returns
     -------
@@ -77,10 +81,16 @@ def export(study: Study, folder: Path, kind: str = "likert") -> Path:
     Raises
     ------
     BlendbenchError
-        If there is no such kind, a sound of the study cannot be read, or the folder cannot be written.
+        If there is no such kind or it does not fit the study, a sound cannot be read, or the folder cannot be written.
     """
+    ends = study.settings.range
+    kind = kind or ("likert" if ends.buttons else "mushra")
     if kind not in ("likert", "mushra"):
         raise BlendbenchError(f"kind: {kind!r} is unknown; use likert or mushra")
+    if kind == "likert" and not ends.buttons:
+        raise BlendbenchError(f"kind: likert has no buttons for ratings {ends}; use mushra")
+    if kind == "mushra" and _reference(study) is None:
+        raise BlendbenchError("kind: mushra needs a reference, and this study has none; use likert, or open_reference")
     clips = [study.volume, *(clip for one in study.samples for clip in one.sounds)]
     names = sorted({clip.name for clip in clips})
     test = f"blendbench-{hashlib.sha256(''.join(names).encode()).hexdigest()[:8]}"
@@ -88,7 +98,7 @@ def export(study: Study, folder: Path, kind: str = "likert") -> Path:
     for name in names:
         write_bytes(folder / sounds / f"{name}.wav", _wav(study.clip_file(name)))
     config = {
-        "testname": _plain(study.settings["title"]),
+        "testname": _plain(study.settings.title),
         "testId": f"{test}-{kind}",
         "bufferSize": 2048,
         "stopOnErrors": True,
@@ -102,13 +112,14 @@ def export(study: Study, folder: Path, kind: str = "likert") -> Path:
 
 
 def _wav(file: Path) -> bytes:
-    """A mono file's samples, in both channels of a WAV."""
+    """A file's samples as a WAV of two channels, a mono one's in both."""
     try:
-        samples, rate = soundfile.read(file, dtype="int16")
+        samples, rate = soundfile.read(file, dtype="int16", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise BlendbenchError(f"{file}: cannot be read ({error}); put it back from a copy") from None
     buffer = BytesIO()
-    soundfile.write(buffer, np.stack([samples, samples], 1), rate, "PCM_16", format="WAV")
+    both = np.repeat(samples, 2, 1) if samples.shape[1] == 1 else samples
+    soundfile.write(buffer, both, rate, "PCM_16", format="WAV")
     return buffer.getvalue()
 
 
@@ -145,8 +156,9 @@ def _paragraphs(*texts: str) -> str:
 
 
 def _token(sample: Sample) -> str:
-    """What names a sample's trials: half of a random file name."""
-    return sample.noise.name[:16]
+    """What names a sample's trials: half of the random name of what is heard first, else a hash of all its clips'."""
+    names = "".join(sorted(clip.name for clip in sample.clips.values()))
+    return sample.first.name[:16] if sample.first else hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def _keys(sample: Sample) -> dict[str, str]:
@@ -155,9 +167,24 @@ def _keys(sample: Sample) -> dict[str, str]:
     return {f"C{place}": condition for place, condition in enumerate(conditions, 1)}
 
 
+def _reference(study: Study) -> str | None:
+    """The part that is the reference on a mushra page."""
+    settings = study.settings
+    return settings.open_reference or study.subject.first or settings.hidden_reference
+
+
+def _reference_clip(study: Study, sample: Sample) -> Clip:
+    return sample.reference or sample.first or sample.clips[HIDDEN_REFERENCE]
+
+
+def _rated_as_reference(study: Study) -> bool:
+    """Whether webMUSHRA's own rating of its reference is that of the study's hidden reference."""
+    return study.settings.hidden_reference is not None and study.settings.hidden_reference == _reference(study)
+
+
 def _pages(study: Study, kind: str, sounds: str) -> list[Any]:
     settings = study.settings
-    contact = f"Questions? {settings['contact']}" if settings["contact"] else ""
+    contact = f"Questions? {settings.contact}" if settings.contact else ""
     consent = _paragraphs(study.consent(_minutes(study, kind)), _NOTHING_SENT, contact)
     volume = f"{sounds}/{study.volume.name}.wav"
     answers = [{"value": value, "label": value.capitalize()} for value in ("yes", "no")]
@@ -166,7 +193,7 @@ def _pages(study: Study, kind: str, sounds: str) -> list[Any]:
     # By their random names: in the study's order, the catch trials would be the last.
     others = sorted((one for one in study.samples if one.kind != "practice"), key=_token)
     return [
-        {"type": "consent", "id": "consent", "name": _html(settings["title"]), "mustConsent": True,
+        {"type": "consent", "id": "consent", "name": _html(settings.title), "mustConsent": True,
          "content": consent},
         {"type": "volume", "id": "volume", "name": "Volume", "stimulus": volume, "defaultVolume": 0.5,
          "content": "Put on headphones, play this sound and set a comfortable volume. Do not change it later."},
@@ -176,7 +203,7 @@ def _pages(study: Study, kind: str, sounds: str) -> list[Any]:
         *practice,
         ["random", *(_group(study, one, kind, sounds) for one in others)],
         {"type": "finish", "name": "Thank you", "content": "<p>All is rated. Please send your ratings.</p>",
-         "popupContent": _paragraphs(settings["thanks"]), "showResults": False, "showErrors": True,
+         "popupContent": _paragraphs(settings.thanks), "showResults": False, "showErrors": True,
          "writeResults": True, "questionnaire": [code]},
     ]  # fmt: skip
 
@@ -184,38 +211,48 @@ def _pages(study: Study, kind: str, sounds: str) -> list[Any]:
 def _minutes(study: Study, kind: str) -> int:
     """About how long a listener needs, who hears every sample once a scale."""
     pages = len(study.samples) * len(study.scales)
-    clips = pages * (len(study.arms) + (kind == "mushra")) + len(study.samples) * (kind == "likert")
+    heard = bool(study.subject.first) and kind == "likert"
+    clips = pages * (len(study.conditions) + (kind == "mushra")) + len(study.samples) * heard
     return study.minutes_of(clips)
 
 
 def _group(study: Study, sample: Sample, kind: str, sounds: str) -> list[dict[str, Any]]:
     """Pages of a sample, which stay together."""
     prefix = "Practice: " if sample.kind == "practice" else ""
-    noise = f"{sounds}/{sample.noise.name}.wav"
-    stimuli = {key: f"{sounds}/{sample.clips[condition].name}.wav" for key, condition in _keys(sample).items()}
-    pages: list[dict[str, Any]] = []
-    if kind == "likert":
+    own = HIDDEN_REFERENCE if kind == "mushra" and _rated_as_reference(study) else None
+    stimuli = {
+        key: f"{sounds}/{sample.clips[condition].name}.wav"
+        for key, condition in _keys(sample).items()
+        if condition != own
+    }
+    ends, pages = study.settings.range, list[dict[str, Any]]()
+    if kind == "mushra":
+        part = _reference(study) or ""
+        reference = f"{sounds}/{_reference_clip(study, sample).name}.wav"
+    if kind == "likert" and sample.first:
+        called = _html(study.subject.parts[study.subject.first].lower())
         pages.append(
-            {"type": "likert_single_stimulus", "id": f"heard-{_token(sample)}", "name": f"{prefix}The noise alone",
-             "content": "Play this noise to its end. On the next pages you hear it under music.",
-             "mustRate": True, "mustPlayback": "ended", "stimuli": {"noise": noise},
+            {"type": "likert_single_stimulus", "id": f"heard-{_token(sample)}", "name": f"{prefix}The {called} alone",
+             "content": f"Play this {called} to its end. On the next pages you rate what was made of it.",
+             "mustRate": True, "mustPlayback": "ended",
+             "stimuli": {"first": f"{sounds}/{sample.first.name}.wav"},
              "response": [{"value": "heard", "label": "I have heard it"}]}
         )  # fmt: skip
     for name, scale in study.scales.items():
-        lowest, highest = ("1", "5") if kind == "likert" else ("0", "100")
-        ends = f"{lowest}: {_html(scale['low'])}<br>{highest}: {_html(scale['high'])}"
+        lowest, highest = (ends.low, ends.high) if kind == "likert" else (0, _MOST)
+        told = f"{lowest}: {_html(scale.low)}<br>{highest}: {_html(scale.high)}"
         page: dict[str, Any] = {
             "type": "likert_multi_stimulus" if kind == "likert" else "mushra",
             "id": f"{_token(sample)}-{name}",
-            "name": prefix + _html(scale["label"]),
-            "content": f"{_html(scale['text'])}<br>{ends}",
+            "name": prefix + _html(scale.label),
+            "content": f"{_html(scale.text)}<br>{told}",
         }
         if kind == "likert":
             page |= {"mustRate": True, "mustPlayback": "ended", "stimuli": stimuli,
-                     "response": [{"value": value, "label": str(value)} for value in range(1, 6)]}  # fmt: skip
+                     "response": [{"value": value, "label": str(value)} for value in ends.values]}  # fmt: skip
         else:
-            page["content"] += "<br>The reference is the noise alone."
-            page |= {"showWaveform": False, "enableLooping": False, "strict": False, "reference": noise,
+            page["content"] += f"<br>The reference is the {_html(study.subject.parts[part].lower())} alone."
+            page |= {"showWaveform": False, "enableLooping": False, "strict": False, "reference": reference,
                      "createAnchor35": False, "createAnchor70": False, "randomize": True,
                      "showConditionNames": False, "stimuli": stimuli}  # fmt: skip
         pages.append(page)
@@ -259,10 +296,11 @@ def read_results(study: Study, files: Sequence[Path]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `blendbench.listening.answers.COLUMNS`. `page` counts a listener's samples in the order heard; `position` is the
-        place on the page of that scale, in mushra.csv with the hidden reference among the places; `page_s` is what the
-        pages of a sample's scales took together, in seconds. `value` is 1 to 5: Likert ratings as they are, MUSHRA
-        scores as 1 + 4 score / 100, not rounded. `changes` and `plays` are empty. The hidden reference has no rows.
+        `blendbench.listening.answers.columns`. `page` counts a listener's samples in the order heard; `position` is the
+        place on the page of that scale, in mushra.csv with webMUSHRA's reference among the places; `page_s` is what the
+        pages of a sample's scales took together, in seconds. `value` is in the study's range: Likert ratings as they
+        are, MUSHRA scores, 0 to 100, brought to that range and not rounded. `changes` and `plays` are empty.
+        webMUSHRA's reference has rows where it is the study's hidden one.
 
     Raises
     ------
@@ -274,13 +312,13 @@ def read_results(study: Study, files: Sequence[Path]) -> pd.DataFrame:
     passed = {_CHECK, *(f"heard-{_token(one)}" for one in study.samples)}
     found: list[tuple[tuple[str, ...], _Session]] = []
     for file in files:
-        for one in _sessions(_rows(file), asked, passed):
+        for one in _sessions(study, _rows(file), asked, passed):
             if one not in found:
                 found.append(one)
     lines: list[list[Any]] = []
     listener = 0
     for _, session in found:
-        rated = _lines(listener, session, asked)
+        rated = _lines(study, listener, session, asked)
         lines += rated
         listener += bool(rated)
     return table(study, lines)
@@ -326,7 +364,7 @@ def _row(where: str, row: list[str], names: list[str], first: int) -> _Row:
 
 
 def _sessions(
-    rows: Iterator[_Row], asked: Mapping[str, tuple[Sample, str]], passed: set[str]
+    study: Study, rows: Iterator[_Row], asked: Mapping[str, tuple[Sample, str]], passed: set[str]
 ) -> list[tuple[tuple[str, ...], _Session]]:
     """Sessions of a file; of those told apart by nothing, one ends where a rating comes again."""
     sessions: list[tuple[tuple[str, ...], _Session]] = []
@@ -337,7 +375,7 @@ def _sessions(
             continue
         if trial not in asked:
             raise BlendbenchError(f"{row.where}: trial {trial!r} is not of this study; give the results of its export")
-        stimulus, rating = _rating(row, asked[trial][0])
+        stimulus, rating = _rating(study, row, asked[trial][0])
         if row.session not in latest or stimulus in latest[row.session].get(trial, ()):
             latest[row.session] = {}
             sessions.append((row.session, latest[row.session]))
@@ -345,7 +383,7 @@ def _sessions(
     return sessions
 
 
-def _rating(row: _Row, sample: Sample) -> tuple[str, _Rating]:
+def _rating(study: Study, row: _Row, sample: Sample) -> tuple[str, _Rating]:
     """What a row rates, and how."""
     column = "rating_score" if "rating_score" in row.fields else "stimuli_rating"
     what = "rating_stimulus" if column == "rating_score" else "stimuli"
@@ -353,22 +391,24 @@ def _rating(row: _Row, sample: Sample) -> tuple[str, _Rating]:
     milliseconds = None if time in _NO_RATING else _number(time, math.inf)
     if milliseconds is not None and not math.isfinite(milliseconds):
         raise BlendbenchError(f"{row.where}: rating_time {time!r} is no milliseconds from 0; mend or delete the line")
-    if column == "rating_score" and stimulus in _OWN:
+    own = column == "rating_score" and stimulus in _OWN
+    if own and not (stimulus == _OWN[0] and _rated_as_reference(study)):
         return stimulus, _Rating(None, milliseconds)
-    if stimulus not in _keys(sample):
+    if not own and stimulus not in _keys(sample):
         raise BlendbenchError(
             f"{row.where}: stimulus {stimulus!r} is not of this study; give the results of its export"
         )
     if text in _NO_RATING:
         return stimulus, _Rating(None, milliseconds)
+    ends = study.settings.range
     if column == "stimuli_rating":
-        if text not in ("1", "2", "3", "4", "5"):
-            raise BlendbenchError(f"{row.where}: {column} {text!r} is not 1 to 5; mend or delete the line")
+        if text not in map(str, ends.values):
+            raise BlendbenchError(f"{row.where}: {column} {text!r} is not {ends}; mend or delete the line")
         return stimulus, _Rating(int(text), milliseconds)
-    score = _number(text, 100)
+    score = _number(text, _MOST)
     if math.isnan(score):
-        raise BlendbenchError(f"{row.where}: {column} {text!r} is not 0 to 100; mend or delete the line")
-    return stimulus, _Rating(1 + 4 * score / 100, milliseconds)
+        raise BlendbenchError(f"{row.where}: {column} {text!r} is not 0 to {_MOST}; mend or delete the line")
+    return stimulus, _Rating(ends.of_share(score, _MOST), milliseconds)
 
 
 def _number(text: str, most: float) -> float:
@@ -380,7 +420,7 @@ def _number(text: str, most: float) -> float:
     return number if 0 <= number <= most else math.nan
 
 
-def _lines(listener: int, session: _Session, asked: Mapping[str, tuple[Sample, str]]) -> list[list[Any]]:
+def _lines(study: Study, listener: int, session: _Session, asked: Mapping[str, tuple[Sample, str]]) -> list[list[Any]]:
     """Lines of the export of a session's ratings."""
     times: dict[str, list[float]] = {}
     for trial, ratings in session.items():
@@ -394,8 +434,9 @@ def _lines(listener: int, session: _Session, asked: Mapping[str, tuple[Sample, s
         for place, (stimulus, rating) in enumerate(ratings.items()):
             if rating.value is not None:
                 what = [
-                    *facts_of(sample),
-                    _keys(sample)[stimulus],
+                    sample.kind,
+                    *facts_of(study, sample),
+                    _keys(sample).get(stimulus, HIDDEN_REFERENCE),
                     scale,
                     rating.value,
                     None,

@@ -196,11 +196,14 @@ class Study:
         The part that is heard before the clips that are rated; "" for none.
     catch : (str, str, str) or None
         Of a catch trial: the scale, the part that belongs at its low end, and the part at its high end.
+    presentation : str
+        The presentation that is heard unless another is chosen, where the run has it; "" for the run's first.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     first: str = ""
     catch: tuple[str, str, str] | None = None
+    presentation: str = ""
 
 
 class Task(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from blendbench import config
 from blendbench.datasets import MusicClip, NoiseClip, Prompt
@@ -26,6 +27,8 @@ from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.noises import Noises
 from blendbench.tasks.blend.pairing import Pair, make_pairs
 from blendbench.tasks.blend.presentation import Amplification, Blended, Core
+
+_STUDY = Path(__file__).with_name("study.yaml")
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,8 @@ class Blend(BaseTask):
 
     def study(self) -> Study:
         """The noise is heard first; in a catch trial the noise alone is rated, and the music alone."""
-        return Study(first="noise", catch=("per", "noise", "music"))
+        own = yaml.safe_load(_STUDY.read_text(encoding="utf-8"))
+        return Study(own, first="noise", catch=("per", "noise", "music"), presentation="adaptive")
 
     def close(self) -> None:
         """Close the files in which noises are kept."""
