@@ -294,7 +294,6 @@ prompt: {{_target_: blendbench.evaluators.clap.CLAP, name: clap, checkpoint: {wr
     [
         ("kl", "encodec.EnCodec", "evaluator.kl: it knows no classes"),
         ("prompt", "encodec.EnCodec", "evaluator.prompt: it knows no texts"),
-        ("style", "encodec.EnCodec", "evaluator.style: no such metric"),
     ],
 )
 def test_an_evaluator_that_cannot_serve_its_metric_is_named(world, finished, tmp_path, capsys, metric, target, words):
