@@ -152,9 +152,9 @@ class Blend(BaseTask):
     def given(self, row: Mapping[str, Any]) -> NoiseAndText:
         """A finished row's noise and text; raises BlendbenchError where the clip is gone or sounds otherwise."""
         clip = self._clip(row["dataset"], row["clip"])
+        noise = self.noises.read(clip)  # a damaged file says more than that it has changed
         if self.noises.content(clip)[:16] != row.get("inputs", "").partition("-")[0]:
             raise ClipError(f"{row['clip']}: is not what the run heard; put it back, or run the same command again")
-        noise = self.noises.read(clip)
         prompt = Prompt("", row.get("genre", ""), row.get("prompt", ""))
         return NoiseAndText(Pair(row["dataset"], clip, prompt), row.get("seed", 0), len(noise), noise, prompt.text)
 
