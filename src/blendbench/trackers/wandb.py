@@ -232,7 +232,7 @@ def check(settings: dict[str, Any]) -> TrackerConfig:
     ]
     for name, sound, allowed in ranges:
         if not sound:
-            raise BlendbenchError(f"tracker.{name}: {getattr(tracker, name)!r} is out of range; use {allowed}")
+            raise BlendbenchError(f"tracker.{name}: {entries[name]!r} is out of range; use {allowed}")
     return tracker
 
 
