@@ -366,7 +366,7 @@ def _pairs(clips: list[Any]) -> None:
 
     pairs = refused_or(lambda: make_pairs("set", clips, [Prompt("a", "Jazz", "x")], 1, 0, 20), Path("set"))
     expect(pairs is not None, "clips that were read cannot be paired")
-    _unique(pair.pair_id for pair in pairs)
+    _unique(pair.id for pair in pairs)
 
 
 def _texts(values: list[Any]) -> None:
@@ -599,8 +599,9 @@ def kind_of(error: BaseException) -> str:
 
 def load() -> None:
     """Import the package: before an input's seconds begin, and where atheris looks on."""
-    for name in ("builtin", "epic_sounds", "esc50", "folder", "manifests", "musicbench", "pairing"):
+    for name in ("builtin", "epic_sounds", "esc50", "folder", "manifests", "musicbench"):
         importlib.import_module(f"blendbench.datasets.{name}")
+    importlib.import_module("blendbench.tasks.blend.pairing")
 
 
 # Engines

@@ -12,17 +12,17 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.multitest import multipletests
+from support import runs
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis, analysis_report, findings, statistics
 from blendbench.listening.answers import COLUMNS
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, position, read_settings
-from blendbench.reports import tables
+from blendbench.runs.folder import Experiment, Run
 
 ARMS = {"random_music": "Random music", "musicgen_melody": "MusicGen melody", "bnmusic": "BNMusic"}
 EFFECTS = {"random_music": -0.6, "musicgen_melody": 0.0, "bnmusic": 0.7}
@@ -64,10 +64,8 @@ def make_study(
 
     counts = {"sample": samples, "catch": catches, "practice": 1}
     planned = tuple(sample(kind, number) for kind, count in counts.items() for number in range(count))
-    run = {"experiment": {"name": "x", "title": "Table 2", "paper_csv": None, "metrics": ["fad"], "rows": dict(arms)}}
-    run["experiment"] |= experiment or {}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(run))
+    run = {"name": "x", "title": "Table 2", "paper_csv": None, "metrics": ["fad"], "rows": dict(arms)}
+    runs.write(folder, settings={"experiment": run | dict(experiment or {})})
     return Study(folder / "listening", settings, dict(arms), "adaptive", planned, (), CLIP, 5.0)
 
 
@@ -121,6 +119,11 @@ def array_ratings(study: Study, values: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
+def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool]) -> Path:
+    """The analysis of a study beside its run."""
+    return analysis.analyse(study, ratings, headphones, Run.open(study.run_dir))
+
+
 def table(study: Study, name: str) -> pd.DataFrame:
     return pd.read_csv(study.folder / "analysis" / f"{name}.csv")
 
@@ -146,7 +149,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, pd.DataFrame]
     study = make_study(tmp_path_factory.mktemp("done"), "exclusions.headphones=true")
     ratings = People(count=17, bad=BAD).ratings(study)
     write_scores(study, ratings)
-    analysis.analyse(study, ratings, HEADPHONES)
+    analyse(study, ratings, HEADPHONES)
     return study, ratings
 
 
@@ -156,24 +159,21 @@ def write_scores(study: Study, ratings: pd.DataFrame) -> None:
     means = (
         ratings[(ratings["kind"] == "sample") & (ratings["scale"] == "ovl")].groupby(["pair_id", "arm"])["value"].mean()
     )
-    lines = []
+    rows: list[runs.Row] = []
+    values: dict[str, list[float]] = {name: [] for name in ("kl", "masked_bands", "clap", "ovl")}
     for one, arm in product(study.of_kind("sample"), study.arms):
         mean, beside = means[one.pair_id, arm], 0.05 * draw.normal()
-        lines.append(
-            {
-                "dataset": one.dataset, "arm": arm, "presentation": study.presentation, "pair_id": one.pair_id,
-                "status": "ok", "reason": None, "clip": f"clip-{one.pair_id}", "label": "rain", "genre": "Jazz",
-                "noise_lufs": -18, "kl": beside - mean, "masked_bands": beside - mean, "clap": draw.normal(),
-                "music_lufs": 10 * EFFECTS[arm] + draw.normal(), "ovl": mean,
-            }
-        )  # fmt: skip
-    scores = pd.DataFrame(lines)
+        found = {"kl": beside - mean, "masked_bands": beside - mean, "clap": draw.normal(), "ovl": mean}
+        for name, each in values.items():
+            each.append(found[name])
+        levels = {"noise_lufs": -18, "music_lufs": 10 * EFFECTS[arm] + draw.normal(), "gain_db": None}
+        rows.append(runs.row(one.pair_id, arm, study.presentation, one.dataset, label="rain", **levels))
+    scores = runs.scores(rows, **values)
     others = scores.assign(presentation="direct", kl=0.0)
-    pd.concat([others, scores.iloc[::-1]]).to_csv(study.run_dir / "scores.csv", index=False)
     fad = {"random_music": 9.0, "musicgen_melody": 8.0, "bnmusic": 7.0}
-    rows = [["esc50", arm, "adaptive", name, value] for name in ("fad", "ovl") for arm, value in fad.items()]
-    columns = ["dataset", "arm", "presentation", "metric", "value"]
-    pd.DataFrame(rows, columns=columns).to_csv(study.run_dir / "results.csv", index=False)
+    cells = [{"arm": arm, "presentation": "adaptive", "metric": name, "value": value}
+             for name in ("fad", "ovl") for arm, value in fad.items()]  # fmt: skip
+    runs.write(study.run_dir, scores=pd.concat([others, scores.iloc[::-1]]), results=runs.results(cells))
 
 
 def kept(ratings: pd.DataFrame, scale: str = "ovl") -> pd.DataFrame:
@@ -212,7 +212,7 @@ def test_exactly_the_bad_listeners_are_left_out_each_for_what_they_did(done):
 def test_a_rule_that_is_switched_off_leaves_nobody_out(done, tmp_path, no_figures, rule, spared):
     words = ["exclusions.headphones=true", f"exclusions.{rule}"]
     study = make_study(tmp_path, *words)
-    analysis.analyse(study, done[1], HEADPHONES)
+    analyse(study, done[1], HEADPHONES)
     found = table(study, "exclusions").set_index("listener")["excluded"].dropna()
     assert set(found.index) == set(BAD) - spared
     assert (f"{rule.split('=')[0]}: switched off" in told(study)) == rule.endswith(("null", "false"))
@@ -234,13 +234,13 @@ def test_equal_answers_to_noise_and_music_fail_a_catch_trial(tmp_path, no_figure
     study = make_study(tmp_path)
     ratings = People(count=3).ratings(study)
     ratings.loc[(ratings["listener"] == 1) & (ratings["sample"] == "catch1"), "value"] = 4
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     assert table(study, "exclusions")["catch_failed"].tolist() == [0, 1, 0]
 
 
 def test_without_the_scale_per_catch_trials_are_told_to_say_nothing(tmp_path, no_figures):
     study = make_study(tmp_path, scales=("ovl",))
-    analysis.analyse(study, People(count=4, bad={1: "catch"}).ratings(study), {})
+    analyse(study, People(count=4, bad={1: "catch"}).ratings(study), {})
     assert table(study, "exclusions")["excluded"].isna().all()
     assert "no scale `per`" in told(study)
 
@@ -248,7 +248,7 @@ def test_without_the_scale_per_catch_trials_are_told_to_say_nothing(tmp_path, no
 def test_what_is_not_known_leaves_nobody_out(tmp_path, no_figures):
     study = make_study(tmp_path, "exclusions.headphones=true")
     ratings = People(count=4, bad={1: "hasty"}).ratings(study).assign(page_s=None, plays=None, changes=None)
-    analysis.analyse(study, ratings, {0: True})
+    analyse(study, ratings, {0: True})
     found = table(study, "exclusions")
     assert found["excluded"].isna().all()
     assert found["median_page_s"].isna().all()
@@ -260,7 +260,7 @@ def test_practice_and_pages_that_were_not_ended_do_not_count(tmp_path, no_figure
     study = make_study(tmp_path)
     ratings = People(count=4).ratings(study)
     expected = ratings[(ratings["kind"] == "sample") & (ratings["scale"] == "ovl")].groupby("arm")["value"].mean()
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     assert table(study, "summary").set_index(["metric", "arm"])["value"]["ovl"].to_dict() == pytest.approx(
         expected.to_dict(), rel=1e-5
     )
@@ -268,7 +268,7 @@ def test_practice_and_pages_that_were_not_ended_do_not_count(tmp_path, no_figure
     ratings.loc[ratings["kind"] == "practice", "value"] = 5
     ratings.loc[left, "value"] = 1
     ratings["page_s"] = ratings["page_s"].mask(left)
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     counts = table(study, "pairs").set_index("pair_id")["n"].groupby("pair_id").max()
     assert counts["p2"] == 3
     assert counts.drop("p2").eq(4).all()
@@ -277,7 +277,7 @@ def test_practice_and_pages_that_were_not_ended_do_not_count(tmp_path, no_figure
 
 def test_who_was_tested_but_rated_nothing_is_named(tmp_path, no_figures):
     study = make_study(tmp_path)
-    analysis.analyse(study, People(count=3).ratings(study), {7: True})
+    analyse(study, People(count=3).ratings(study), {7: True})
     assert table(study, "exclusions").set_index("listener")["excluded"].dropna().to_dict() == {7: "rated no page"}
 
 
@@ -404,7 +404,7 @@ def test_variance_that_is_not_there_is_none():
 
 def test_model_finds_what_is_true(tmp_path, no_figures):
     study = make_study(tmp_path, samples=25)
-    analysis.analyse(study, People(count=30, seed=4).ratings(study), {})
+    analyse(study, People(count=30, seed=4).ratings(study), {})
     found = table(study, "comparisons").set_index(["metric", "arm", "other"])
     for arm, other in combinations(ARMS, 2):
         row = found.loc["ovl", arm, other]
@@ -484,7 +484,7 @@ def test_alpha_is_that_of_krippendorffs_example(tmp_path, no_figures):
     values = np.array([[math.nan if one == "." else float(one) for one in line.split()] for line in lines])
     study = make_study(tmp_path, samples=12, arms={"one": "One"}, catches=0, scales=("ovl",))
     ratings = array_ratings(study, values[..., None])
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     assert table(study, "agreement")["alpha"].tolist() == [pytest.approx(0.815, abs=5e-4)]
     units = statistics.units(findings.by_scale(study, analysis._checked(study, ratings))[0].values)
     for level, expected in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
@@ -495,7 +495,7 @@ def test_icc_is_that_of_shrout_and_fleiss(tmp_path, no_figures):
     """Shrout and Fleiss (1979), tables 2 and 4: six targets, four judges; ICC does not change with the unit."""
     judged = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
     study = make_study(tmp_path, samples=6, arms={"one": "One"}, catches=0, scales=("ovl",))
-    analysis.analyse(study, array_ratings(study, 1 + (judged.T[..., None] - 1) * 4 / 9), {})
+    analyse(study, array_ratings(study, 1 + (judged.T[..., None] - 1) * 4 / 9), {})
     found = table(study, "agreement").iloc[0]
     assert (round(found["icc_2_1"], 2), round(found["icc_2_k"], 2)) == (0.29, 0.62)
     assert found[["k", "icc_method", "n_listeners", "n_mixes"]].tolist() == [4, "mean squares", 4, 6]
@@ -531,7 +531,7 @@ def over_mixes(study: Study, scale: str = "ovl") -> pd.DataFrame:
 
 def test_score_that_goes_with_ratings_is_found_and_one_that_does_not_is_not(done):
     found = over_mixes(done[0])
-    assert list(found.index) == ["kl", "masked_bands", "clap", "music_lufs"]  # neither what is constant, nor a scale
+    assert list(found.index) == ["music_lufs", "kl", "masked_bands", "clap"]  # neither what is constant, nor a scale
     assert found["reading"].to_dict() == {
         "kl": "agrees", "masked_bands": "disagrees", "clap": "shows nothing", "music_lufs": "rises",
     }  # fmt: skip
@@ -601,7 +601,7 @@ def test_scores_that_some_mixes_lack_are_held_against_the_others(done, tmp_path,
     scores.loc[scores["pair_id"] == "p3", "kl"] = math.nan
     scores["clap"] = math.nan
     scores[(scores["arm"] != "bnmusic") | (scores["pair_id"] != "p4")].to_csv(tmp_path / "scores.csv", index=False)
-    analysis.analyse(study, done[1], HEADPHONES)
+    analyse(study, done[1], HEADPHONES)
     found = over_mixes(study)
     assert found.loc["kl", ["n", "n_clips"]].tolist() == [26, 9]
     assert found.loc["kl", "reading_within"] == "agrees"
@@ -622,10 +622,10 @@ def test_over_five_arms_an_order_may_be_told_from_chance(tmp_path, no_figures):
     arms = {name: name.upper() for name in "abcde"}
     effects = dict(zip(arms, (-1.0, -0.5, 0.0, 0.5, 1.0), strict=True))
     study = make_study(tmp_path, samples=6, arms=arms)
-    columns = ["dataset", "arm", "presentation", "metric", "value"]
-    rows = [["esc50", arm, "adaptive", "fad", -value] for arm, value in effects.items()]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "results.csv", index=False)
-    analysis.analyse(study, People(effects, 8).ratings(study), {})
+    cells = [{"arm": arm, "presentation": "adaptive", "metric": "fad", "value": -value}
+             for arm, value in effects.items()]  # fmt: skip
+    runs.write(tmp_path, results=runs.results(cells))
+    analyse(study, People(effects, 8).ratings(study), {})
     row = table(study, "correlations").iloc[0]
     assert (row["kendall"], row["reading"]) == (-1, "agrees")
     assert row["p"] == pytest.approx(stats.kendalltau(range(5), range(5)).pvalue, rel=1e-4)
@@ -633,7 +633,7 @@ def test_over_five_arms_an_order_may_be_told_from_chance(tmp_path, no_figures):
 
 def test_run_without_scores_is_analysed_and_told_so(tmp_path, no_figures):
     study = make_study(tmp_path)
-    analysis.analyse(study, People(count=4).ratings(study), {})
+    analyse(study, People(count=4).ratings(study), {})
     assert table(study, "correlations").empty
     assert "The run has no scores.csv" in told(study)
     assert "The run has no results.csv" in told(study)
@@ -643,7 +643,7 @@ def test_scale_that_has_no_better_end_is_told_of_as_it_goes(tmp_path, no_figures
     study = make_study(tmp_path, scales=("harsh",), catches=0)
     ratings = done[1][(done[1]["scale"] == "ovl") & (done[1]["kind"] == "sample")].assign(scale="harsh")
     (tmp_path / "scores.csv").write_bytes((done[0].run_dir / "scores.csv").read_bytes())
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     assert over_mixes(study, "harsh")["reading_within"]["kl"] == "falls"
     assert "**" not in told(study)
 
@@ -653,7 +653,7 @@ def test_damaged_tables_of_the_run_are_named(tmp_path, no_figures, name):
     study = make_study(tmp_path)
     (tmp_path / name).write_text("arm,value\nbnmusic,1\n")
     with pytest.raises(BlendbenchError, match=f"{name}: damaged .no column dataset.*`blendbench table"):
-        analysis.analyse(study, People(count=4).ratings(study), {})
+        analyse(study, People(count=4).ratings(study), {})
 
 
 # The report
@@ -676,7 +676,7 @@ def test_figure_of_scores_goes_where_there_are_none_any_more(tmp_path):
     file = tmp_path / "listening" / "analysis" / "predictors.png"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"of an analysis before")
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     assert not file.exists()
 
 
@@ -685,11 +685,11 @@ PAPER = {"paper_csv": "bnmusic/table2.csv", "paper_dataset": {"esc50": "epic_sou
 
 @pytest.mark.parametrize("sd", [None, 0.55])
 def test_paper_stands_beside_with_its_deviations_where_they_are_known(tmp_path, monkeypatch, sd):
-    figures = tables.paper_figures(PAPER).drop(columns="sd", errors="ignore")
-    figures = figures if sd is None else figures.assign(sd=sd)
-    monkeypatch.setattr(tables, "paper_figures", lambda _: figures)
     study = make_study(tmp_path, samples=3, experiment=PAPER)
-    analysis.analyse(study, People(count=3).ratings(study), {})
+    figures = Run.open(study.run_dir).experiment.paper_figures().drop(columns="sd", errors="ignore")
+    figures = figures if sd is None else figures.assign(sd=sd)
+    monkeypatch.setattr(Experiment, "paper_figures", lambda _: figures)
+    analyse(study, People(count=3).ratings(study), {})
     line = next(line for line in told(study).splitlines() if line.startswith("| BNMusic "))
     spread = "" if sd is None else " ± 0.55"
     assert [cell.strip() for cell in line.split("|")][-3:-1] == [f"3.67{spread}", f"3.84{spread}"]
@@ -700,14 +700,14 @@ def test_paper_stands_beside_with_its_deviations_where_they_are_known(tmp_path, 
 
 def test_other_presentation_has_no_figures_of_the_paper(tmp_path, no_figures):
     study = replace(make_study(tmp_path, samples=3, experiment=PAPER), presentation="direct")
-    analysis.analyse(study, People(count=3).ratings(study), {})
+    analyse(study, People(count=3).ratings(study), {})
     assert "paper" not in told(study)
 
 
 def test_data_sets_are_not_pooled(tmp_path):
     study = make_study(tmp_path, samples=8, datasets=("esc50", "builtin"), scales=("ovl",))
     ratings = People(count=6).ratings(study)
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     summary = table(study, "summary").set_index(["dataset", "arm"])
     assert set(summary.index) == set(product(("esc50", "builtin"), ARMS))
     means = ratings[ratings["kind"] == "sample"].groupby(["dataset", "arm"])["value"].mean()
@@ -723,9 +723,9 @@ def test_equal_input_gives_equal_bytes(tmp_path, done):
     again = make_study(tmp_path, "exclusions.headphones=true")
     for name in ("scores.csv", "results.csv"):
         (tmp_path / name).write_bytes((study.run_dir / name).read_bytes())
-    analysis.analyse(again, ratings.sample(frac=1, random_state=1), dict(reversed(HEADPHONES.items())))
+    analyse(again, ratings.sample(frac=1, random_state=1), dict(reversed(HEADPHONES.items())))
     files = sorted(path.name for path in (study.folder / "analysis").iterdir())
-    assert len(files) == 11
+    assert len(files) == 12
     for name in files:
         assert (again.folder / "analysis" / name).read_bytes() == (study.folder / "analysis" / name).read_bytes(), name
 
@@ -737,7 +737,7 @@ def test_one_listener_has_means_and_nothing_else(tmp_path):
     study = make_study(tmp_path, samples=4)
     ratings = People(count=1).ratings(study)
     write_scores(study, ratings)
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     summary, compared = table(study, "summary"), table(study, "comparisons")
     assert summary["value"].notna().all()
     assert summary[["ci_low", "ci_high", "sd_listeners"]].isna().all().all()
@@ -753,7 +753,7 @@ def test_one_sample_has_tests_over_listeners_alone(tmp_path):
     study = make_study(tmp_path, samples=1, scales=("ovl",), catches=0)
     ratings = People(count=8).ratings(study)
     write_scores(study, ratings)
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     compared = table(study, "comparisons")
     assert compared[["ci_low", "p"]].isna().all().all()
     assert compared["p_wilcoxon"].notna().any()
@@ -767,7 +767,7 @@ def test_equal_ratings_have_no_tests(tmp_path):
     study = make_study(tmp_path, "exclusions.same_answer_share=null", "exclusions.catch_failures=null", samples=4)
     ratings = People(count=4).ratings(study).assign(value=4)
     write_scores(study, ratings)
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     summary, compared = table(study, "summary"), table(study, "comparisons")
     assert (summary[["value", "ci_low", "ci_high"]] == 4).all().all()
     assert (summary[["sd", "sd_listeners", "sd_samples"]] == 0).all().all()
@@ -789,7 +789,7 @@ def test_one_arm_and_two_arms_have_what_they_can(tmp_path):
     for count in (1, 2):
         arms = dict(list(ARMS.items())[:count])
         study = make_study(tmp_path / str(count), samples=5, arms=arms, scales=("ovl",), catches=0)
-        analysis.analyse(study, People(count=5).ratings(study), {})
+        analyse(study, People(count=5).ratings(study), {})
         assert len(table(study, "comparisons")) == count - 1
         assert table(study, "summary")["ci_low"].notna().all()
         assert "Friedman: not computed, as it needs two listeners and three arms." in told(study)
@@ -802,7 +802,7 @@ def test_arm_and_scale_that_nobody_rated_are_empty(tmp_path):
     values[..., 2] = math.nan
     ratings = array_ratings(study, values)
     write_scores(study, People(count=2).ratings(study))
-    analysis.analyse(study, ratings, {})
+    analyse(study, ratings, {})
     summary = table(study, "summary").set_index(["metric", "arm"])
     assert summary["n_ratings"].tolist() == [20, 20, 0, 0, 0, 0]
     assert summary["value"].notna().tolist() == [True, True, False, False, False, False]
@@ -816,7 +816,7 @@ def test_listeners_who_share_no_sample_do_not_agree_or_disagree(tmp_path, no_fig
     study = make_study(tmp_path, "exclusions.finished_share=null", samples=4, catches=0, scales=("ovl",))
     values = np.full((4, 4, 3), math.nan)
     values[range(4), range(4)] = [[1, 2, 3], [2, 2, 4], [3, 4, 5], [1, 3, 2]]
-    analysis.analyse(study, array_ratings(study, values), {})
+    analyse(study, array_ratings(study, values), {})
     assert table(study, "agreement")[["alpha", "icc_2_1"]].isna().all().all()
     assert table(study, "comparisons")["p"].isna().all()
     assert "no mix was rated by two listeners" in told(study)
@@ -825,7 +825,7 @@ def test_listeners_who_share_no_sample_do_not_agree_or_disagree(tmp_path, no_fig
 def test_nobody_left_names_the_file_that_tells_why(tmp_path):
     study = make_study(tmp_path, samples=3)
     with pytest.raises(BlendbenchError, match=r"exclusions.csv: all 2 listeners are left out; .*listen.study.yaml"):
-        analysis.analyse(study, People(count=2, bad={0: "catch", 1: "straight"}).ratings(study), {})
+        analyse(study, People(count=2, bad={0: "catch", 1: "straight"}).ratings(study), {})
     assert table(study, "exclusions")["excluded"].str.contains("catch_failures").all()
     assert not (study.folder / "analysis" / "analysis.md").exists()
 
@@ -833,14 +833,14 @@ def test_nobody_left_names_the_file_that_tells_why(tmp_path):
 def test_no_ratings_at_all_are_an_error(tmp_path):
     study = make_study(tmp_path, samples=3)
     with pytest.raises(BlendbenchError, match="nobody has rated anything yet"):
-        analysis.analyse(study, pd.DataFrame(columns=COLUMNS), {})
+        analyse(study, pd.DataFrame(columns=COLUMNS), {})
 
 
 def test_catch_trials_alone_are_no_ratings(tmp_path):
     study = make_study(tmp_path, "exclusions.finished_share=null", samples=3)
     ratings = People(count=2).ratings(study)
     with pytest.raises(BlendbenchError, match="catch trials alone"):
-        analysis.analyse(study, ratings[ratings["kind"] == "catch"], {})
+        analyse(study, ratings[ratings["kind"] == "catch"], {})
 
 
 @pytest.mark.parametrize(
@@ -857,5 +857,5 @@ def test_catch_trials_alone_are_no_ratings(tmp_path):
 def test_ratings_that_are_not_of_the_study_are_refused(tmp_path, change, message):
     study = make_study(tmp_path, samples=3)
     with pytest.raises(BlendbenchError, match=message) as caught:
-        analysis.analyse(study, change(People(count=3).ratings(study)), {})
+        analyse(study, change(People(count=3).ratings(study)), {})
     assert "\n" not in str(caught.value)

@@ -97,15 +97,20 @@ def test_scores_of_listeners_join_the_tables(listened, finished):
 def test_table_2_has_the_papers_scores_beside_ours(listened):
     from blendbench.composing import compose
     from blendbench.reports import tables
+    from blendbench.runs.folder import Run
 
     run_dir, _ = listened
-    settings = compose(["experiment=bnmusic/table2", "dataset=esc50"])
-    results = pd.read_csv(run_dir / "results.csv")
+    run = Run(run_dir, compose(["experiment=bnmusic/table2", "dataset=esc50"]))
+    results = run.results()
     results["presentation"] = "adaptive"
-    table = tables.layout(results.drop_duplicates(["arm", "metric"], keep="last"), settings).set_index("Method")
-    assert [column for column in table if column.startswith("Adaptive")] == list(table)
-    assert list(table)[:4] == [f"Adaptive: {name}" for name in ("OVL", "PER", "FAD", "KL")]
-    assert table["Adaptive: paper's OVL/PER/FAD/KL (epic_sounds)"]["BNMusic"] == "3.67 / 3.84 / 7.98 / 1.67"
+    table = tables.layout(run, results.drop_duplicates(["arm", "metric"], keep="last"))
+    method, *columns = map(str, table.columns)
+    assert method == "Method" and all(column.startswith("Adaptive") for column in columns)
+    assert columns[:4] == [f"Adaptive: {name}" for name in ("OVL", "PER", "FAD", "KL")]
+    (line,) = [
+        dict(zip(columns, map(str, line), strict=True)) for label, *line in table.rows if label.value == "BNMusic"
+    ]
+    assert line["Adaptive: paper's OVL/PER/FAD/KL (epic_sounds)"] == "3.67 / 3.84 / 7.98 / 1.67"
 
 
 def test_table_without_a_study_is_as_before(listened, finished, tmp_path):

@@ -18,7 +18,6 @@ import pyloudnorm
 import pytest
 import soundfile
 import torch
-from blendbench.tasks.blend.sounds import Sounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import CHEAP, RATE, rows_of
@@ -27,7 +26,7 @@ from blendbench.errors import BlendbenchError
 from blendbench.listening import planning, study
 from blendbench.listening.answers import COLUMNS, Answers, Listener, Refused
 from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, williams
-from blendbench.runs.folder import read_mix, read_settings
+from blendbench.runs.folder import Run
 from blendbench.sound import audio
 
 SMALL = ["samples=2", "catch_trials=1", "practice=1", "headphone_check.trials=3", "headphone_check.needed=2"]
@@ -230,14 +229,14 @@ def test_fifty_of_twenty_thousand_pairs_are_chosen_at_once(labels, genres):
 
 @pytest.fixture(scope="module")
 def planned(finished, tmp_path_factory):
-    """Plans a study of a copy of the finished run, once; returns it, its notes, and the run's settings."""
+    """Plans a study of a copy of the finished run, once; returns it, its notes, and the run."""
 
     @cache
-    def make(*words: str) -> tuple[Study, list[str], dict[str, Any]]:
+    def make(*words: str) -> tuple[Study, list[str], Run]:
         run_dir = tmp_path_factory.mktemp("planned") / "some run"
         shutil.copytree(finished, run_dir)
-        run = read_settings(run_dir)
-        return *planning.plan(run_dir, run, study.read_settings(None, [*SMALL, *words])), run
+        run = Run.open(run_dir)
+        return *planning.plan(run, study.read_settings(None, [*SMALL, *words])), run
 
     return make
 
@@ -258,19 +257,19 @@ def conditions(planned: Study) -> list[tuple[Sample, str, Clip]]:
     return [(one, key, clip) for one in planned.samples for key, clip in [("", one.noise), *one.clips.items()]]
 
 
-def in_the_run(planned: Study, run: dict[str, Any], one: Sample, key: str) -> np.ndarray:
+def in_the_run(planned: Study, run: Run, one: Sample, key: str) -> np.ndarray:
     """A sound of a sample as it is in the run."""
     rows = {
         row["arm"]: row
         for row in rows_of(planned.run_dir)
         if (row["pair_id"], row["presentation"]) == (one.pair_id, planned.presentation)
     }
-    sounds = Sounds(planned.run_dir, run)
+    noise = run.task.given(rows["bnmusic"]).noise
     if key in ("", NOISE):
-        return sounds.noise(rows["bnmusic"]).numpy()
+        return noise.numpy()
     if key == MUSIC:
-        return (read_mix(planned.run_dir, rows["bnmusic"]) - sounds.noise(rows["bnmusic"])).numpy()
-    return read_mix(planned.run_dir, rows[key]).numpy()
+        return (run.heard(rows["bnmusic"]) - noise).numpy()
+    return run.heard(rows[key]).numpy()
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:
@@ -392,7 +391,7 @@ def test_a_plan_is_read_as_it_was_made_and_no_second_is_made(planned, tmp_path):
     made, _, run = planned()
     assert study.read(made.run_dir) == made
     with pytest.raises(BlendbenchError, match="a study is there") as refused:
-        planning.plan(made.run_dir, run, made.settings)
+        planning.plan(run, made.settings)
     assert str(made.folder) in str(refused.value)
     assert study.read(made.run_dir) == made
     assert study.read(tmp_path) is None
@@ -446,7 +445,7 @@ def faulty(world, tmp_path_factory) -> Path:
 
 
 def planned_of(run_dir: Path, *words: str) -> tuple[Study, list[str]]:
-    return planning.plan(run_dir, read_settings(run_dir), study.read_settings(None, [*SMALL, *words]))
+    return planning.plan(Run.open(run_dir), study.read_settings(None, [*SMALL, *words]))
 
 
 @pytest.mark.parametrize("extra", [0, 2])
@@ -773,7 +772,8 @@ def test_a_damaged_database_is_one_line_that_names_it(answers, damage):
 
 def test_the_music_of_a_catch_trial_is_what_the_mix_has_beyond_the_noise(finished):
     row = next(row for row in rows_of(finished) if row["arm"] == "bnmusic" and row["presentation"] == "direct")
-    sounds = Sounds(finished, read_settings(finished))
-    whole = sounds.noise(row) + sounds.music(row)
-    assert torch.allclose(whole, read_mix(finished, row), atol=1e-6)
-    assert audio.integrated_loudness(sounds.music(row), RATE) > -70
+    run = Run.open(finished)
+    parts = run.parts(row)
+    assert set(parts) == {"noise", "music"}
+    assert torch.allclose(parts["noise"] + parts["music"], run.heard(row), atol=1e-6)
+    assert audio.integrated_loudness(parts["music"], RATE) > -70

@@ -21,7 +21,7 @@ from blendbench.listening import planning, webmushra
 from blendbench.listening import study as studies
 from blendbench.listening.answers import COLUMNS
 from blendbench.listening.study import Study
-from blendbench.runs.folder import read_settings
+from blendbench.runs.folder import Run
 
 HOSTILE = "O'Brien's \"<script>alert(1)</script>\" &amp; <img src=x> # a: {b} [c] é 音\x07\n- d: ~"
 SHOWN = "O'Brien's \"<script>alert(1)</script>\" &amp; <img src=x> # a: {b} [c] é 音 - d: ~"
@@ -35,7 +35,7 @@ def study(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     run_dir = tmp_path_factory.mktemp("webmushra") / "run"
     shutil.copytree(finished, run_dir, ignore=shutil.ignore_patterns("report"))
     words = ["samples=2", "practice=1", "catch_trials=1", "headphone_check.trials=0"]
-    made, _ = planning.plan(run_dir, read_settings(run_dir), studies.read_settings(None, words))
+    made, _ = planning.plan(Run.open(run_dir), studies.read_settings(None, words))
     assert sorted(one.kind for one in made.samples) == ["catch", "practice", "sample", "sample"]
     assert len(made.arms) == 4
     return made

@@ -17,6 +17,7 @@ from blendbench.datasets.choosing import quotas, split_music, spread
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.resources import package_folder
+from blendbench.runs.folder import Run
 from blendbench.runs.plan import prepare
 from blendbench.sound import audio
 from blendbench.tasks.blend.noises import Noises
@@ -94,14 +95,16 @@ def test_within_a_class_segments_come_from_as_many_videos_as_can_be(data: Path):
 
 def test_counts_of_the_paper_come_out_of_the_manifests(data: Path, tmp_path: Path):
     words = ["experiment=bnmusic/table1", "dataset=bnmusic", "music=musicbench", f"data.root={data}"]
-    plan = prepare(compose([*words, f"run_dir={tmp_path}", f"store_dir={tmp_path / 'store'}"]))
-    assert Counter(pair.dataset for pair in plan.pairs) == {"epic_sounds": 5_000, "esc50": 2_100}
-    assert plan.notes == []
-    assert len({pair.pair_id for pair in plan.pairs}) == 7_100
-    assert len(plan.reference) + len(plan.music) == 5_000
-    assert abs(len(plan.reference) - len(plan.music)) <= 7
+    run = Run.of(compose([*words, f"run_dir={tmp_path}", f"store_dir={tmp_path / 'store'}"]))
+    plan = prepare(run)
+    assert Counter(pair.dataset for pair in plan.items) == {"epic_sounds": 5_000, "esc50": 2_100}
+    assert run.task.notes == []
+    assert len({pair.id for pair in plan.items}) == 7_100
+    reference, played = run.task.reference(), plan.context.borrow("music").clips
+    assert len(reference) + len(played) == 5_000
+    assert abs(len(reference) - len(played)) <= 7
     for name, per_clip in (("epic_sounds", 5), ("esc50", 7)):
-        pairs = [pair for pair in plan.pairs if pair.dataset == name]
+        pairs = [pair for pair in plan.items if pair.dataset == name]
         manifest = manifests.read(package_folder("blendbench.data_manifests") / f"{name}.json")
         assert manifest.expected["pairs"] == len(pairs)
         assert {pair.clip.id for pair in pairs} == {row["id"] for row in manifest.clips}

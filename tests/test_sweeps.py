@@ -12,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from worlds import CHEAP, World, call
 
+from blendbench.composing import compose
 from blendbench.reports import sweeps
-from blendbench.runs.folder import COLUMNS, read_results
+from blendbench.runs.folder import COLUMNS, Run
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ def test_names_in_results_stay_text(tmp_path):
     names = ["null", "NA", "None", "nan", "01", ""]
     frame = pd.DataFrame(dict.fromkeys(COLUMNS[:5], names) | {"value": 1.5, "ci_low": [None] * 6, "n": 2})
     frame.reindex(columns=COLUMNS).to_csv(tmp_path / "results.csv", index=False)
-    read = read_results(tmp_path)
+    read = Run(tmp_path, compose(["experiment=bnmusic/table1"])).results()
     assert read["arm"].tolist() == read["dataset"].tolist() == names
     assert read["value"].tolist() == [1.5] * 6
     assert read["ci_low"].isna().all()

@@ -26,12 +26,14 @@ from PIL import Image
 from worlds import call, rows_of
 
 from blendbench import config, texts
+from blendbench.composing import compose
 from blendbench.figures import bnmusic, drawing
 from blendbench.figures.sweep import sweep
-from blendbench.listening import analysis, planning, webmushra
+from blendbench.listening import planning, webmushra
 from blendbench.listening import study as studies
 from blendbench.reports import sweeps, tables
-from blendbench.runs.folder import COLUMNS, PAIR_KEY, read_results, read_settings
+from blendbench.runs import KEY
+from blendbench.runs.folder import COLUMNS, Run, read_settings
 from blendbench.trackers import wandb
 
 WRITTEN = st.text(alphabet=st.sampled_from("\\${}'\"|`*_[]()<>&~#=+-@!a1 \n\r\t\u2028é雨\u0301"), max_size=12)
@@ -147,15 +149,15 @@ def test_figures_show_labels_as_they_are(run_dir, own, tmp_path, monkeypatch, ca
     kept = drawn(monkeypatch)
     labels = (list(TEXTS.values()) * 2)[start : start + 3]
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
-    of = own | {"experiment": own["experiment"] | {"rows": dict(zip(nasty.ARMS, labels, strict=True))}}
-    arms = list(nasty.ARMS)
-    bnmusic.difference_heatmaps(tmp_path / "run", of, "direct", 1, arms)
-    bnmusic.waveforms(tmp_path / "run", of, "direct", start // 3, arms)
-    bnmusic.metric_against_loudness(tmp_path / "run", of, arms=arms)
-    together = read_results(tmp_path / "run").assign(key=labels[0], other=labels[1])
-    together["line"] = together["arm"].map(of["experiment"]["rows"]) + ", " + together["presentation"]
-    keys = {"key": "key", "other": "other"}
-    sweep.sweep(together, keys, ["fad", "kl"], tmp_path / "run" / "figures" / "sweep.png")
+    rows = dict(zip(nasty.ARMS, labels, strict=True))
+    run, arms = Run(tmp_path / "run", own | {"experiment": own["experiment"] | {"rows": rows}}), list(nasty.ARMS)
+    bnmusic.difference_heatmaps(run, "direct", 1, arms)
+    bnmusic.waveforms(run, "direct", start // 3, arms)
+    bnmusic.metric_against_loudness(run, arms=arms)
+    together = run.results().assign(key=labels[0], other=labels[1])
+    together["line"] = together["arm"].map(rows) + ", " + together["presentation"]
+    keys, metrics = {"key": "key", "other": "other"}, {"fad": "FAD", "kl": "KL"}
+    sweep(together, keys, metrics, run.dir / "figures" / "sweep.png")
     assert len(kept) == 5  # one is a PDF, too
     for text in kept:
         for label in labels:
@@ -209,7 +211,7 @@ def test_every_character_that_is_kept_in_latex_has_a_glyph(tmp_path, pdflatex):
     kept = [chr(code) for code in (*range(0x20, 0x530), *range(0x1E00, 0x2400))]
     assert sum(r"\unicodetext" not in texts.latex(character) for character in kept) > 300
     frame = pd.DataFrame({"a": ["x".join(kept[at : at + 100]) for at in range(0, len(kept), 100)]})
-    log = compile_table(pdflatex, tmp_path, tables.to_latex(frame, "".join(kept), "tab:x"))
+    log = compile_table(pdflatex, tmp_path, tables.to_latex(tables.of_frame(frame), "".join(kept), "tab:x"))
     assert "Missing character" not in log
 
 
@@ -230,7 +232,9 @@ def test_text_in_latex(text, written):
 
 
 def test_definition_stands_only_where_it_is_needed():
-    plain, other = (tables.to_latex(pd.DataFrame({"a": [text]}), "c", "tab: {x}%") for text in ("é", "雨"))
+    plain, other = (
+        tables.to_latex(tables.of_frame(pd.DataFrame({"a": [text]})), "c", "tab: {x}%") for text in ("é", "雨")
+    )
     assert plain.startswith("\\begin{table}")
     assert other.startswith("\\providecommand{\\unicodetext}")
     assert "\\label{tab:-x-}" in plain
@@ -242,9 +246,10 @@ def test_definition_stands_only_where_it_is_needed():
 def test_markdown_renders_to_the_texts(run_dir, own):
     found = rendered((run_dir / "table.md").read_text(encoding="utf-8"))
     assert found[0] == texts.shown(own["experiment"]["title"])
-    layout = tables.read_csv(run_dir / "table.csv")
-    cells = [*layout.columns, *(cell for row in layout.values.tolist() for cell in row)]
-    told = tables.notes(read_results(run_dir), own)
+    run = Run.open(run_dir)
+    layout = tables.layout(run, run.results())
+    cells = [str(cell) for line in (layout.columns, *layout.rows) for cell in line]
+    told = tables.notes(run, run.results())
     assert list(map(folded, found[1:])) == [folded(texts.shown(text)) for text in (*cells, *told)]
 
 
@@ -275,9 +280,9 @@ def test_ordinary_text_in_markdown_stays_as_it_is():
 
 
 def test_csv_of_scores_holds_the_true_texts(run_dir):
-    table = pd.read_csv(run_dir / "scores.csv", dtype=str, keep_default_na=False).set_index([*PAIR_KEY])
+    table = pd.read_csv(run_dir / "scores.csv", dtype=str, keep_default_na=False).set_index([*KEY])
     for row in rows_of(run_dir):
-        line = table.loc[tuple(row[name] for name in PAIR_KEY)]
+        line = table.loc[tuple(row[name] for name in KEY)]
         assert [line[name] for name in ("label", "genre", "clip")] == [row[name] for name in ("label", "genre", "clip")]
 
 
@@ -286,7 +291,7 @@ def test_table_for_a_spreadsheet_computes_nothing_and_is_read_back(run_dir, own)
         header, *lines = csv.reader(file)
     for cell in (*header, *(line[0] for line in lines)):
         assert not cell.startswith(("=", "+", "-2", "@", "\t", "\r"))
-    assert list(tables.read_csv(run_dir / "table.csv")["Method"]) == list(own["experiment"]["rows"].values())
+    assert [texts.from_spreadsheet(line[0]) for line in lines] == list(own["experiment"]["rows"].values())
 
 
 @FEW
@@ -295,9 +300,8 @@ def test_any_text_survives_csv(cells, tmp_path_factory):
     frame = pd.DataFrame({"a": cells, "b": "x"})
     found = pd.read_csv(io.StringIO(texts.csv_text(frame), newline=""), dtype=str, keep_default_na=False)
     assert found["a"].tolist() == cells
-    file = tmp_path_factory.getbasetemp() / "any.csv"
-    file.write_text(tables.to_csv(frame), encoding="utf-8", newline="")
-    assert tables.read_csv(file)["a"].tolist() == cells
+    read = pd.read_csv(io.StringIO(tables.to_csv(tables.of_frame(frame)), newline=""), dtype=str, keep_default_na=False)
+    assert [texts.from_spreadsheet(cell) for cell in read["a"]] == cells
 
 
 @pytest.mark.parametrize("cell", ["-0.5", "–", "-0.5 [-1.2e-05, 2]", "+0.02 / -1.50", "-inf", "– / 2.33"])
@@ -314,7 +318,7 @@ def test_text_that_begins_like_a_formula_is_marked(cell):
 def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
     row = dict.fromkeys(COLUMNS, "1") | {"arm": "NA", "dataset": "007", "presentation": "1e3", "ci_low": ""}
     pd.DataFrame([row]).to_csv(tmp_path / "results.csv", index=False)
-    found = read_results(tmp_path).iloc[0]
+    found = Run(tmp_path, compose(["experiment=bnmusic/table1"])).results().iloc[0]
     assert (found["arm"], found["dataset"], found["presentation"]) == ("NA", "007", "1e3")
     assert found["value"] == 1
     assert pd.isna(found["ci_low"])
@@ -395,7 +399,7 @@ def test_study_and_its_export_hold_the_texts(run_dir, own, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(given | {"scales": {"ovl": scale}}), encoding="utf-8")
     words = ["samples=2", "practice=0", "catch_trials=0", "headphone_check.trials=0"]
-    planning.plan(tmp_path / "run", own, studies.read_settings(file, words))
+    planning.plan(Run.open(tmp_path / "run"), studies.read_settings(file, words))
     study = studies.read(tmp_path / "run")
     assert study is not None
     assert {name: study.settings[name] for name in given} == given
@@ -407,12 +411,12 @@ def test_study_and_its_export_hold_the_texts(run_dir, own, tmp_path):
 
 @pytest.mark.parametrize("names", [("mathtext", "hidden", "markdown"), ("lines", "cjk", "long")])
 def test_analysis_of_a_study_shows_the_texts(tmp_path, names, recwarn):
-    from test_listen_analysis import ARMS, People, make_study
+    from test_listen_analysis import ARMS, People, analyse, make_study
 
     arms = dict(zip(ARMS, (TEXTS[name] for name in names), strict=True))
     study = make_study(tmp_path / "run", arms=arms, samples=4)
     study.settings["title"] = TEXTS["heading"]
-    file = analysis.analyse(study, People(count=4).ratings(study), {})
+    file = analyse(study, People(count=4).ratings(study), {})
     # Lists and pictures are the page's own.
     found = "\n".join(token.content for token in MarkdownIt().enable("table").parse(file.read_text(encoding="utf-8")))
     for label in arms.values():
