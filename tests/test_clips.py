@@ -1,16 +1,22 @@
-"""Noise clips as a run hears them: kept on disk by content, read ahead, and never worse for a bad store."""
+"""Noise clips as a run hears them: kept on disk by content, read ahead, and never worse for a bad store.
+
+And recordings in HDF5 files of any rate.
+"""
 
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import soundfile
 import torch
 from worlds import noise_sound
 
-from blendbench.datasets import NoiseClip
-from blendbench.datasets.reading import ahead
+from blendbench.checks import Check
+from blendbench.composing import compose
+from blendbench.datasets import NoiseClip, inventory, reading
 from blendbench.errors import ClipError
 from blendbench.sound import audio, files
 from blendbench.sound.lattice import extend_to_frames
@@ -118,7 +124,7 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
     bad.path.write_text("no sound")
     order = [some[2], bad, *some, bad, some[5]] * 3
     with closing(Noises(HEARD, tmp_path / "store")) as noises:
-        found = list(ahead(noises.attempt, order, workers=3))
+        found = list(reading.ahead(noises.attempt, order, workers=3))
         assert len(found) == len(order)
         for clip, heard in zip(order, found, strict=True):
             if clip is bad:
@@ -129,9 +135,10 @@ def test_reading_ahead_keeps_the_order_and_puts_reasons_in_place(some, tmp_path)
 
 
 def test_reading_ahead_stops_where_its_taker_stops(some, tmp_path, decoded):
-    found = ahead(Noises(HEARD).attempt, [replace(some[0], id=str(n)) for n in range(1000)], workers=2)
-    next(found)
-    found.close()
+    clips = [replace(some[0], id=str(n)) for n in range(1000)]
+    ahead = reading.ahead(Noises(HEARD).attempt, clips, workers=2)
+    next(ahead)
+    ahead.close()
     assert len(decoded) < 20
 
 
@@ -144,3 +151,55 @@ def test_link_that_leads_out_is_refused_though_its_content_is_kept(some, tmp_pat
     noises.read(clip)
     with pytest.raises(ClipError, match=r"link\.wav.*leads out"):
         noises.read(replace(clip, root=folder))
+
+
+# HDF5
+
+
+def recording(path: Path, rate: int, **also: int) -> NoiseClip:
+    """A segment of a recording of one second in an HDF5 file."""
+    sound = np.interp(np.arange(rate) / rate, np.arange(44_100) / 44_100, noise_sound(3)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        file["P"] = sound
+    return NoiseClip("P_1", path, "noise", "P", span=(0.25, 0.75), member="P", **also)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+def test_recording_is_heard_at_the_rate_that_its_clip_says(rate: int, tmp_path: Path):
+    clip = recording(tmp_path / "a.hdf5", rate, member_rate=rate)
+    with h5py.File(clip.path) as file:
+        soundfile.write(tmp_path / "a.wav", file["P"][:], rate, subtype="FLOAT")
+    same = replace(clip, path=tmp_path / "a.wav", member="")
+    assert torch.equal(reading.read_clip(clip, 5.0), reading.read_clip(same, 5.0))
+    assert reading.read_clip(clip, 5.0).shape == (22_050,)
+    assert reading.content_of(clip, 5.0) == reading.content_of(same, 5.0)
+
+
+def test_recording_whose_clip_says_no_rate_is_of_epic_sounds(tmp_path: Path):
+    clip = recording(tmp_path / "a.hdf5", 24_000)
+    assert clip.member_rate == 24_000
+    assert torch.equal(reading.read_clip(clip, 5.0), reading.read_clip(replace(clip, member_rate=24_000), 5.0))
+    assert reading.content_of(clip, 5.0) != reading.content_of(replace(clip, member_rate=24_001), 5.0)
+
+
+def of_two_rates(folder: str, said: int | None = None) -> list[NoiseClip]:
+    """Segments up to the end of recordings of one second in HDF5 files of two rates, which are said, rightly or not."""
+    clips = [recording(Path(folder) / f"{rate}.hdf5", rate, member_rate=said or rate) for rate in (16_000, 48_000)]
+    return [replace(clip, id=clip.path.stem, span=(0.25, 1.0)) for clip in clips]
+
+
+def test_inventory_counts_a_recordings_seconds_by_its_clips_rate(tmp_path: Path):
+    def lines(**said: int) -> list[Check]:
+        entry = {"_target_": "test_clips.of_two_rates", "folder": str(tmp_path), **said}
+        return list(
+            inventory.checks(
+                lambda words: compose(words) | {"dataset": {"folder": entry}, "allow_targets": ["test_clips"]},
+                ["folder"],
+            )
+        )
+
+    (whole,) = lines()
+    assert whole.sound
+    of_set, of_class = lines(said=24_000)
+    assert not of_set.sound
+    assert "1 of 2 there; recording P ends at 0.7 s: 16000" in of_class.found

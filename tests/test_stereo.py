@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import music_sound
 
+from blendbench.datasets import MusicClip
+from blendbench.datasets.reading import read_music
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio, checks, files
 
@@ -143,6 +145,20 @@ def test_reading_takes_little_beside_its_result(tmp_path: Path):
         tracemalloc.stop()
     # NumPy's memory: the blocks that the result is joined of, and a few more of 4 MB each.
     assert peak < waveform.numel() * 4 + 32e6
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_music_is_read_in_as_many_channels_as_wanted_and_looped(count: int, tmp_path: Path):
+    path = written(tmp_path / "a.wav", channels_of(count, 2.0), 48_000)
+    clip = MusicClip("a", path, "", "", "a", start=0.5)
+    long, short, mono = (read_music(clip, RATE, *asked) for asked in ((4.0, 2), (0.7, 2), (0.7,)))
+    assert (long.shape, short.shape, mono.shape) == ((2, 4 * RATE), (2, round(0.7 * RATE)), (round(0.7 * RATE),))
+    once = files.read(path, start=0.5, channels=2)
+    assert torch.equal(long, audio.extend_circular(once, 4 * RATE))
+    assert torch.equal(short, once[:, : short.shape[1]])
+    torch.testing.assert_close(mono, short.mean(0), atol=1e-6, rtol=0)
+    with pytest.raises(ClipError, match="channel"):
+        read_music(MusicClip("a", written(tmp_path / "b.wav", channels_of(3)), "", "", "a"), RATE, 1.0, 2)
 
 
 # Checking

@@ -43,6 +43,8 @@ class NoiseClip:
         Folder that the file must not leave by way of links; None if links may lead anywhere.
     prompts : tuple of Prompt
         The clip's own prompts, which take the place of drawn ones.
+    member_rate : int
+        Sample rate of the recording in an HDF5 file, which does not say it, in Hz; by default that of EPIC-SOUNDS.
     """
 
     id: str
@@ -55,6 +57,7 @@ class NoiseClip:
     member: str = ""
     root: Path | None = None
     prompts: tuple[Prompt, ...] = ()
+    member_rate: int = 24_000
 
 
 @dataclass(frozen=True, slots=True)

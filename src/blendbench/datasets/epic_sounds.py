@@ -121,8 +121,11 @@ def read_table(table: Path, audio: Path, min_seconds: float = 0.0, root: Path | 
             if video not in files and name in files:
                 path, span = files[name], None
         segments.append(
-            NoiseClip(name, path, row["class"], video, licence=LICENCE, span=span, member=member, root=root)
-        )
+            NoiseClip(
+                name, path, row["class"], video, licence=LICENCE, span=span, member=member, root=root,
+                member_rate=SAMPLE_RATE,
+            )
+        )  # fmt: skip
         lengths.append(stop - start)
     kept = zip(once(segments, table), lengths, strict=True)
     return [clip for clip, seconds in kept if seconds >= min_seconds - 1e-9]

@@ -8,7 +8,7 @@ from typing import Any
 
 from blendbench import config, stand_ins
 from blendbench.checks import Check
-from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5, manifests
+from blendbench.datasets import MusicClip, NoiseClip, hdf5, manifests
 from blendbench.datasets.reading import END_TOLERANCE
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError, printable
@@ -16,6 +16,8 @@ from blendbench.resources import package_folder
 
 _NAMED = 3
 """How many files a line names."""
+_Lengths = dict[tuple[Path, int], dict[str, float] | str]
+"""By HDF5 file and sample rate: seconds of its recordings, or why it cannot be read."""
 
 
 def known() -> dict[str, tuple[str, str]]:
@@ -102,7 +104,7 @@ def _lookup(name: str) -> tuple[str, str]:
 def _lines(label: str, found: manifests.DataSet, needed: bool) -> Iterator[Check]:
     by_class: dict[str, list[Any]] = defaultdict(list)
     missing: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    lengths: dict[Path, dict[str, float] | str] = {}
+    lengths: _Lengths = {}
     for clip in found.clips:
         name = manifests.class_of(clip) or "no class"
         by_class[name].append(clip)
@@ -133,7 +135,7 @@ def _few(ids: list[str]) -> str:
     return ", ".join(map(printable, ids[:_NAMED])) + more
 
 
-def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | str]) -> str:
+def _lack(clip: NoiseClip | MusicClip, lengths: _Lengths) -> str:
     """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
     if not isinstance(clip, NoiseClip) or not clip.member:
         with suppress(OSError, ValueError):
@@ -143,12 +145,13 @@ def _lack(clip: NoiseClip | MusicClip, lengths: dict[Path, dict[str, float] | st
                 return f"no file in {printable(clip.path.parent)}"
             return "" if clip.path.stat().st_size else "the file is empty (0 bytes)"
         return f"no such name in {printable(clip.path.parent)}"
-    if clip.path not in lengths:
+    key = (clip.path, clip.member_rate)
+    if key not in lengths:
         try:
-            lengths[clip.path] = hdf5.durations(clip.path, epic_sounds.SAMPLE_RATE)
+            lengths[key] = hdf5.durations(*key)
         except ClipError as error:
-            lengths[clip.path] = str(error)
-    recordings = lengths[clip.path]
+            lengths[key] = str(error)
+    recordings = lengths[key]
     if isinstance(recordings, str):
         return recordings
     assert clip.span is not None

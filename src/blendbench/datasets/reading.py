@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, hdf5
+from blendbench.datasets import MusicClip, NoiseClip, hdf5
 from blendbench.datasets.tables import check_links
 from blendbench.errors import ClipError, printable
 from blendbench.sound import audio, checks, files
@@ -95,22 +95,37 @@ def _segment(clip: NoiseClip, seconds: float, short_clip: str, channel: int | No
 
 def _stretch(clip: NoiseClip, start: float, stop: float, channel: int | None) -> tuple[torch.Tensor, int]:
     if clip.member:
-        rate = epic_sounds.SAMPLE_RATE
-        return hdf5.read_span(clip.path, clip.member, start, stop, rate, channel), rate
+        return hdf5.read_span(clip.path, clip.member, start, stop, clip.member_rate, channel), clip.member_rate
     return files.read_span(clip.path, start, stop, channel)
 
 
-def read_music(clip: MusicClip, sample_rate: int, seconds: float) -> torch.Tensor:
-    """Waveform [samples] of a music clip: at most `seconds` from its start, longer by looping if it ends earlier.
+def read_music(clip: MusicClip, sample_rate: int, seconds: float, channels: int = 1) -> torch.Tensor:
+    """Read a music clip: from its start, and from there again where it ends too early.
+
+    Parameters
+    ----------
+    clip : MusicClip
+    sample_rate : int
+        Of the result, in Hz.
+    seconds : float
+        Length of the result.
+    channels : int
+        Of the result, as `files.read` takes them from the file.
+
+    Returns
+    -------
+    Tensor [samples], or [channels, samples] for more than one channel, checked
 
     Raises
     ------
     ClipError
-        The clip cannot take part.
+        The clip cannot take part, or has neither one channel nor so many.
     """
     check_links(clip.path, clip.root)
-    wave = files.read(clip.path, sample_rate, max_seconds=max(seconds, audio.MIN_SECONDS), start=clip.start)
-    return audio.extend_circular(wave, round(seconds * sample_rate))
+    longest = max(seconds, audio.MIN_SECONDS)
+    wave = files.read(clip.path, sample_rate, max_seconds=longest, start=clip.start, channels=channels)
+    samples = round(seconds * sample_rate)
+    return wave if wave.shape[-1] == samples else audio.extend_circular(wave, samples)
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
