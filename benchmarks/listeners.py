@@ -118,7 +118,7 @@ class Listener:
     async def _rate(self, state: dict[str, Any], think: float, until: float) -> dict[str, Any]:
         """Rate a page's clips, some twice, and go to the next."""
         page = state["page"]
-        await self._hear([page["noise"], *(clip["clip"] for clip in page["clips"])])
+        await self._hear([page["first"]["clip"], *(clip["clip"] for clip in page["clips"])])
         await self._hear(page["next"])
         began = time.perf_counter()
         todo = [(clip["place"], scale["name"]) for clip in page["clips"] for scale in state["scales"]]
@@ -135,7 +135,7 @@ class Listener:
             changes = 0 if before is None else before.changes + (before.value != value)
             self.kept.ratings[key] = Rated(value, changes)
         seconds = round(time.perf_counter() - began, 3)
-        plays = {"noise": 1, **{clip["place"]: self.draw.randint(1, 9) for clip in page["clips"]}}
+        plays = {"first": 1, **{clip["place"]: self.draw.randint(1, 9) for clip in page["clips"]}}
         state = await self._post("next", page=page["index"], seconds=seconds, plays=plays)
         self.kept.pages[self.number, page["index"]] = seconds
         return state

@@ -9,11 +9,24 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
 from worlds import call
+
+import blendbench
+from blendbench.listening import settings
+from blendbench.listening.settings import Settings
+from blendbench.listening.study import Subject
+from blendbench.tasks.blend.task import Blend
+
+BLEND = Subject(
+    dict(Blend.columns), Blend.group, Blend.units, {**Blend.shared, **Blend.own}, "noise", ("per", "noise", "music")
+)
+"""What a study knows of the blend task."""
 
 SMALL = (
     "samples=3",
@@ -23,6 +36,12 @@ SMALL = (
     "headphone_check.trials=3",
     "headphone_check.needed=2",
 )
+
+
+def blend_settings(file: Path | None = None, words: Sequence[str] = ()) -> Settings:
+    """Settings of a study of the blend task."""
+    own = Path(blendbench.__file__).parent / "tasks" / "blend" / "study.yaml"
+    return settings.read(yaml.safe_load(own.read_text(encoding="utf-8")), file, words)
 
 
 def plan(finished: Path, run_dir: Path, *words: str) -> Path:

@@ -12,6 +12,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
+from listeners import BLEND, blend_settings
 from PIL import Image
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
@@ -20,10 +21,11 @@ from support import runs
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis, analysis_report, findings, statistics
-from blendbench.listening.answers import COLUMNS
-from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, position, read_settings
+from blendbench.listening.answers import columns, facts_of
+from blendbench.listening.study import Clip, Sample, Study, position
 from blendbench.runs.folder import Experiment, Run
 
+NOISE, MUSIC = "noise", "music"
 ARMS = {"random_music": "Random music", "musicgen_melody": "MusicGen melody", "bnmusic": "BNMusic"}
 EFFECTS = {"random_music": -0.6, "musicgen_melody": 0.0, "bnmusic": 0.7}
 TABLES = ("summary", "pairs", "comparisons", "tests", "agreement", "correlations")
@@ -50,8 +52,8 @@ def make_study(
     scales: Sequence[str] = ("ovl", "per"),
 ) -> Study:
     """A study without sounds, and of its run `config.yaml`; pairs p0, p1, ... take turns in the data sets."""
-    settings = read_settings(None, list(words))
-    settings["scales"] = {name: settings["scales"].get(name, settings["scales"]["ovl"]) for name in scales}
+    settings = blend_settings(None, list(words))
+    settings = replace(settings, scales={name: settings.scales.get(name, settings.scales["ovl"]) for name in scales})
 
     def sample(kind: str, number: int) -> Sample:
         conditions = list(arms)
@@ -60,13 +62,14 @@ def make_study(
         name = f"s{number + 1:03d}" if kind == "sample" else f"{kind}{number + 1}"
         pair = f"p{number}" if kind == "sample" else f"{kind}-pair-{number}"
         dataset = datasets[number % len(datasets)]
-        return Sample(name, kind, pair, dataset, "rain", "Jazz", "jazz", CLIP, dict.fromkeys(conditions, CLIP))
+        facts = {"clip": f"clip-{pair}", "label": "rain", "genre": "Jazz", "prompt": "jazz"}
+        return Sample(name, kind, pair, dataset, facts, CLIP, None, dict.fromkeys(conditions, CLIP))
 
     counts = {"sample": samples, "catch": catches, "practice": 1}
     planned = tuple(sample(kind, number) for kind, count in counts.items() for number in range(count))
     run = {"name": "x", "title": "Table 2", "paper_csv": None, "metrics": ["fad"], "rows": dict(arms)}
     runs.write(folder, settings={"experiment": run | dict(experiment or {})})
-    return Study(folder / "listening", settings, dict(arms), "adaptive", planned, (), CLIP, 5.0)
+    return Study(folder / "listening", settings, BLEND, dict(arms), {}, "adaptive", planned, (), CLIP, 5.0)
 
 
 @dataclass
@@ -94,7 +97,7 @@ class People:
             for page in pages[: 4 if kind == "early" else None]:
                 seconds = float(draw.uniform(1, 4) if kind == "hasty" else draw.uniform(20, 60))
                 one = page.sample
-                facts = [one.kind, one.name, one.pair_id, one.dataset, one.label, one.genre]
+                facts = [page.kind, *facts_of(study, one)]
                 for place, arm in enumerate(page.order):
                     for scale in study.scales:
                         if arm in (NOISE, MUSIC):
@@ -105,7 +108,7 @@ class People:
                             value = int(np.clip(round(true + draw.normal(0, self.spread)), 1, 5))
                         value = 3 if kind == "straight" else value
                         lines.append([listener, page.index, position(place), *facts, arm, scale, value, 0, 1, seconds])
-        return pd.DataFrame(lines, columns=COLUMNS)
+        return pd.DataFrame(lines, columns=columns(study))
 
 
 def array_ratings(study: Study, values: np.ndarray) -> pd.DataFrame:
@@ -113,10 +116,10 @@ def array_ratings(study: Study, values: np.ndarray) -> pd.DataFrame:
     lines = []
     for listener, place, arm in zip(*np.nonzero(np.isfinite(values)), strict=True):
         one = study.of_kind("sample")[place]
-        facts = [one.kind, one.name, one.pair_id, one.dataset, one.label, one.genre]
+        facts = [one.kind, *facts_of(study, one)]
         rated = [list(study.arms)[arm], next(iter(study.scales)), values[listener, place, arm]]
         lines.append([int(listener), int(place), "A", *facts, *rated, None, None, None])
-    return pd.DataFrame(lines, columns=COLUMNS)
+    return pd.DataFrame(lines, columns=columns(study))
 
 
 def analyse(study: Study, ratings: pd.DataFrame, headphones: Mapping[int, bool]) -> Path:
@@ -135,8 +138,8 @@ def told(study: Study) -> str:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at tables alone: figures are most of the time."""
-    monkeypatch.setattr(analysis_report, "_draw_ratings", lambda *_: None)
-    monkeypatch.setattr(analysis_report, "_draw_predictors", lambda *_: [])
+    monkeypatch.setattr(analysis_report, "draw_ratings", lambda *_: None)
+    monkeypatch.setattr(analysis_report, "draw_predictors", lambda *_: [])
 
 
 BAD = {12: "straight", 13: "catch", 14: "hasty", 15: "early", 16: "headphones"}
@@ -571,8 +574,8 @@ def test_clips_that_hang_together_widen_the_interval():
     draw = np.random.default_rng(9)
     score, rating = draw.normal(size=(2, 10)).repeat(8, axis=1)
     mixes = statistics.Mixes(score, rating, np.array(["a"] * 80), np.arange(10).repeat(8).astype(str))
-    alone = mixes._replace(clip=np.arange(80).astype(str))
-    wide, narrow = (np.diff(statistics.over_clips(one, 0)[:2])[0] for one in (mixes, alone))
+    alone = mixes._replace(group=np.arange(80).astype(str))
+    wide, narrow = (np.diff(statistics.over_groups(one, 0, "noise clips")[:2])[0] for one in (mixes, alone))
     assert wide > 2 * narrow
 
 
@@ -833,7 +836,7 @@ def test_nobody_left_names_the_file_that_tells_why(tmp_path):
 def test_no_ratings_at_all_are_an_error(tmp_path):
     study = make_study(tmp_path, samples=3)
     with pytest.raises(BlendbenchError, match="nobody has rated anything yet"):
-        analyse(study, pd.DataFrame(columns=COLUMNS), {})
+        analyse(study, pd.DataFrame(columns=columns(study)), {})
 
 
 def test_catch_trials_alone_are_no_ratings(tmp_path):

@@ -42,7 +42,7 @@ def answer_all(run_dir: Path) -> dict[tuple, int]:
                     answers.rate(listener(), page.index, study.position(place), scale, value, stamp=1)
                     if page.sample.kind == "sample":
                         given[number, page.sample.name, condition, scale] = value
-            answers.finish_page(listener(), page.index, 20.0 + draw.uniform(0, 9), {"noise": 1, "A": 2})
+            answers.finish_page(listener(), page.index, 20.0 + draw.uniform(0, 9), {"first": 1, "A": 2})
     answers.close()
     return given
 

@@ -33,7 +33,7 @@ def served(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     assert found is not None
     seconds = {clip.name: 0.3 for clip, _ in found.checks}
     for one in found.samples:
-        seconds |= {clip.name: CLIP_S[one.kind] for clip in (one.noise, *one.clips.values())}
+        seconds |= {clip.name: CLIP_S[one.kind] for clip in one.sounds}
     for name, length in seconds.items():
         sound, rate = soundfile.read(found.clip_file(name))
         soundfile.write(found.clip_file(name), sound[: round(length * rate)], rate, "PCM_16")
@@ -168,9 +168,9 @@ HEAR = """async () => {
         while (!document.querySelector(selector)) await new Promise(requestAnimationFrame);
         return performance.now() / 1000;
     };
-    await until("#noise .play:enabled");
+    await until("#first .play:enabled");
     const began = performance.now() / 1000;
-    document.querySelector("#noise .play").click();
+    document.querySelector("#first .play").click();
     return await until(".clip button:enabled") - began;
 }"""
 """Plays the noise; returns the seconds until the clips open."""
@@ -437,7 +437,7 @@ def test_page_by_keyboard_alone(visit, served):
             keys.press("ArrowRight")
     assert shown(page) == given
     keys.press("0")
-    until(page, '#noise [aria-pressed="true"]')
+    until(page, '#first [aria-pressed="true"]')
     assert playing() == ["Play noise alone"]
     keys.press("Enter")  # on a choice
     at(page, "Page 2 of 3")
@@ -464,7 +464,7 @@ def test_single_keys_can_be_switched_off(visit, served):
 
 
 MIX = """async ([plan, seconds, sounds]) => {
-    const { mixer } = await import("../../static/listen.js");
+    const { mixer } = await import("../../static/sounds.js");
     const rate = 44100, context = new OfflineAudioContext(1, Math.round(seconds * rate), rate), buffers = {};
     for (const [name, samples] of Object.entries(sounds)) {
         buffers[name] = context.createBuffer(1, samples.length, rate);

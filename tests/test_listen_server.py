@@ -280,7 +280,7 @@ def advance(post: Callable[[str, Any], Reply], state: dict[str, Any]) -> dict[st
         reply = post("check", {"attempt": check["attempt"], "trial": check["trial"], "answer": 1})
     else:
         rate_all(post, state)
-        reply = post("next", {"page": state["page"]["index"], "seconds": 9.5, "plays": {"noise": 1, "A": 2}})
+        reply = post("next", {"page": state["page"]["index"], "seconds": 9.5, "plays": {"first": 1, "A": 2}})
     assert reply.status == 200, reply
     return reply.json()
 
@@ -308,7 +308,7 @@ def test_a_listener_has_the_sounds_of_their_own_pages_and_of_what_comes_before_a
     with made:
         for number in range(2):
             own = {clip.name for page in found.pages(number) for clip in page.sample.clips.values()}
-            own |= {page.sample.noise.name for page in found.pages(number)}
+            own |= {page.sample.first.name for page in found.pages(number)}
             own |= {found.volume.name, *(clip.name for clip, _ in found.checks)}
             others = {clip.name for clip in found.clips} - own
             assert len(others) >= len(found.arms)
@@ -419,7 +419,7 @@ def test_a_sound_that_is_missing_or_a_link_is_told_and_not_followed(forked, tmp_
         for name in (gone, linked, "e" * 32):
             reply = made.ask(0, f"clips/{name}.flac")
             assert reply.status == 404 and b"root" not in reply.body
-        assert made.ask(0, f"clips/{page.sample.noise.name}.flac").status == 200
+        assert made.ask(0, f"clips/{page.sample.first.name}.flac").status == 200
     lines = made.log.read_text().splitlines()
     assert [name in line for name, line in zip((gone, linked), lines, strict=True)] == [True, True]
     assert all(line.startswith("blendbench: ") and "put it back from a copy" in line for line in lines)
@@ -580,7 +580,7 @@ def test_every_key_of_every_answer_is_checked(shared, what, key):
     wrong = [value for value in WRONG if (key, value) not in (("seconds", 1.0), ("agree", True), ("confirm", True))]
     if key == "plays":
         wrong = [one for one in wrong if one != {}] + [
-            {place: value} for place in ("A", "noise") for value in WRONG if value != 1
+            {place: value} for place in ("A", "first") for value in WRONG if value != 1
         ]
         wrong += [{"\ud800": "x"}, {"noise ": 1}, {"AA": 1}, {"": 1}, {"A": 1, "<b>": 1}]
     for value in wrong:
@@ -745,12 +745,12 @@ def test_the_whole_way(shared, listener):
         assert state["step"] == "page" and state["pages"]["done"] == page.index
         shown = state["page"]
         assert shown["index"] == page.index and shown["practice"] == (page.sample.kind == "practice")
-        assert shown["noise"] == page.sample.noise.name and shown["ratings"] == {}
+        assert shown["first"] == {"clip": page.sample.first.name, "label": "Noise"} and shown["ratings"] == {}
         assert [clip["place"] for clip in shown["clips"]] == list("ABCD")
         assert [clip["clip"] for clip in shown["clips"]] == [page.sample.clips[one].name for one in page.order]
         rate_all(listener.post, state, 1 + page.index % 5)
         assert set(listener.get().json()["page"]["ratings"]) == set("ABCD")
-        state = listener.post("next", {"page": page.index, "seconds": 7.25, "plays": {"noise": 2, "B": 3}}).json()
+        state = listener.post("next", {"page": page.index, "seconds": 7.25, "plays": {"first": 2, "B": 3}}).json()
     assert state == listener.get().json()
     assert state["step"] == "finished" and state["pages"] == {"done": len(pages), "of": len(pages)}
     assert state["thanks"] == EVIL
@@ -761,7 +761,7 @@ def test_the_whole_way(shared, listener):
         rows = {(row[2], row[3]): row[4:6] for row in kept["ratings"] if row[1] == page.index}
         assert rows == {(one, scale): (1 + page.index % 5, 0) for one in page.order for scale in ("ovl", "per")}
         (row,) = [row for row in kept["pages"] if row[1] == page.index]
-        assert (row[2], json.loads(row[3])) == (7.25, {"noise": 2, "A": 0, "B": 3, "C": 0, "D": 0})
+        assert (row[2], json.loads(row[3])) == (7.25, {"first": 2, "A": 0, "B": 3, "C": 0, "D": 0})
 
 
 def unasked(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -959,7 +959,7 @@ def test_nothing_that_a_listener_is_sent_tells_a_method_from_another(forked):
             while state["step"] != "finished":
                 if state["step"] == "page":
                     page = found.pages(number)[state["page"]["index"]]
-                    shown = [state["page"]["noise"], *(clip["clip"] for clip in state["page"]["clips"])]
+                    shown = [state["page"]["first"]["clip"], *(clip["clip"] for clip in state["page"]["clips"])]
                     # What is loaded ahead comes in the order that its page will show; the plan's would tell the arms.
                     assert coming in ([], shown)
                     coming = state["page"]["next"]
@@ -979,7 +979,7 @@ def test_nothing_that_a_listener_is_sent_tells_a_method_from_another(forked):
             assert {reply.header("etag") for reply in sounds.values()} == {f'"{name}"' for name in sounds}
             secret = {*found.arms, *found.arms.values(), found.presentation, made.run_dir.name + "/", "catch"}
             secret |= {
-                text for one in found.samples for text in (one.name, one.pair_id, one.dataset, one.genre, one.prompt)
+                text for one in found.samples for text in (one.name, one.pair_id, one.dataset, *one.facts.values())
             }
             texts = [reply.body.decode() + repr(reply.headers) for reply in replies if b"fLaC" not in reply.body[:4]]
             for word in secret - {""}:
@@ -1297,7 +1297,7 @@ def test_links_stay_and_further_ones_come_by_invite(ready, capsys):
     ("name", "damage", "expected"),
     [
         ("study.json", lambda data: data[:100], "study.json: damaged"),
-        ("study.json", lambda data: data.replace(b'"version": 1', b'"version": 9'), "version 9 of another blendbench"),
+        ("study.json", lambda data: data.replace(b'"version": 2', b'"version": 9'), "version 9 of another blendbench"),
         ("listen.study.yaml", lambda data: b"samples: [", "listen.study.yaml: "),
         ("listen.study.yaml", None, "listen.study.yaml: cannot be read"),
         ("links.csv", lambda data: data[:-5], "links.csv: damaged"),
@@ -1316,7 +1316,7 @@ def test_damaged_files_are_one_line_with_a_remedy(ready, capsys, name, damage, e
     if damage is not None:
         file.write_bytes(damage(file.read_bytes()))
     elif file.is_dir():
-        sound = planned(ready).clip_file(planned(ready).samples[-1].noise.name)
+        sound = planned(ready).clip_file(planned(ready).samples[-1].first.name)
         sound.unlink()
     else:
         file.unlink()
@@ -1345,7 +1345,7 @@ def test_status_and_export_tell_the_truth(strict, tmp_path, capsys):
     if state["step"] != "page":
         state = to_headphones(strict, 2, right)
     rate_all(lambda what, body: strict.ask(2, what, body), state, 4)
-    strict.ask(2, "next", {"page": 0, "seconds": 12.5, "plays": {"noise": 1, "A": 6, "C": 2}})
+    strict.ask(2, "next", {"page": 0, "seconds": 12.5, "plays": {"first": 1, "A": 6, "C": 2}})
     body = {"page": 1, "clip": "D", "scale": "per", "value": 1, "stamp": 5}
     for value in (1, 2):
         assert strict.ask(2, "rate", body | {"value": value, "stamp": value}).status == 200

@@ -20,15 +20,17 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listeners import BLEND, blend_settings
 from worlds import CHEAP, RATE, rows_of
 
 from blendbench.errors import BlendbenchError
-from blendbench.listening import planning, study
-from blendbench.listening.answers import COLUMNS, Answers, Listener, Refused
-from blendbench.listening.study import MUSIC, NOISE, Clip, Sample, Study, williams
+from blendbench.listening import planning, sounds, study
+from blendbench.listening.answers import Answers, Listener, Refused, columns
+from blendbench.listening.study import Clip, Sample, Study, williams
 from blendbench.runs.folder import Run
 from blendbench.sound import audio
 
+NOISE, MUSIC = "noise", "music"
 SMALL = ["samples=2", "catch_trials=1", "practice=1", "headphone_check.trials=3", "headphone_check.needed=2"]
 
 
@@ -47,14 +49,15 @@ def invented(
         name = f"{kind}{index}"
         conditions = [NOISE, MUSIC, *names[2:]] if kind == "catch" else names
         clips = {one: Clip(f"{name}-{one}", None) for one in conditions}
-        return Sample(name, kind, f"pair of {name}", "esc50", "wind", "Jazz", "", Clip(f"{name}-alone", None), clips)
+        facts = {"clip": name, "label": "wind", "genre": "Jazz", "prompt": ""}
+        return Sample(name, kind, f"pair of {name}", "esc50", facts, Clip(f"{name}-alone", None), None, clips)
 
     counts = {"sample": samples, "catch": catches, "practice": practice}
     all_samples = tuple(sample(kind, index) for kind, count in counts.items() for index in range(count))
     checks = tuple((Clip(f"tones{trial}", None), trial % 3 + 1) for trial in range(3))
-    found = study.read_settings(None, ["headphone_check.trials=3", "headphone_check.needed=2", *words])
+    found = blend_settings(None, ["headphone_check.trials=3", "headphone_check.needed=2", *words])
     labels = {name: name for name in names}
-    return Study(folder, found, labels, "direct", all_samples, checks, Clip("volume", None), 1.0)
+    return Study(folder, found, BLEND, labels, {}, "direct", all_samples, checks, Clip("volume", None), 1.0)
 
 
 def rated(planned: Study, listener: int) -> list[study.Page]:
@@ -229,14 +232,14 @@ def test_fifty_of_twenty_thousand_pairs_are_chosen_at_once(labels, genres):
 
 @pytest.fixture(scope="module")
 def planned(finished, tmp_path_factory):
-    """Plans a study of a copy of the finished run, once; returns it, its notes, and the run."""
+    """Plans a study of a copy of the finished run, once; returns it, its notes, and the run's settings."""
 
     @cache
     def make(*words: str) -> tuple[Study, list[str], Run]:
         run_dir = tmp_path_factory.mktemp("planned") / "some run"
         shutil.copytree(finished, run_dir)
         run = Run.open(run_dir)
-        return *planning.plan(run, study.read_settings(None, [*SMALL, *words])), run
+        return *planning.plan(run, blend_settings(None, [*SMALL, *words])), run
 
     return make
 
@@ -254,7 +257,7 @@ def lufs(samples: np.ndarray) -> float:
 
 def conditions(planned: Study) -> list[tuple[Sample, str, Clip]]:
     """All that is heard on pages; "" is the noise alone."""
-    return [(one, key, clip) for one in planned.samples for key, clip in [("", one.noise), *one.clips.items()]]
+    return [(one, key, clip) for one in planned.samples for key, clip in [("", one.first), *one.clips.items()]]
 
 
 def in_the_run(planned: Study, run: Run, one: Sample, key: str) -> np.ndarray:
@@ -264,7 +267,7 @@ def in_the_run(planned: Study, run: Run, one: Sample, key: str) -> np.ndarray:
         for row in rows_of(planned.run_dir)
         if (row["pair_id"], row["presentation"]) == (one.pair_id, planned.presentation)
     }
-    noise = run.task.given(rows["bnmusic"]).noise
+    noise = run.parts(rows["bnmusic"])[NOISE]
     if key in ("", NOISE):
         return noise.numpy()
     if key == MUSIC:
@@ -303,7 +306,7 @@ def test_matched_clips_are_all_equally_loud_and_none_clips(planned, target, fade
 def test_matched_samples_keep_their_levels_within_and_have_their_noises_equal(planned):
     made, notes, run = planned("playback.match=samples", "playback.lufs=-20")
     for one in made.samples:
-        noise = lufs(sound(made, one.noise))
+        noise = lufs(sound(made, one.first))
         assert noise == pytest.approx(-20 - lowered(notes), abs=0.1)
         before = lufs(in_the_run(made, run, one, ""))
         for key, clip in one.clips.items():
@@ -331,10 +334,10 @@ def test_a_catch_trial_holds_the_noise_alone_and_the_music_alone(planned):
     arms = list(made.arms)
     for one in made.of_kind("catch"):
         assert list(one.clips) == [NOISE, MUSIC, *arms[2:]]
-        assert np.array_equal(sound(made, one.clips[NOISE]), sound(made, one.noise))
+        assert np.array_equal(sound(made, one.clips[NOISE]), sound(made, one.first))
         music = in_the_run(made, run, one, MUSIC)
         assert alike(sound(made, one.clips[MUSIC]), music) > 0.999
-        assert abs(alike(sound(made, one.clips[MUSIC]), sound(made, one.noise))) < 0.5
+        assert abs(alike(sound(made, one.clips[MUSIC]), sound(made, one.first))) < 0.5
     for one in made.of_kind("sample"):
         assert list(one.clips) == arms
         for arm in arms:
@@ -356,7 +359,7 @@ def test_names_and_files_of_sounds_tell_nothing(planned):
 def test_headphone_tones_differ_as_the_test_needs_it():
     length = round(RATE * 1.5)
     for quiet, turned in itertools.permutations(range(3), 2):
-        tones = planning.headphone_tones(quiet, turned)
+        tones = sounds.headphone_tones(quiet, turned)
         assert tones.shape == (round(RATE * 4), 2)
         parts = [tones[length * place : length * place + RATE] for place in range(3)]
         level = [np.sqrt((part**2).mean()) for part in parts]
@@ -403,7 +406,7 @@ def test_a_plan_is_read_as_it_was_made_and_no_second_is_made(planned, tmp_path):
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[]",
-        lambda text: text.replace('"noise"', '"nose"'),
+        lambda text: text.replace('"first"', '"fist"'),
         lambda text: text.replace('"clips": {', '"clips": [], "c": {'),
         lambda text: json.dumps(json.loads(text) | {"samples": []}),
         lambda text: json.dumps(json.loads(text) | {"checks": [[1, 2]]}),
@@ -445,7 +448,7 @@ def faulty(world, tmp_path_factory) -> Path:
 
 
 def planned_of(run_dir: Path, *words: str) -> tuple[Study, list[str]]:
-    return planning.plan(Run.open(run_dir), study.read_settings(None, [*SMALL, *words]))
+    return planning.plan(Run.open(run_dir), blend_settings(None, [*SMALL, *words]))
 
 
 @pytest.mark.parametrize("extra", [0, 2])
@@ -471,7 +474,7 @@ def test_a_catch_trial_takes_its_music_from_an_arm_that_has_some(faulty):
     shutil.rmtree(faulty / "listening", ignore_errors=True)
     made, _ = planned_of(faulty, "arms=[random_music,noise_only]")
     (catch,) = made.of_kind("catch")
-    assert lufs(sound(made, catch.clips[MUSIC])) == pytest.approx(lufs(sound(made, catch.noise)), abs=0.1)
+    assert lufs(sound(made, catch.clips[MUSIC])) == pytest.approx(lufs(sound(made, catch.first)), abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -480,6 +483,9 @@ def test_a_catch_trial_takes_its_music_from_an_arm_that_has_some(faulty):
         (["arms=[random_music,nothing]"], "arms: the run has no 'nothing'"),
         (["arms=[]"], "arms: 0 to be rated"),
         (["arms=[random_music]"], "catch_trials: need two arms"),
+        (["balance=[label,colour]"], "balance: ['label', 'colour']"),
+        (["hidden_reference=recording"], "hidden_reference: the task's sounds have no part 'recording'; it has noise"),
+        (["anchor.part=recording"], "anchor.part: the task's sounds have no part 'recording'"),
         (["presentation=adaptive"], "presentation: the run has no 'adaptive'; it has loudness_normalized"),
         (["arms=[random_music,noise_only]", "dataset=epic_sounds"], "no pair has mixes of random_music, noise_only"),
     ],
@@ -501,7 +507,7 @@ def test_a_single_arm_can_be_rated_without_catch_trials(faulty):
 # Settings
 
 
-KEYS = ["samples", "listeners", "practice", "catch_trials", "seed", "balance", "playback", "headphone_check", "scales",
+KEYS = ["samples", "listeners", "practice", "repeats", "seed", "playback", "headphone_check", "range", "scales",
         "exclusions", "title", "consent", "contact", "thanks"]  # fmt: skip
 
 
@@ -512,7 +518,7 @@ def test_a_value_of_a_wrong_kind_is_one_line_that_names_its_key(tmp_path, key, v
     file.write_text(f"{key}: {value}\n", encoding="utf-8")
     for found in ((file, []), (None, [f"{key}={value}"])):
         with pytest.raises(BlendbenchError) as failed:
-            study.read_settings(*found)
+            blend_settings(*found)
         assert key in str(failed.value) and "\n" not in str(failed.value)
 
 
@@ -525,7 +531,20 @@ def test_a_value_of_a_wrong_kind_is_one_line_that_names_its_key(tmp_path, key, v
         ("listeners=1.0", "listeners: 1.0"),
         ("samples_per_listener=0", "samples_per_listener: 0"),
         ("dataset=3", "dataset: 3"),
-        ("balance=[label,colour]", "balance: ['label', 'colour']"),
+        ("balance=label", "balance: 'label'"),
+        ("catch_trials=-1", "catch_trials: -1"),
+        ("range=[5,1]", "range: [5, 1]"),
+        ("range=[0,0.5]", "range: [0, 0.5]"),
+        ("range=5", "range: 5"),
+        ("repeats=-1", "repeats: -1"),
+        ("anchor.part=3", "anchor: "),
+        ("anchor={part: noise, lowpass_hz: 1}", "anchor: "),
+        ("hidden_reference=[noise]", "hidden_reference"),
+        ("open_reference=3", "open_reference: 3"),
+        ("exclusions.reference_below=0.9", "exclusions.reference_below"),
+        ("exclusions.reference_below.share=9", "exclusions.reference_below: "),
+        ("exclusions.retest_difference=-1", "exclusions.retest_difference: -1"),
+        ("unit=page", "unit: 'page'"),
         ("arms=random_music", "arms: 'random_music'"),
         ("playback.match=loud", "playback.match: 'loud'"),
         ("playback.lufs=-5", "playback.lufs: -5"),
@@ -547,7 +566,7 @@ def test_a_value_of_a_wrong_kind_is_one_line_that_names_its_key(tmp_path, key, v
 )
 def test_a_value_out_of_range_and_an_unknown_key_are_one_line_that_names_them(word, named):
     with pytest.raises(BlendbenchError) as failed:
-        study.read_settings(None, [word])
+        blend_settings(None, [word])
     assert named in str(failed.value) and "\n" not in str(failed.value)
 
 
@@ -556,18 +575,18 @@ def test_a_file_that_holds_no_settings_is_one_line_that_names_it(tmp_path, text)
     file = tmp_path / "own.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(BlendbenchError) as failed:
-        study.read_settings(file)
+        blend_settings(file)
     assert str(failed.value).startswith(f"{file}: ") and "\n" not in str(failed.value)
 
 
 def test_settings_of_a_file_stand_over_the_defaults_and_words_over_both(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("samples: 7\nscales: {mood: {label: M, text: T, low: l, high: h}}\n", encoding="utf-8")
-    found = study.read_settings(file, ["samples=8", "samples=9", "playback.lufs=-30"])
-    assert (found["samples"], found["playback"]["lufs"], found["listeners"]) == (9, -30, 20)
-    assert list(found["scales"]) == ["mood"]  # in place of the paper's
+    found = blend_settings(file, ["samples=8", "samples=9", "playback.lufs=-30"])
+    assert (found.samples, found.playback.lufs, found.listeners) == (9, -30, 20)
+    assert list(found.scales) == ["mood"]  # in place of the paper's
     with pytest.raises(BlendbenchError, match=r"missing\.yaml: cannot be read"):
-        study.read_settings(tmp_path / "missing.yaml")
+        blend_settings(tmp_path / "missing.yaml")
 
 
 # Answers
@@ -638,7 +657,7 @@ def test_eight_threads_lose_nothing_and_double_nothing(answers):
         thread.join()
     assert not errors
     rows = kept.export()
-    assert list(rows.columns) == COLUMNS
+    assert list(rows.columns) == columns(kept.study)
     keys = ["listener", "page", "position", "scale"]
     assert not rows.duplicated(keys).any() and not rows.duplicated(["listener", "page", "arm", "scale"]).any()
     own = rows[rows["listener"] != shared.number]
@@ -774,6 +793,5 @@ def test_the_music_of_a_catch_trial_is_what_the_mix_has_beyond_the_noise(finishe
     row = next(row for row in rows_of(finished) if row["arm"] == "bnmusic" and row["presentation"] == "direct")
     run = Run.open(finished)
     parts = run.parts(row)
-    assert set(parts) == {"noise", "music"}
-    assert torch.allclose(parts["noise"] + parts["music"], run.heard(row), atol=1e-6)
-    assert audio.integrated_loudness(parts["music"], RATE) > -70
+    assert torch.allclose(parts[NOISE] + parts[MUSIC], run.heard(row), atol=1e-6)
+    assert audio.integrated_loudness(parts[MUSIC], RATE) > -70

@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
+from listeners import blend_settings
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening import planning, webmushra
 from blendbench.listening import study as studies
-from blendbench.listening.answers import COLUMNS
+from blendbench.listening.answers import columns
+from blendbench.listening.settings import Scale
 from blendbench.listening.study import Study
 from blendbench.runs.folder import Run
 
@@ -35,7 +37,7 @@ def study(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     run_dir = tmp_path_factory.mktemp("webmushra") / "run"
     shutil.copytree(finished, run_dir, ignore=shutil.ignore_patterns("report"))
     words = ["samples=2", "practice=1", "catch_trials=1", "headphone_check.trials=0"]
-    made, _ = planning.plan(Run.open(run_dir), studies.read_settings(None, words))
+    made, _ = planning.plan(Run.open(run_dir), blend_settings(None, words))
     assert sorted(one.kind for one in made.samples) == ["catch", "practice", "sample", "sample"]
     assert len(made.arms) == 4
     return made
@@ -89,7 +91,7 @@ def test_every_page_is_of_a_type_and_in_a_place_that_webmushra_knows(study: Stud
             assert page["mustRate"] is True
         if page["type"] in (rated, "likert_single_stimulus") and page["id"] != "check":
             scales = [name for name in study.scales if page["id"].endswith(f"-{name}")]
-            texts = [study.scales[name][key] for name in scales for key in ("text", "low", "high")]
+            texts = [getattr(study.scales[name], key) for name in scales for key in ("text", "low", "high")]
             assert all(text in page["content"] for text in texts)
 
 
@@ -99,9 +101,9 @@ def test_sounds_have_the_clips_samples_in_both_channels_and_one_length_a_page(st
     used = {name for page in pages for name in sounds_of(page)}
     there = {str(file.relative_to(root)) for file in root.rglob("*.wav")}
     assert used == there
-    assert {Path(name).stem for name in used} == {
-        clip.name for one in study.samples for clip in (one.noise, *one.clips.values())
-    } | {study.volume.name}
+    assert {Path(name).stem for name in used} == {clip.name for one in study.samples for clip in one.sounds} | {
+        study.volume.name
+    }
     for name in used:
         info = soundfile.info(root / name)
         assert (info.format, info.subtype, info.samplerate, info.channels) == ("WAV", "PCM_16", 44_100, 2)
@@ -115,7 +117,7 @@ def test_sounds_have_the_clips_samples_in_both_channels_and_one_length_a_page(st
 def test_what_listeners_are_served_names_no_arm_and_no_catch_trial(study: Study, exported: Path) -> None:
     root = exported.parents[1]
     telling = {*study.arms, *study.arms.values(), "catch", *(one.name for one in study.samples)}
-    telling |= {text for one in study.samples for text in (one.pair_id, one.label, one.prompt)}
+    telling |= {text for one in study.samples for text in (one.pair_id, one.facts["label"], one.facts["prompt"])}
     texts = [str(file.relative_to(root)) for file in root.rglob("*")]
     texts += [file.read_text(encoding="utf-8") for file in root.rglob("*") if file.is_file() and file.suffix != ".wav"]
     for text in texts:
@@ -148,9 +150,9 @@ class Markup(HTMLParser):
 
 @pytest.mark.parametrize("kind", ["likert", "mushra"])
 def test_the_studys_words_stay_words_whatever_they_hold(study: Study, tmp_path: Path, kind: str) -> None:
-    scales = {name: dict.fromkeys(("label", "text", "low", "high"), HOSTILE) for name in study.scales}
+    scales = dict.fromkeys(study.scales, Scale(HOSTILE, HOSTILE, HOSTILE, HOSTILE))
     words = {"title": HOSTILE, "consent": f"One.\n \n{HOSTILE}\n\n{{minutes}} minutes", "thanks": HOSTILE}
-    hostile = replace(study, settings=study.settings | words | {"contact": HOSTILE, "scales": scales})
+    hostile = replace(study, settings=replace(study.settings, **words, contact=HOSTILE, scales=scales))
     file = webmushra.export(hostile, tmp_path, kind)
     config = read(file)
     assert config["testname"] == SHOWN  # text, not markup
@@ -240,7 +242,7 @@ def arm_of(study: Study, config: dict[str, Any], trial: str, key: str) -> tuple[
     page = next(page for page in flat(config["pages"]) if page.get("id") == trial)
     clip = Path(page["stimuli"][key]).stem
     found = [(one.name, arm) for one in study.samples for arm, sound in one.clips.items() if sound.name == clip]
-    (scale,) = [name for name, scale in study.scales.items() if scale["text"] in page["content"]]
+    (scale,) = [name for name, scale in study.scales.items() if scale.text in page["content"]]
     return found[0][0], scale, found[0][1]
 
 
@@ -251,7 +253,7 @@ def test_answers_come_back_as_they_were_given(study: Study, exported: Path, tmp_
     file = tmp_path / "results.csv"
     file.write_text(WRITERS[kind](*((f"u{seed}", session) for seed, (session, _) in enumerate(sessions))))
     table = webmushra.read_results(study, [file])
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == columns(study)
     samples = {one.name: one for one in study.samples}
     for listener, (session, given) in enumerate(sessions):
         mine = table[table["listener"] == listener]
@@ -281,7 +283,7 @@ def test_answers_come_back_as_they_were_given(study: Study, exported: Path, tmp_
         for _, row in mine.iterrows():
             sample = samples[row["sample"]]
             facts = ("kind", "pair_id", "dataset", "label", "genre")
-            assert [row[fact] for fact in facts] == [getattr(sample, fact) for fact in facts]
+            assert [row[fact] for fact in facts] == [(vars(sample) | sample.facts)[fact] for fact in facts]
     assert {"noise", "music"} < set(table.loc[table["kind"] == "catch", "arm"])
     assert set(table.loc[table["kind"] != "catch", "arm"]) == set(study.arms)
     assert table[["changes", "plays"]].isna().all().all()
@@ -334,7 +336,7 @@ php-check,plain,u-3,FIRST-ovl,C3,100,60500,
 
 def written(study: Study, file: Path, text: str) -> Path:
     """A result file with the trials of this study's first two samples."""
-    tokens = [one.noise.name[:16] for one in study.samples]
+    tokens = [one.first.name[:16] for one in study.samples]
     file.write_text(text.replace("FIRST", tokens[0]).replace("SECOND", tokens[1]), encoding="utf-8")
     return file
 
@@ -411,7 +413,7 @@ def test_results_of_nobody_are_an_empty_table(study: Study, tmp_path: Path) -> N
     unrated = nobody + 't,x,FIRST-ovl," NA ",C1,10\n'
     for text in (nobody, unrated):
         table = webmushra.read_results(study, [written(study, tmp_path / "lms.csv", text)])
-        assert list(table.columns) == COLUMNS
+        assert list(table.columns) == columns(study)
         assert len(table) == 0
 
 

@@ -112,9 +112,8 @@ def _drafted(
             used.append(row)
             break
     if numbers["sample"] < wanted:
-        notes.append(
-            f"{numbers['sample']} samples in place of {wanted}, as the sounds of no other of the {called} can be read"
-        )
+        one = called.removesuffix("s")
+        notes.append(f"{numbers['sample']} samples in place of {wanted}, as no other {one}'s sounds can be read")
     if not drafts:
         raise BlendbenchError(f"{run.dir}: no item's sounds can be read; {'; '.join(notes[-3:])}")
     return drafts, notes
