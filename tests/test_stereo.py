@@ -2,22 +2,32 @@
 
 import hashlib
 import math
+import shutil
 import struct
 import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import music_sound
+from worlds import call, music_sound, rows_of
 
 from blendbench.datasets import MusicClip
 from blendbench.datasets.reading import read_music
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.evaluators.pocket import PocketTagger
+from blendbench.methods import Context
+from blendbench.seeds import stable_seed
 from blendbench.sound import audio, checks, files
+from blendbench.store.signature import file_hash
+from blendbench.tasks import Column, Given, Lent, Music, Study
 
 RATE = audio.SAMPLE_RATE
 
@@ -244,3 +254,222 @@ def test_channels_that_cannot_be_written_are_refused_first(waveform, error, reas
         files.write(tmp_path / "a.flac", waveform, RATE)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+# From files to the report page
+
+
+@dataclass(frozen=True)
+class Song:
+    """An item: a stereo recording."""
+
+    path: Path
+    dataset: str = "duets"
+
+    @property
+    def id(self) -> str:
+        return self.path.stem
+
+    def facts(self) -> dict[str, str]:
+        return {"song": self.id}
+
+
+@dataclass(frozen=True)
+class Recording(Given):
+    """What is given: a recording [2, samples]."""
+
+    recording: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Songs:
+    """Music to borrow."""
+
+    clips: list[MusicClip]
+
+    def signature(self) -> list[str]:
+        return [clip.id for clip in self.clips]
+
+
+class Duets:
+    """A task of two channels: music for a recording of three seconds, heard in its place."""
+
+    name, sample_rate, channels = "duets", RATE, 2
+    gives = ("recording",)
+    columns = {"song": Column("id", "Song")}
+    group, levels, sortable = "song", {}, ()
+    shared, own = {"recording": "Recording"}, {}
+    units, items_called, whole_called = ("song", "songs"), "songs", "take"
+    notes: list[str] = []
+
+    def __init__(self, sources: Any, store: Path | None, folder: str) -> None:
+        self.seed, self.folder = sources.seed, Path(folder)
+
+    def files(self, items: Sequence[Song]) -> set[Path]:
+        return {item.path for item in items}
+
+    def items(self, limit: int | None) -> list[Song]:
+        return [Song(path) for path in sorted(self.folder.glob("*.wav"))][:limit]
+
+    def signature(self) -> dict[str, Any]:
+        return {"seconds": 3.0}
+
+    def lends(self) -> dict[str, Callable[[], Lent]]:
+        return {"music": lambda: Songs(self.reference())}
+
+    def presentation(self, name: str, entry: Mapping[str, Any]) -> Any:
+        raise BlendbenchError(f"presentations.{name}: name a _target_")
+
+    def inputs(self, item: Song) -> str:
+        return file_hash(item.path)[:16]
+
+    def read(self, item: Song) -> Recording | ClipError:
+        try:
+            recording = read_music(self._clip(item), RATE, 3.0, self.channels)
+        except ClipError as error:
+            return error
+        return Recording(item, stable_seed(self.seed, item.id), recording.shape[-1], recording)
+
+    def given(self, row: Mapping[str, Any]) -> Recording:
+        found = self.read(Song(self.folder / f"{row['song']}.wav"))
+        if isinstance(found, ClipError):
+            raise found
+        return found
+
+    def parts(self, given: Recording, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        assert heard.shape == given.recording.shape
+        return {"recording": given.recording}
+
+    def turned(self, row: Mapping[str, Any]) -> float | None:
+        return None
+
+    def reference(self) -> list[MusicClip]:
+        return [self._clip(item) for item in self.items(None)]
+
+    def reference_seconds(self) -> float:
+        return 3.0
+
+    def study(self) -> Study:
+        return Study(first="recording")
+
+    def close(self) -> None:
+        pass
+
+    @staticmethod
+    def _clip(item: Song) -> MusicClip:
+        return MusicClip(item.id, item.path, "", "", item.id)
+
+
+class Swapped:
+    """The recording with its channels the other way round, louder by a factor; or their mean, which is no answer."""
+
+    takes, uses = ("recording",), ()
+
+    def __init__(self, label: str, factor: float = 1.0, mono: bool = False) -> None:
+        self.label, self.factor, self.mono = label, factor, mono
+
+    def signature(self) -> dict[str, Any]:
+        return {"factor": self.factor, "mono": self.mono}
+
+    def prepare(self, context: Context) -> None:
+        pass
+
+    def generate(self, given: list[Recording]) -> list[Music]:
+        made = [self.factor * one.recording.flip(0) for one in given]
+        return [Music(audio.to_mono(wave) if self.mono else wave) for wave in made]
+
+
+TASK = """
+# @package _global_
+defaults:
+  - /metric: [fad, kl]
+task: {_target_: test_stereo.Duets, folder: '???'}
+dataset: {duets: {}}
+kl: {pairing: random}
+"""
+EXPERIMENT = """
+# @package _global_
+defaults:
+  - override /task: duets
+experiment: {name: swapping, title: Swapping, metrics: [fad, kl]}
+presentations:
+  as_made: {_target_: blendbench.tasks.AsMade, label: As made}
+arms:
+  swapped: {_target_: test_stereo.Swapped, label: Swapped}
+  louder: {_target_: test_stereo.Swapped, label: Louder, factor: 4.0}
+  mono: {_target_: test_stereo.Swapped, label: Mono, mono: true}
+  random: {_target_: blendbench.methods.random_music.RandomMusic, label: Random music}
+"""
+
+
+def test_stereo_run_gives_stereo_takes_scores_and_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    songs = {f"song{number}": np.roll(channels_of(4, 3.0), number, axis=0)[:2] for number in range(3)}
+    (tmp_path / "songs").mkdir()
+    for name, channels in songs.items():
+        written(tmp_path / "songs" / f"{name}.wav", channels)
+    for name, text in {"task/duets": TASK, "experiment/swapping": EXPERIMENT}.items():
+        file = tmp_path / "conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(text.strip())
+    heard: list[torch.Size] = []
+    score = PocketTagger.score
+
+    def listened(self: PocketTagger, waveform: torch.Tensor) -> Any:
+        heard.append(waveform.shape)
+        return score(self, waveform)
+
+    monkeypatch.setattr(PocketTagger, "score", listened)
+    run = tmp_path / "run"
+    words = ["experiment=swapping", f"task.folder={tmp_path}/songs", "allow_targets=[test_stereo]"]
+    words += [f"run_dir={run}", f"store_dir={tmp_path}/store", "statistics.resamples=20", "device=cpu"]
+    words += ["--config-dir", f"{tmp_path}/conf"]
+    assert call("run", *words) == 0
+
+    rows = {(row["arm"], row["song"]): row for row in rows_of(run)}
+    assert len(rows) == 12
+    for (arm, song), row in rows.items():
+        if arm == "mono":
+            assert (row["status"], row["reason"]) == (
+                "failed", "mono: the music made has shape [132300], not [2, samples]",
+            )  # fmt: skip
+            continue
+        values, rate = soundfile.read(run / row["mix"], dtype="float32")
+        assert (values.shape, rate) == ((3 * RATE, 2), RATE)
+        wanted = {
+            "swapped": songs[song][::-1].T, "louder": 4 * songs[song][::-1].T,
+            "random": songs[row.get("music_clip", song)].T,
+        }[arm]  # fmt: skip
+        assert (row["attenuation_db"] > 0) == (np.abs(wanted).max() > 1)
+        np.testing.assert_allclose(values * audio.from_db(row["attenuation_db"]), wanted, atol=1e-6)
+    assert any(row.get("attenuation_db", 0) > 0 for row in rows.values())
+
+    results = pd.read_csv(run / "results.csv")
+    found = results[results["metric"].isin(["fad", "kl"]) & (results["arm"] != "mono")]
+    assert len(found) == 6
+    assert np.isfinite(found["value"]).all()
+    # Evaluators hear the mean of channels: that of a swapped recording is the recording's own.
+    assert set(heard) == {torch.Size([3 * PocketTagger.sample_rate])}
+    assert found.set_index(["arm", "metric"])["value"]["swapped", "fad"] == pytest.approx(0, abs=1e-3)
+
+    assert (run / "report" / "index.html").is_file()
+    for name, channels in songs.items():
+        (file,) = (run / "report" / "audio").glob(f"*{name}*recording*.flac")
+        values, _ = soundfile.read(file)
+        assert values.shape == (3 * RATE, 2)
+        assert np.corrcoef(values[:, 0], channels[0])[0, 1] > 0.999
+        assert len(list((run / "report" / "images").glob(f"*{name}*.png"))) == 4  # the recording and three takes
+
+    # A file of other channels is a failed row, and the same command does no more than that.
+    count = len(heard)
+    written(tmp_path / "songs" / "song2.wav", channels_of(3, 3.0))
+    assert call("run", *words) == 0
+    again = {(row["arm"], row["song"]): row for row in rows_of(run)}
+    assert "has 3 channels, not 1 or 2; mix it down to 2" in again["swapped", "song2"]["reason"]
+    assert again["swapped", "song0"] == rows["swapped", "song0"]
+    assert len(heard) == count + 1  # the file as reference, whose mean is heard
+
+    # A page without takes has what was given, at the same shape.
+    shutil.rmtree(run / "mixes")
+    shutil.rmtree(run / "report")
+    assert call("report", str(run), "--allow-targets", "test_stereo") == 0
+    assert [file.stem.count("recording") for file in (run / "report" / "audio").iterdir()] == [1, 1]

@@ -29,6 +29,8 @@ class Context:
         What may be borrowed, by name: each makes its thing when it is first asked for.
     uses : sequence of str, optional
         Names that may be borrowed; all where it is left out.
+    channels : int
+        Of every waveform.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class Context:
         seed: int,
         lenders: Mapping[str, Callable[[], Lent]],
         uses: Sequence[str] | None = None,
+        channels: int = 1,
     ) -> None:
-        self.sample_rate, self.device, self.seed = sample_rate, device, seed
+        self.sample_rate, self.channels, self.device, self.seed = sample_rate, channels, device, seed
         self._lenders, self._uses = lenders, uses
         self._lent: dict[str, Lent] = {}
 
@@ -62,7 +65,7 @@ class Context:
 
     def only(self, uses: Sequence[str]) -> "Context":
         """The context as a method gets it that uses so much; what is lent is shared."""
-        narrow = Context(self.sample_rate, self.device, self.seed, self._lenders, uses)
+        narrow = Context(self.sample_rate, self.device, self.seed, self._lenders, uses, self.channels)
         narrow._lent = self._lent
         return narrow
 

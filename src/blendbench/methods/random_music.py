@@ -30,15 +30,15 @@ class RandomMusic:
 
     def prepare(self, context: Context) -> None:
         """Keep the music list; raises BlendbenchError if it is empty."""
-        self.clips, self.sample_rate = context.borrow("music").clips, context.sample_rate
+        self.clips, self.context = context.borrow("music").clips, context
         if not self.clips:
             raise BlendbenchError("music: no clips to draw random music from; choose a music set")
 
     def generate(self, items: list[Given]) -> list[Music]:
         """One clip a pair, drawn by the pair's seed, looped or cut to the noise's length."""
-        made = []
+        made, rate = [], self.context.sample_rate
         for item in items:
             clip = self.clips[item.seed % len(self.clips)]
-            waveform = read_music(clip, self.sample_rate, item.samples / self.sample_rate)
+            waveform = read_music(clip, rate, item.samples / rate, self.context.channels)
             made.append(Music(waveform, {"music_clip": clip.id, "music_source": clip.source}))
         return made

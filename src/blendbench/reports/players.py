@@ -2,7 +2,8 @@
 
 A run keeps what is heard alone. Parts are made again by the task: those that all arms have in common once an item, an
 arm's own once, where it is loudest, as its presentations differ by a gain. All sounds of an item are heard at their
-true levels relative to each other: files are scaled, and players turned down, to one common factor an item.
+true levels relative to each other: files are scaled, and players turned down, to one common factor an item. Sounds keep
+their channels; images show the mean.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,7 +126,8 @@ class Players:
         if first is None and self.task.shared:
             # Of what is given alone, where nothing that is heard is left.
             row = next(iter(rows.values()))
-            parts = self.task.parts(given, torch.zeros(given.samples), row)
+            channels = () if self.task.channels == 1 else (self.task.channels,)
+            parts = self.task.parts(given, torch.zeros(*channels, given.samples), row)
         made.waves |= {(name, "", ""): parts[name] for name in self.task.shared if name in parts}
         for place in made.loudest.values():
             parts = self.task.parts(given, whole[place], rows[place])

@@ -104,7 +104,7 @@ def context_of(run: Run) -> Context:
     lenders: dict[str, Any] = dict(run.task.lends())
     if entry is not None:
         lenders["generator"] = lambda: config.build(entry, "generator", run.allowed)
-    return Context(run.task.sample_rate, run.device, run.seed, lenders)
+    return Context(run.task.sample_rate, run.device, run.seed, lenders, channels=run.task.channels)
 
 
 def prepare(run: Run) -> Plan:
