@@ -39,8 +39,31 @@ RUNS = {
         "experiment.sweep={amplification.alpha: [0.05, 0.3]}",
     ],
 }  # fmt: skip
+STUDY = ["samples=3", "practice=0", "catch_trials=1", "listeners=4", "headphone_check.trials=0"]
+ANSWERS = """
+import sys
+from pathlib import Path
+from blendbench.listening import study
+from blendbench.listening.answers import Answers
+answers = Answers(study.read(Path(sys.argv[1])))
+for number, token in answers.invite(4).items():
+    listener = answers.listener(token)
+    answers.consent(listener)
+    answers.set_volume(listener)
+    for index, page in enumerate(answers.pages(number)):
+        for place, arm in enumerate(page.order):
+            for scale in answers.study.scales:
+                value = 1 + sum(map(ord, f"{arm}{scale}{page.sample.name}{number}")) % 5
+                value = {"noise": 1, "music": 5}.get(arm, value)
+                answers.rate(answers.listener(token), index, chr(ord("A") + place), scale, value, 1 + index)
+        answers.finish_page(answers.listener(token), index, 20.0 + index, {})
+answers.close()
+"""
+"""Has four listeners answer every question of a study, each in a way of their own."""
 EXACT = ("results.csv", "scores.csv", "comparisons.csv", "table.md", "table.csv", "table.tex", "sweep.csv")
-MEANT: dict[str, str] = {}
+MEANT: dict[str, str] = {
+    r".*/report/(index\.html|report\.js|data\.js)": "the page shows any task's parts and columns: 'Rebuild the trunk'",
+}
 """Files, as patterns of their paths, that a later commit changes on purpose, and why."""
 
 
@@ -84,8 +107,13 @@ def call(cwd: Path, site: Path | None, *words: str) -> str:
 def run_all(cwd: Path, site: Path | None) -> None:
     for words in RUNS.values():
         call(cwd, site, "run", *words, *COMMON)
-    (run_dir,) = (cwd / "runs").glob("bnmusic-table2-*")
-    call(cwd, site, "listen", str(run_dir.relative_to(cwd)), "--plan", "samples=3", "practice=0", "catch_trials=1")
+    call(cwd, site, "listen", str(rated(cwd).relative_to(cwd)), "--plan", *STUDY)
+
+
+def rated(folder: Path) -> Path:
+    """The run that people are asked about."""
+    (run_dir,) = (folder / "runs").glob("bnmusic-table2-*")
+    return run_dir
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +173,42 @@ def test_pages_figures_and_images_have_the_same_bytes(before, now):
         assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
 
 
+def unnamed(run_dir: Path) -> dict:
+    """A study's plan without the random names of its clips, and without what the second version says otherwise."""
+    plan = json.loads((run_dir / "listening" / "study.json").read_text(encoding="utf-8"))
+    names = re.compile(r'"name": "[0-9a-f]{32}", ')
+    return json.loads(names.sub("", json.dumps(plan)))
+
+
+def facts_of(sample: dict) -> list[str]:
+    return list((sample.get("facts") or {name: sample[name] for name in ("label", "genre", "prompt")}).values())
+
+
 def test_a_study_is_planned_alike(before, now):
-    for name in files(before, "listening/study.yaml", "listening/plan.json"):
-        assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
+    golden, today = unnamed(rated(before)), unnamed(rated(now))
+    assert len(golden["samples"]) == len(today["samples"]) == 4
+    for old, new in zip(golden["samples"], today["samples"], strict=True):
+        assert [old[key] for key in ("name", "kind", "pair_id", "dataset", "clips")] == [
+            new[key] for key in ("name", "kind", "pair_id", "dataset", "clips")
+        ]
+        assert set(facts_of(old)) <= set(facts_of(new))
+    assert golden["arms"] == today["arms"] and golden["presentation"] == today["presentation"]
+
+
+def test_a_study_of_the_golden_code_is_analysed_alike(before, golden, tmp_path):
+    shutil.copytree(before, tmp_path / "old")
+    run_dir = rated(tmp_path / "old")
+    environment = os.environ | {"PYTHONPATH": str(golden), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", ANSWERS, str(run_dir)], env=environment, check=True)
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    for folder, site in (("old", golden), ("new", None)):
+        call(tmp_path / folder, site, "listen", "analyse", str(rated(tmp_path / folder).relative_to(tmp_path / folder)))
+    names = [f"listening/analysis/{name}.csv" for name in ("summary", "pairs", "comparisons", "tests", "agreement",
+                                                           "correlations", "exclusions")]  # fmt: skip
+    names += ["listening/analysis/analysis.md", *(name for name in EXACT if name != "sweep.csv")]
+    for name in names:
+        old, new = (rated(tmp_path / folder) / name for folder in ("old", "new"))
+        assert new.read_bytes() == old.read_bytes(), name
 
 
 def signatures(folder: Path) -> set[str]:
