@@ -23,7 +23,8 @@ from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis, analysis_report, findings, statistics
 from blendbench.listening.answers import columns, facts_of
 from blendbench.listening.study import Clip, Sample, Study, position
-from blendbench.runs.folder import Experiment, Run
+from blendbench.runs.experiment import Experiment
+from blendbench.runs.folder import Run
 
 NOISE, MUSIC = "noise", "music"
 ARMS = {"random_music": "Random music", "musicgen_melody": "MusicGen melody", "bnmusic": "BNMusic"}

@@ -16,13 +16,8 @@ from blendbench.errors import BlendbenchError
 from blendbench.metrics import bootstrap, clap_score, frechet
 from blendbench.metrics.bootstrap import bootstrap_interval
 from blendbench.metrics.divergence import sigmoid_kl, softmax_kl
-from blendbench.metrics.frechet import (
-    GaussianStatistics,
-    frechet_distance,
-    frechet_infinity,
-    frechet_of_indices,
-    frechet_over_n,
-)
+from blendbench.metrics.frechet import frechet_distance, frechet_infinity, frechet_of_indices, frechet_over_n
+from blendbench.metrics.gaussians import GaussianStatistics
 
 
 def _normal(seed: int, *shape: int) -> torch.Tensor:

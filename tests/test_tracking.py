@@ -29,6 +29,8 @@ from blendbench.runs.folder import read_settings
 from blendbench.store import write
 from blendbench.store.signature import file_hash
 from blendbench.trackers import wandb
+from blendbench.trackers.mirrored import tables
+from blendbench.trackers.settings import TrackerConfig
 
 pytest.importorskip("wandb")
 
@@ -545,11 +547,11 @@ def test_tables_that_cannot_be_read_are_told(run_dir, capfd):
     assert "results.csv: cannot be read" in told(capfd)
     (run_dir / "results.csv").write_text("a,b\n1\n", encoding="utf-8")
     with pytest.raises(BlendbenchError, match=r"results\.csv: rows of different lengths"):
-        wandb.tables(run_dir, 0)
+        tables(run_dir, 0)
     (run_dir / "results.csv").write_text(RESULTS, encoding="utf-8")
     (run_dir / "scores.csv").write_text("pair_id,kl\nx,1\n", encoding="utf-8")
     with pytest.raises(BlendbenchError, match=r"scores\.csv: its first columns must be dataset, arm"):
-        wandb.tables(run_dir, 0)
+        tables(run_dir, 0)
 
 
 @pytest.mark.parametrize(
@@ -597,7 +599,7 @@ def test_values_of_any_kind_find_a_column(tmp_path):
     rows[2] |= {"mixed": "one", "list": None, "flag": False, "mix": "/etc/hostname"}
     (tmp_path / "out.flac").write_bytes(b"not of this run")
     (run_dir / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = wandb.tables(run_dir, 5)
+    found = tables(run_dir, 5)
     columns = dict(zip(found["pairs"].columns, zip(*found["pairs"].rows, strict=True), strict=True))
     assert columns["level"] == (None, None, 3, 2.5, None)
     assert columns["mixed"] == (None, "1", "one", None, None)
@@ -787,7 +789,7 @@ def test_the_shipped_options_hold_every_key(monkeypatch, name, mode):
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     with initialize_config_module("blendbench.conf", version_base="1.3"):
         composed = OmegaConf.to_container(compose(f"tracker/{name}"), resolve=True)
-    assert composed == {"tracker": vars(wandb.TrackerConfig(mode=mode, project="mine"))}
+    assert composed == {"tracker": vars(TrackerConfig(mode=mode, project="mine"))}
 
 
 def test_a_real_run_is_mirrored_whole(finished, tmp_path):

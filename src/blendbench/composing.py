@@ -48,11 +48,12 @@ def compose_here(overrides: list[str]) -> dict:
 
 def checked(composed: Any) -> dict:
     from blendbench import config
-    from blendbench.trackers import wandb
+    from blendbench.trackers.settings import check
 
     try:
         settings = config.check(composed)
-        settings["tracker"] = asdict(wandb.check(settings))
+        if "_target_" not in (settings["tracker"] or {}):  # another tracker has keys of its own
+            settings["tracker"] = asdict(check(settings))
         return settings
     except BlendbenchError as error:
         raise UsageError(str(error)) from error

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from blendbench import executors, finished, telling
+from blendbench import executors, finished, telling, trackers
 from blendbench.errors import BlendbenchError
 from blendbench.figures import drawing
 from blendbench.reports import page, tables
@@ -13,7 +13,6 @@ from blendbench.runs import progress, results
 from blendbench.runs.folder import Run
 from blendbench.runs.plan import Plan, prepare
 from blendbench.runs.work import begin, describe, link_images, merge
-from blendbench.trackers import wandb
 
 
 def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | None:
@@ -27,7 +26,7 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
         See `prepare`; a failing item or arm does not raise, it is told in rows and in the table.
     """
     this = Run.of(settings)
-    executor = executors.of(this)
+    executor, tracker = executors.of(this), trackers.of(this.given)
     with finished.Watch() as watch:
         with telling.stage("prepare", kind="prepare"):
             plan = prepare(this)
@@ -55,7 +54,7 @@ def run(settings: dict[str, Any], say: Callable[[str], None] = print) -> Path | 
                 with _stage(beat, "report"):
                     page.write(this)
             with _stage(beat, "W&B"):
-                mirrored = wandb.mirror(this.dir, settings)
+                mirrored = tracker.mirror(this)
             if mirrored:
                 say(f"W&B    {mirrored}")
     finished.note(this.dir, settings, watch.files)

@@ -70,11 +70,11 @@ class ShardTask:
     skip: list[tuple[str, str]] = field(default_factory=list)
 
     def word(self) -> dict[str, Any]:
-        """What a worker is told; after a death, to take one pair at a time, without those that killed twice."""
+        """What a worker is told; after a death, to take one item at a time, without those that killed twice."""
         return {"shard": self.shard, "of": self.of} | ({"skip": self.skip} if self.deaths else {})
 
     def died(self, plan: Plan, name: str, why: str, retries: int, log: Path, blame: bool = True) -> None:
-        """Count the death of a worker; a pair that was at two deaths, the second time alone, becomes a failed row.
+        """Count the death of a worker; an item that was at two deaths, the second time alone, becomes a failed row.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class ShardTask:
         why : str
             What ended it.
         retries : int
-            How many deaths are borne that no pair can be blamed for.
+            How many deaths are borne that no item can be blamed for.
         log : Path
             Where its last lines are.
         blame : bool
@@ -97,7 +97,7 @@ class ShardTask:
         """
         self.deaths += 1
         found = progress.facts_of(plan.run_dir, name)
-        at = [(found["arm"], pair) for pair in found["pairs"]] if found is not None and blame else []
+        at = [(found["arm"], item) for item in found["pairs"]] if found is not None and blame else []
         told = f"its worker died twice: {why}; give it more memory, or see {log}"
         if len(at) == 1 and at[0] in self.suspects and give_up(plan, at[0][0], {at[0][1]}, told):
             self.skip.append(at[0])

@@ -1,7 +1,7 @@
 """Worker processes on this machine: shards from one queue, each worker with a device that it has leased.
 
-A worker that dies takes nothing along but its shard's unfinished pairs, which a fresh worker does, one pair at a time.
-The pair at which a worker died twice is entered as failed. GPUs are leased by a lock on a file, so that two runs on one
+A worker that dies takes nothing along but its shard's unfinished items, which a fresh worker does, one item at a time.
+The item at which a worker died twice is entered as failed. GPUs are leased by a lock on a file, so that two runs on one
 machine do not meet on one GPU.
 """
 
@@ -43,7 +43,7 @@ class Local:
         "auto" begins with one, and adds more while the memory that one was seen to take is free, at most eight a GPU
         and one a core. On the CPU, where all models are built-in, it begins with all that have 2 GiB each.
     shards : int, optional
-        Parts that the pairs are cut into; four a worker if left out.
+        Parts that the items are cut into; four a worker if left out.
     retries : int
         How often a shard whose worker died, or crashed, is begun again.
 
@@ -271,7 +271,7 @@ class _Pool:
             self.most[device] += 1
 
     def _bury(self, worker: _Worker) -> None:
-        """A worker has died: give its shard to a fresh one, and leave out the pair that killed two."""
+        """A worker has died: give its shard to a fresh one, and leave out the item that killed two."""
         status = worker.process.returncode
         self._end(worker)
         self.workers.remove(worker)

@@ -44,7 +44,7 @@ def do(plan: Any, task: dict[str, Any], beat: Any) -> None:
     from blendbench.runs.plan import Shard
     from blendbench.runs.work import work
 
-    skip = frozenset((arm, pair) for arm, pair in task["skip"]) if "skip" in task else None
+    skip = frozenset((arm, item) for arm, item in task["skip"]) if "skip" in task else None
     beat.take((task["shard"], task["of"]))
     work(plan, Shard(task["shard"], task["of"]), beat, skip)
     beat.begin("waits")

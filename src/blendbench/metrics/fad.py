@@ -8,7 +8,7 @@ import torch
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Evaluator, Scores
 from blendbench.facts import Facts
-from blendbench.metrics import SetMetric, Value, frechet
+from blendbench.metrics import SetMetric, Value, frechet, gaussians
 
 SOURCE = "Kilgour et al. (2019), Fréchet Audio Distance; Heusel et al. (2017) for the formula"
 
@@ -46,9 +46,9 @@ class FAD(SetMetric):
             raise BlendbenchError(f"evaluator.{self.name}: {self.evaluator.name} makes no embeddings; take another")
         return scores.embeddings
 
-    def reference(self, clips: Iterator[torch.Tensor]) -> frechet.GaussianStatistics:
+    def reference(self, clips: Iterator[torch.Tensor]) -> gaussians.GaussianStatistics:
         """Mean and covariance."""
-        statistics = frechet.GaussianStatistics()
+        statistics = gaussians.GaussianStatistics()
         for embeddings in clips:
             statistics.update(embeddings)
         return statistics
@@ -62,11 +62,11 @@ class FAD(SetMetric):
             together[index] = frames[0]
         return together
 
-    def statistic(self, own: Any, reference: frechet.GaussianStatistics) -> Callable[[torch.Tensor], float]:
+    def statistic(self, own: Any, reference: gaussians.GaussianStatistics) -> Callable[[torch.Tensor], float]:
         """The distance of the sounds at some indices."""
         return frechet.frechet_of_indices(own, reference)
 
-    def further(self, own: Any, reference: frechet.GaussianStatistics, seed: int) -> list[Value]:
+    def further(self, own: Any, reference: gaussians.GaussianStatistics, seed: int) -> list[Value]:
         """FAD of subsets, and extrapolated."""
         n = len(own)
         sizes = [size for size in self.sizes if 2 <= size <= n]

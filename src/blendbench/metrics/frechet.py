@@ -16,115 +16,21 @@ import torch
 from torch import Tensor
 
 from blendbench.errors import BlendbenchError
+from blendbench.metrics.gaussians import (
+    PART,
+    GaussianStatistics,
+    check_dimensions,
+    distance_of,
+    distances_of,
+    enough,
+    factor_of,
+    kept_eigenvalues,
+    statistics_of,
+    validate,
+)
 
-_PART = 8192
-"""Embeddings looked at together."""
 _NUMBERS = 1 << 22
 """Numbers of the matrices of several resamples that are looked at together."""
-
-
-def validate(embeddings: Tensor, smallest: int = 1) -> None:
-    """Check one set of embeddings.
-
-    Parameters
-    ----------
-    embeddings : Tensor [N, D]
-    smallest : int
-        Least N.
-
-    Raises
-    ------
-    BlendbenchError
-        The shape is another, N is under `smallest`, or a value is not finite.
-    """
-    if embeddings.dim() != 2 or embeddings.shape[1] < 1:
-        raise BlendbenchError(f"embeddings have shape {tuple(embeddings.shape)}: give [samples, dimensions]")
-    if embeddings.shape[0] < smallest:
-        raise BlendbenchError(f"Fréchet distance needs at least {smallest} embeddings, got {embeddings.shape[0]}")
-    if not bool(torch.isfinite(embeddings).all()):
-        raise BlendbenchError("embeddings are not finite: leave out the clips that the embedding model fails on")
-
-
-class GaussianStatistics:
-    """Mean and covariance of a stream of embeddings, by pairwise updates that lose no precision.
-
-    Attributes
-    ----------
-    n : int
-        Embeddings seen.
-
-    Source: Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, equation 2.1.
-    """
-
-    def __init__(self) -> None:
-        self.n = 0
-        self._mean = torch.zeros(0, dtype=torch.float64)
-        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
-
-    @classmethod
-    def of(cls, embeddings: Tensor) -> "GaussianStatistics":
-        """Statistics of one set, Tensor [N, D]."""
-        statistics = cls()
-        statistics.update(embeddings)
-        return statistics
-
-    def update(self, batch: Tensor) -> None:
-        """Add embeddings, Tensor [N, D]; an empty batch changes nothing.
-
-        Raises
-        ------
-        BlendbenchError
-            The batch is malformed, not finite, or has another D than before; the statistics stay as they were.
-        """
-        validate(batch, smallest=0)
-        values = batch.detach().double().cpu()
-        if len(values) == 0:
-            return
-        mean = values.mean(0)
-        deviations = values - mean
-        self._combine(len(values), mean, deviations.T @ deviations)
-
-    def merge(self, other: "GaussianStatistics") -> None:
-        """Add all that another instance has seen.
-
-        Raises
-        ------
-        BlendbenchError
-            D differs.
-        """
-        if other.n:
-            self._combine(other.n, other._mean, other._scatter)
-
-    @property
-    def mean(self) -> Tensor:
-        """Tensor [D], float64; raises BlendbenchError before the first embedding."""
-        if self.n < 1:
-            raise BlendbenchError("Fréchet distance has no embeddings: check that any clip succeeded")
-        return self._mean
-
-    @property
-    def covariance(self) -> Tensor:
-        """Unbiased, Tensor [D, D], float64; raises BlendbenchError before the second embedding."""
-        if self.n < 2:
-            raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {self.n}: use more clips")
-        return self._scatter / (self.n - 1)
-
-    def _combine(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        # A covariance that overflows would stop the eigenvalues from converging, far from the cause.
-        if not bool(torch.isfinite(scatter).all()):
-            raise BlendbenchError("embeddings are too large for a covariance: check the embedding model")
-        if self.n == 0:
-            self.n, self._mean, self._scatter = n, mean.clone(), scatter.clone()
-            return
-        if len(mean) != len(self._mean):
-            raise BlendbenchError(
-                f"embeddings have {len(mean)} dimensions after {len(self._mean)}: use one embedding model throughout"
-            )
-        total = self.n + n
-        difference = mean - self._mean
-        self._scatter = self._scatter + scatter + torch.outer(difference, difference) * (self.n * n / total)
-        self._mean = self._mean + difference * (n / total)
-        self.n = total
 
 
 def frechet_distance(a: Tensor | GaussianStatistics, b: Tensor | GaussianStatistics) -> float:
@@ -147,12 +53,12 @@ def frechet_distance(a: Tensor | GaussianStatistics, b: Tensor | GaussianStatist
 
     Source: see `SOURCE`.
     """
-    a, b = _statistics(a), _statistics(b)
+    a, b = statistics_of(a), statistics_of(b)
     covariance_a, covariance_b = a.covariance, b.covariance
-    _same_dimensions(len(a.mean), len(b.mean))
-    cross = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b)).sum()
+    check_dimensions(len(a.mean), len(b.mean))
+    cross = torch.linalg.svdvals(factor_of(covariance_a).T @ factor_of(covariance_b)).sum()
     difference = a.mean - b.mean
-    return _distance(difference @ difference, covariance_a.trace() + covariance_b.trace(), cross)
+    return distance_of(difference @ difference, covariance_a.trace() + covariance_b.trace(), cross)
 
 
 def frechet_of_indices(
@@ -184,11 +90,11 @@ def frechet_of_indices(
         As `frechet_distance`; the callable, when given under 2 indices.
     """
     if not isinstance(embeddings, Tensor):
-        return _OfClips(embeddings, _statistics(reference))
+        return _OfClips(embeddings, statistics_of(reference))
     validate(embeddings)
-    reference = _statistics(reference)
-    _same_dimensions(embeddings.shape[1], len(reference.mean))
-    kind = _OfFew if len(embeddings) <= _PART else _OfMany
+    reference = statistics_of(reference)
+    check_dimensions(embeddings.shape[1], len(reference.mean))
+    kind = _OfFew if len(embeddings) <= PART else _OfMany
     return kind(embeddings.detach().cpu(), reference)
 
 
@@ -199,15 +105,15 @@ class _OfMany:
     """
 
     def __init__(self, embeddings: Tensor, reference: GaussianStatistics) -> None:
-        self.values, self.origin, self.factor = embeddings, reference.mean, _factor(reference.covariance)
+        self.values, self.origin, self.factor = embeddings, reference.mean, factor_of(reference.covariance)
         self.reference_trace = reference.covariance.trace()
 
     def _centred(self, distinct: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for some, theirs in zip(distinct.split(_PART), weights.split(_PART), strict=True):
+        for some, theirs in zip(distinct.split(PART), weights.split(PART), strict=True):
             yield self.values[some].double() - self.origin, theirs
 
     def __call__(self, indices: Tensor) -> float:
-        n = _enough(len(indices))
+        n = enough(len(indices))
         distinct, counts = indices.unique(return_counts=True)
         weights = counts.double()
         difference = torch.stack([theirs @ part for part, theirs in self._centred(distinct, weights)]).sum(0) / n
@@ -215,7 +121,7 @@ class _OfMany:
             (part - difference) * (theirs / (n - 1)).sqrt()[:, None]
             for part, theirs in self._centred(distinct, weights)
         )
-        if len(distinct) <= min(len(difference), _PART):
+        if len(distinct) <= min(len(difference), PART):
             rows = next(scaled)
             trace, projected = rows.square().sum(), rows @ self.factor
             gram = projected @ projected.T
@@ -224,8 +130,10 @@ class _OfMany:
             for rows in scaled:
                 scatter += rows.T @ rows
             trace, gram = scatter.trace(), self.factor.T @ scatter @ self.factor
-        return _distance(
-            difference @ difference, trace + self.reference_trace, _kept(torch.linalg.eigvalsh(gram)).sqrt().sum()
+        return distance_of(
+            difference @ difference,
+            trace + self.reference_trace,
+            kept_eigenvalues(torch.linalg.eigvalsh(gram)).sqrt().sum(),
         )
 
 
@@ -250,7 +158,7 @@ class _OfFew(_OfMany):
 
     def _some(self, weights: Tensor) -> Tensor:
         n = weights.sum(1)
-        _enough(int(n.min()))
+        enough(int(n.min()))
         moved = weights @ self.centred / n[:, None]
         squared = (self.offset + moved).square().sum(1)
         trace = (weights @ self.squares - n * moved.square().sum(1)) / (n - 1)
@@ -265,19 +173,19 @@ class _OfFew(_OfMany):
             gram = self.projected.T @ scaled / (n - 1)[:, None, None]
             shift = moved @ self.factor
             gram -= (n / (n - 1))[:, None, None] * shift[:, :, None] * shift[:, None, :]
-        return _distances(squared, trace + self.reference_trace, torch.linalg.eigvalsh(gram))
+        return distances_of(squared, trace + self.reference_trace, torch.linalg.eigvalsh(gram))
 
 
 class _OfClips:
     """The distance of some of several clips, each with several embeddings, to a reference."""
 
     def __init__(self, clips: Sequence[Tensor], reference: GaussianStatistics) -> None:
-        factor = _factor(reference.covariance)
+        factor = factor_of(reference.covariance)
         self.reference_trace, self.factor = reference.covariance.trace(), factor
         counts, sums, moments, traces = [], [], [], []
         for frames in clips:
             validate(frames)
-            _same_dimensions(frames.shape[1], len(reference.mean))
+            check_dimensions(frames.shape[1], len(reference.mean))
             centred = frames.detach().double().cpu() - reference.mean
             projected = centred @ factor
             counts.append(len(frames))
@@ -301,20 +209,14 @@ class _OfClips:
 
     def _some(self, weights: Tensor) -> Tensor:
         n = weights @ self.count
-        _enough(int(n.min()))
+        enough(int(n.min()))
         difference = weights @ self.total / n[:, None]
         shift, squared = difference @ self.factor, difference.square().sum(1)
         spread = (weights @ self.trace - n * squared) / (n - 1)
         rank = self.factor.shape[1]
         gram = (weights @ self.moment).view(-1, rank, rank) - n[:, None, None] * shift[:, :, None] * shift[:, None, :]
         eigenvalues = torch.linalg.eigvalsh(gram / (n - 1)[:, None, None])
-        return _distances(squared, spread + self.reference_trace, eigenvalues)
-
-
-def _enough(n: int) -> int:
-    if n < 2:
-        raise BlendbenchError(f"Fréchet distance needs at least 2 embeddings, got {n}: use more clips")
-    return n
+        return distances_of(squared, spread + self.reference_trace, eigenvalues)
 
 
 def frechet_over_n(
@@ -442,48 +344,3 @@ def frechet_infinity(
     spread = float(np.square(distances - distances.mean()).sum())
     r2 = 1 - residual / spread if spread > 0 else math.nan
     return FrechetInfinity(float(value), float(slope), r2, tuple(sizes), tuple(distances.tolist()))
-
-
-def _statistics(values: Tensor | GaussianStatistics) -> GaussianStatistics:
-    return values if isinstance(values, GaussianStatistics) else GaussianStatistics.of(values)
-
-
-def _same_dimensions(a: int, b: int) -> None:
-    if a != b:
-        raise BlendbenchError(f"embeddings have {a} and {b} dimensions: compare sets of one embedding model")
-
-
-def _kept(eigenvalues: Tensor) -> Tensor:
-    """Eigenvalues with those set to 0 that rounding alone can make, else a null space would add its rounding's root.
-
-    Of one matrix, Tensor [D], or of several, each by itself, Tensor [R, D].
-    """
-    if eigenvalues.numel() == 0:
-        return eigenvalues
-    largest = eigenvalues.abs().amax(-1, keepdim=True)
-    smallest = eigenvalues.shape[-1] * torch.finfo(eigenvalues.dtype).eps * largest
-    return torch.where(eigenvalues > smallest, eigenvalues, 0)
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    """F [D, rank] with covariance = F F'."""
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    eigenvalues = _kept(eigenvalues)
-    positive = eigenvalues > 0
-    return vectors[:, positive] * eigenvalues[positive].sqrt()
-
-
-def _distance(squared_difference: Tensor, traces: Tensor, cross: Tensor) -> float:
-    return float(_finite(squared_difference + traces - 2 * cross))
-
-
-def _distances(squared: Tensor, traces: Tensor, eigenvalues: Tensor) -> Tensor:
-    """Distances [R] from squared differences of means [R], traces [R], and eigenvalues [R, D] of the products."""
-    return _finite(squared + traces - 2 * _kept(eigenvalues).sqrt().sum(-1))
-
-
-def _finite(distances: Tensor) -> Tensor:
-    if not bool(torch.isfinite(distances).all()):
-        raise BlendbenchError("Fréchet distance is not finite: the embeddings are too large, check the embedding model")
-    # d^2 is never negative; what is below 0 is rounding.
-    return distances.clamp(min=0.0)

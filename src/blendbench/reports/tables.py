@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from blendbench.metrics.comparison import Agreement, agreement
-from blendbench.runs.folder import AXES, Run
+from blendbench.runs.experiment import AXES
+from blendbench.runs.folder import Run
 from blendbench.store.write import write_text
 from blendbench.texts import csv_text, for_spreadsheet, heading, latex, latex_file, markdown, short
 

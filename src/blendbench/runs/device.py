@@ -31,9 +31,9 @@ def pick_device(name: str) -> str:
 
 
 class BatchSize:
-    """How many pairs a method is given at once.
+    """How many items a method is given at once.
 
-    A number stays, unless memory runs out, which halves it for the rest of the arm. "auto" begins with one pair on a
+    A number stays, unless memory runs out, which halves it for the rest of the arm. "auto" begins with one item on a
     GPU, sees how much memory that took, and then takes as many as fit into four fifths of what is free; on a CPU,
     where the networks take a batch item by item anyway, it is 2.
 
@@ -43,7 +43,7 @@ class BatchSize:
     device : str
         Torch device.
     limit : int
-        Most pairs at once; more hardly make a large GPU faster.
+        Most items at once; more hardly make a large GPU faster.
     """
 
     def __init__(self, setting: int | str, device: str, limit: int = 32) -> None:
@@ -66,12 +66,12 @@ class BatchSize:
             self.fit(torch.cuda.mem_get_info(self.device)[0] + unused, a_pair)
 
     def fit(self, free: int, a_pair: int) -> None:
-        """Take as many pairs as fit, from the bytes that are free and those that one took."""
+        """Take as many items as fit, from the bytes that are free and those that one took."""
         self.size = max(1, min(self.limit, int(0.8 * free / max(a_pair, 1))))
         self.measuring = False
 
     def halve(self, failed: int) -> None:
-        """Memory ran out with so many pairs: give back what is cached, and take half as many from now on."""
+        """Memory ran out with so many items: give back what is cached, and take half as many from now on."""
         self.measuring = False
         self.size = max(1, min(self.size, failed // 2))
         gc.collect()

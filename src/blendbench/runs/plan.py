@@ -88,7 +88,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several parts that the work is cut into; each has something of every arm, label and genre."""
+    """One of several parts that the work is cut into; each has something of every arm and class."""
 
     index: int = 0
     of: int = 1

@@ -42,7 +42,7 @@ class Beat:
     name : str, optional
         Of the file; host and process by default.
     leads : bool
-        Whether it is that of a command whose pairs other processes may be at.
+        Whether it is that of a command whose items other processes may be at.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Beat:
         with self._lock:
             self._facts["shard"] = list(shard)
 
-    def begin(self, stage: str, arm: str = "", pairs: Sequence[str] = ()) -> None:
+    def begin(self, stage: str, arm: str = "", items: Sequence[str] = ()) -> None:
         """Say what is begun; on disk when this returns, so that it is known what killed a worker."""
         with self._lock:
-            self._facts |= {"stage": stage, "arm": arm, "pairs": list(pairs)}
+            self._facts |= {"stage": stage, "arm": arm, "pairs": list(items)}
         self._write()
 
-    def end(self, arm: str, pairs: int, rows: int, failed: int, seconds: float) -> None:
-        """Count what was done: so many pairs of an arm, rows, failed ones among them, in so many seconds."""
+    def end(self, arm: str, items: int, rows: int, failed: int, seconds: float) -> None:
+        """Count what was done: so many items of an arm, rows, failed ones among them, in so many seconds."""
         with self._lock:
             spent = self._seconds.setdefault(arm, [0, 0.0])
-            spent[0] += pairs
+            spent[0] += items
             spent[1] += seconds
             self._facts["done"] += rows
             self._facts["failed"] += failed
@@ -153,7 +153,7 @@ class Worker:
 
     @property
     def works(self) -> bool:
-        """Whether it is at pairs: a command that leads others, or has gone on to the tables, is not."""
+        """Whether it is at items: a command that leads others, or has gone on to the tables, is not."""
         return self.alive and (not self.leads or self.facts["stage"] in ("make", "score"))
 
 
@@ -215,7 +215,7 @@ class Progress:
     of_arm: int
     """Rows that an arm will have"""
     shown: int
-    """Presentations, so rows a pair and arm"""
+    """Presentations, so rows an item and arm"""
     done: Counter[str] = field(default_factory=Counter)
     """Rows by arm, failed ones among them"""
     failed: Counter[str] = field(default_factory=Counter)
@@ -258,14 +258,14 @@ def read(run_dir: Path) -> Progress:
 
 
 def seconds_a_pair(found: Iterable[Worker]) -> dict[str, float]:
-    """Mean seconds that a pair took, by arm, over all that the workers did."""
-    pairs: Counter[str] = Counter()
+    """Mean seconds that an item took, by arm, over all that the workers did."""
+    items: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     for worker in found:
         for arm, (count, spent) in worker.facts["arms"].items():
-            pairs[arm] += count
+            items[arm] += count
             seconds[arm] += spent
-    return {arm: seconds[arm] / count for arm, count in pairs.items() if count}
+    return {arm: seconds[arm] / count for arm, count in items.items() if count}
 
 
 def text(found: Progress) -> str:

@@ -6,9 +6,7 @@ run, and so that it can be ended when it takes too long. All that W&B writes lie
 """
 
 import configparser
-import csv
 import json
-import math
 import os
 import shlex
 import shutil
@@ -16,63 +14,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendbench.checks import Check
 from blendbench.errors import BlendbenchError, one_line, printable
-from blendbench.runs import KEY
-from blendbench.store.ledger import Ledger
 from blendbench.store.signature import signature
 from blendbench.store.write import make_folder
-from blendbench.texts import from_spreadsheet
-
-MODES = ("auto", "offline", "online", "disabled")
-_NAMES = {*KEY, "experiment", "metric", "other", "recipe", "test"}  # text, even where they look like numbers
-_MOST_TAG = 64  # characters of a tag that W&B takes
-_MOST_INTEGER = 2**53  # beyond it, a browser rounds whole numbers
-_SLACK = 2  # seconds that W&B's own time limit is ahead of ours
-
-
-@dataclass
-class TrackerConfig:
-    """The config group `tracker`.
-
-    Parameters
-    ----------
-    mode : {"disabled", "auto", "offline", "online"}
-        "auto" is online if a log-in is at hand and WANDB_MODE does not say otherwise, else offline.
-    project : str
-    entity : str or None
-        User or team; None leaves it to W&B.
-    group : str
-        Runs of the same name stand together; a sweep's runs share one.
-    media_pairs : int
-        Pairs whose sound and images are shown, the first in the run's order.
-    timeout_s : float
-        Seconds in which W&B must have started, a server's answer included.
-    limit_s : float
-        Seconds for all of it, the upload included.
-    """
-
-    mode: str = "disabled"
-    project: str = "blendbench"
-    entity: str | None = None
-    group: str = ""
-    media_pairs: int = 20
-    timeout_s: float = 30.0
-    limit_s: float = 600.0
-
-
-class Table(NamedTuple):
-    """Columns and rows; a cell that is a Path is a sound or an image."""
-
-    columns: list[Any]
-    rows: list[list[Any]]
+from blendbench.trackers.settings import TrackerConfig, check
 
 
 class _Sent(NamedTuple):
@@ -168,74 +120,6 @@ def sweep_group(experiment: str, words: Sequence[str]) -> str:
     return f"{experiment.replace('/', '-')}-{signature('sweep', 1, {'words': list(words)})[:8]}"
 
 
-def tables(run_dir: Path, media_pairs: int) -> dict[str, Table]:
-    """The tables of a finished run, by name.
-
-    "results" is `results.csv`, and "comparisons" `comparisons.csv`, if it is there; "table" is `table.csv`, all text;
-    "pairs" has the rows of `pairs.jsonl`, a pair, arm and presentation each, and after their columns those that only
-    `scores.csv` has; "media" has a row a pair and presentation for the first `media_pairs` pairs, a column an arm for
-    its mixes, and one for each of its images, if the run kept any. An empty number, or one not finite, is None.
-
-    Raises
-    ------
-    BlendbenchError
-        If a file is missing or cannot be read.
-    """
-    rows = list(Ledger(run_dir / "pairs.jsonl", KEY))
-    found = {name: _read_csv(run_dir / f"{name}.csv") for name in ("results", "table")}
-    columns, *cells = ([*map(from_spreadsheet, line)] for line in (found["table"].columns, *found["table"].rows))
-    found["table"] = Table(columns, cells)
-    found |= {name: _read_csv(file) for name in ("comparisons", "scores") if (file := run_dir / f"{name}.csv").exists()}
-    found |= {name: _numbers(table) for name, table in found.items() if name != "table"}
-    found["pairs"] = _pairs(rows, found.pop("scores", Table(list(KEY), [])))
-    return found | ({"media": _media(run_dir, rows, media_pairs)} if media_pairs else {})
-
-
-def summary(results: Table) -> dict[str, float]:
-    """Values of the table "results" under METRIC/DATASET/ARM/PRESENTATION, without those that could not be computed."""
-    columns = ("metric", "dataset", "arm", "presentation", "value")
-    places = [results.columns.index(name) for name in columns]
-    cells = ([row[place] for place in places] for row in results.rows)
-    return {"/".join(names): value for *names, value in cells if value is not None}
-
-
-def check(settings: dict[str, Any]) -> TrackerConfig:
-    """The settings' tracker.
-
-    Raises
-    ------
-    BlendbenchError
-        If a key is unknown or a value out of range.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    entries = settings.get("tracker") or {}
-    if not isinstance(entries, dict):
-        raise BlendbenchError(f"tracker: {entries!r} is no tracker; use disabled or wandb")
-    known = [field.name for field in fields(TrackerConfig)]
-    for name in entries:
-        if name not in known:
-            raise BlendbenchError(f"tracker.{name}: no such key; there are {', '.join(known)}")
-    try:
-        tracker: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrackerConfig), entries))
-    except OmegaConfBaseException as error:
-        text = str(error).strip().splitlines()[0]
-        raise BlendbenchError(
-            f"tracker.{getattr(error, 'full_key', None)}: {text}; see `blendbench run --help`"
-        ) from None
-    ranges = [
-        ("mode", tracker.mode in MODES, ", ".join(MODES)),
-        ("media_pairs", tracker.media_pairs >= 0, "0 or more"),
-        ("timeout_s", tracker.timeout_s > 0, "seconds above 0"),
-        ("limit_s", tracker.limit_s > 0, "seconds above 0"),
-    ]
-    for name, sound, allowed in ranges:
-        if not sound:
-            raise BlendbenchError(f"tracker.{name}: {entries[name]!r} is out of range; use {allowed}")
-    return tracker
-
-
 def _mode(asked: str) -> str:
     """The mode taken: "auto" becomes another, by WANDB_MODE and whether a log-in is at hand."""
     if asked != "auto":
@@ -291,7 +175,7 @@ def _remove(folders: Iterable[Path]) -> None:
 def _ask(order: dict[str, Any], environment: dict[str, str], tracker: TrackerConfig) -> dict[str, str]:
     """The child's answer: `folder` and `url` of the run; raises BlendbenchError if there is none in time."""
     again = f"`blendbench push {shlex.quote(order['run_dir'])}` tries again"
-    command = [sys.executable, "-P", "-m", "blendbench.trackers.wandb"]
+    command = [sys.executable, "-P", "-m", "blendbench.trackers.child"]
     # Files, not pipes: W&B's service outlives a child that is killed, and would hold them open.
     with tempfile.TemporaryFile() as answered, tempfile.TemporaryFile() as said:
         try:
@@ -356,189 +240,6 @@ def _home_settings() -> dict[str, str]:
         return {}
     names = ("base_url", "entity")
     return {f"WANDB_{name.upper()}": parser["default"][name] for name in names if parser.has_option("default", name)}
-
-
-def _read_csv(file: Path) -> Table:
-    """A CSV as text; raises BlendbenchError if it cannot be read."""
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            columns, *rows = csv.reader(lines)
-    except (OSError, ValueError, csv.Error) as error:
-        raise BlendbenchError(f"{printable(file)}: cannot be read ({one_line(str(error))})") from None
-    if any(len(row) != len(columns) for row in rows):
-        raise BlendbenchError(f"{printable(file)}: rows of different lengths")
-    return Table(columns, rows)
-
-
-def _numbers(table: Table) -> Table:
-    """The table with numbers where a whole column has them, and None for their empty cells; names stay text."""
-    columns = [
-        list(cells) if name in _NAMES else _parsed(cells)
-        for name, cells in zip(table.columns, _columns(table.rows, len(table.columns)), strict=True)
-    ]
-    return Table(table.columns, _columns(columns, len(table.rows)))
-
-
-def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:
-    """Rows as columns, `count` of them, and the other way round."""
-    return [[row[i] for row in rows] for i in range(count)]
-
-
-def _parsed(cells: Sequence[str]) -> list[Any]:
-    for kind in (int, float):
-        try:
-            return [_finite(kind(cell)) if cell else None for cell in cells]
-        except ValueError:
-            continue
-    return list(cells)
-
-
-def _finite(value: Any) -> Any:
-    """The value, or None for a number that JSON has no word for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _pairs(rows: list[dict[str, Any]], scores: Table) -> Table:
-    """The rows side by side with their scores; a column holds one kind of value."""
-    if scores.columns[: len(KEY)] != list(KEY):
-        raise BlendbenchError(f"scores.csv: its first columns must be {', '.join(KEY)}")
-    own = list(dict.fromkeys([*KEY, *(name for row in rows for name in row)]))
-    columns = list(dict.fromkeys([*own, *scores.columns]))
-    scored = {tuple(row[: len(KEY)]): dict(zip(scores.columns, row, strict=True)) for row in scores.rows}
-    merged = [scored.get(tuple(row[name] for name in KEY), {}) | row for row in rows]
-    cells = [_alike([row.get(name) for row in merged]) for name in columns]
-    return Table(columns, _columns(cells, len(rows)))
-
-
-def _alike(cells: list[Any]) -> list[Any]:
-    """Cells of one kind, as W&B wants a column: numbers, truth values, or else text; None stays."""
-    cells = [_finite(cell) for cell in cells]
-    there = [cell for cell in cells if cell is not None]
-    if all(isinstance(cell, bool) for cell in there):
-        return cells
-    if all(isinstance(cell, float) or (isinstance(cell, int) and abs(cell) <= _MOST_INTEGER) for cell in there):
-        return cells
-    return [cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells]
-
-
-def _media(run_dir: Path, rows: list[dict[str, Any]], most: int) -> Table:
-    """Sounds and images of the first items, every arm beside the others."""
-    pairs = list(dict.fromkeys((row["dataset"], row["pair_id"]) for row in rows))[:most]
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    facts = ["dataset", "pair_id", "presentation", *_own_columns(rows)]
-    images = {arm: _images(run_dir, arm) for arm in arms}
-    lines: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        if (row["dataset"], row["pair_id"]) in pairs:
-            key = (pairs.index((row["dataset"], row["pair_id"])), row["presentation"])
-            line = lines.setdefault(key, {name: row.get(name) for name in facts})
-            mix = _inside(run_dir, row.get("mix"))
-            line[f"{row['arm']} mix"] = mix
-            line |= images[row["arm"]].get(mix.stem, {}) if mix else {}
-    shown = [lines[key] for key in sorted(lines, key=lambda key: key[0])]
-    columns = facts + [f"{arm} mix" for arm in arms]
-    columns += sorted({name for line in shown for name in line if name not in columns})
-    return Table(columns, [[line.get(name) for name in columns] for line in shown])
-
-
-def _own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Columns that items bring by themselves: in a row they stand between its keys and its signature."""
-    names = list(rows[0]) if rows else []
-    return names[names.index("presentation") + 1 : names.index("signature")] if "signature" in names else []
-
-
-def _images(run_dir: Path, arm: str) -> dict[str, dict[str, Path]]:
-    """Images that an arm kept, `images/ARM/MIX-NAME.png`, by the mix's name and their column."""
-    found: dict[str, dict[str, Path]] = {}
-    for file in (run_dir / "images" / arm).glob("*.png"):
-        mix, _, name = file.stem.rpartition("-")
-        image = _inside(run_dir, Path("images") / arm / file.name)
-        if image:
-            found.setdefault(mix, {})[f"{arm} {name}"] = image
-    return found
-
-
-def _inside(run_dir: Path, name: str | Path | None) -> Path | None:
-    """A file of the run, or None if it is gone or is not within its folder."""
-    if not name or ".." in Path(name).parts or Path(name).is_absolute() or not (run_dir / name).is_file():
-        return None
-    return run_dir / name
-
-
-def _log(order: dict[str, Any]) -> dict[str, str]:
-    """In the child: make the tables, start W&B, log all of it once, and wait until it is written or uploaded."""
-    run_dir, settings, tracker = Path(order["run_dir"]), order["settings"], TrackerConfig(**order["tracker"])
-    found = tables(run_dir, tracker.media_pairs)
-    mode: Any = tracker.mode
-    began = time.monotonic()
-    # Ends the process, even where W&B hangs.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(math.ceil(tracker.timeout_s) + _SLACK)
-    import wandb
-
-    left = max(1.0, tracker.timeout_s - (time.monotonic() - began))
-    os.environ["WANDB_INIT_TIMEOUT"] = str(left)
-    experiment = settings["experiment"]
-    tags = [name[:_MOST_TAG] for name in dict.fromkeys([experiment["name"], *settings["dataset"]])]
-    # Not resumed: a run of the same id starts over, so that each table is logged once, however often it is sent.
-    with wandb.init(
-        project=tracker.project, entity=tracker.entity, id=order["id"], name=run_dir.name, group=tracker.group or None,
-        tags=tags, notes=experiment["title"], job_type="run", config=settings, dir=str(run_dir), mode=mode,
-    ) as run:  # fmt: skip
-        signal.alarm(0)
-        # W&B would cut a table off.
-        wandb.Table.MAX_ROWS = wandb.Table.MAX_ARTIFACT_ROWS = max(200_000, *(len(t.rows) for t in found.values()))
-        whole = {name: wandb.Table(table.columns, [_shown(row) for row in table.rows]) for name, table in found.items()}
-        figures = sorted((run_dir / "figures").glob("*.png"))
-        run.log(whole | {f"figures/{file.stem}": wandb.Image(str(file)) for file in figures})
-        run.summary.update(summary(found["results"]))
-        folder, url = Path(run.dir).parent, run.url or ""
-    lost = _lost(folder / "logs" / "debug-internal.log") if tracker.mode == "online" else ""
-    if lost:
-        raise BlendbenchError(f"not all of it was taken ({lost})")
-    return {"folder": str(folder), "url": url}
-
-
-def _lost(log: Path) -> str:
-    """The first upload that failed, by W&B's own log; its API says nothing of one."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    for line in lines:
-        with suppress(ValueError, KeyError, TypeError):
-            entry = json.loads(line)
-            if entry["level"] == "ERROR" and "failed to" in entry["msg"]:
-                return one_line(entry["msg"])
-    return ""
-
-
-def _shown(row: list[Any]) -> list[Any]:
-    """A table's row with W&B's players in place of files."""
-    import wandb
-
-    players = {True: wandb.Image, False: wandb.Audio}
-    return [players[cell.suffix == ".png"](str(cell)) if isinstance(cell, Path) else cell for cell in row]
-
-
-def _child() -> None:
-    """The child process: an order on stdin, the answer on stdout, and nothing else there."""
-    answered = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    try:
-        answer = _log(json.load(sys.stdin))
-    except BaseException as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        answer = {"error": one_line(text if isinstance(error, BlendbenchError) else f"{type(error).__name__}: {text}")}
-        if isinstance(error, ImportError) and error.name == "wandb":
-            answer = {"error": "wandb is not installed", "remedy": "pip install wandb"}
-        answered.write(json.dumps(answer))
-        answered.flush()
-        # At an ordinary end, W&B would try once more to reach its server.
-        os._exit(1)
-    answered.write(json.dumps(answer))
-    answered.flush()
-
-
-if __name__ == "__main__":
-    _child()
 
 
 def check_login() -> Check:

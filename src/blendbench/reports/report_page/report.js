@@ -1,6 +1,6 @@
 "use strict";
 
-// The list of pairs: players, filters, order. Everything from the data becomes text, never markup.
+// The list of items: players, filters, order. Everything from the data becomes text, never markup.
 (() => {
   const { presentations, arms, measures, cases, pairs, columns, shared, own, whole, called, choices } = REPORT;
   const ofKind = (...kinds) => Object.keys(columns).filter((name) => kinds.includes(columns[name]));
