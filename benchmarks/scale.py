@@ -28,24 +28,27 @@ LIMITS = {"ms a pair": 5.0, "GiB": 1.0, "s to resume": 30.0}
 
 
 def plan_of(folder: Path, count: int) -> Any:
-    """A plan over so many pairs of clips that are not there, with stubs for all that sounds."""
+    """A plan over so many items whose clips are not there, with stubs for all that sounds."""
     import numpy as np
     import torch
 
     from blendbench.composing import compose
     from blendbench.datasets import MusicClip, NoiseClip, Prompt
     from blendbench.evaluators import Evaluator, Scores
-    from blendbench.methods import Context, Music
-    from blendbench.runs import arm, scoring
+    from blendbench.methods import Context
+    from blendbench.runs import scoring
+    from blendbench.runs.folder import Run
     from blendbench.runs.plan import Plan
     from blendbench.sound import audio, files
     from blendbench.store.write import write_bytes
+    from blendbench.tasks import Heard, Music
     from blendbench.tasks.blend.noises import Noises
     from blendbench.tasks.blend.pairing import make_pairs
-    from blendbench.tasks.blend.presentation import Amplification, Mix, Presentation
+    from blendbench.tasks.blend.presentation import Blended
+    from blendbench.tasks.blend.task import Blend
 
     class Stub:
-        label, adaptive = "Stub", False
+        label, adaptive, takes, uses = "Stub", False, (), ()
 
         def signature(self) -> dict[str, Any]:
             return {}
@@ -53,8 +56,8 @@ def plan_of(folder: Path, count: int) -> Any:
         def prepare(self, context: Context) -> None:
             pass
 
-        def generate(self, items: list) -> list[Music]:
-            return [Music(silence) for _ in items]
+        def generate(self, given: list) -> list[Music]:
+            return [Music(silence) for _ in given]
 
     class Ear(Evaluator):
         name, sample_rate, comparable, fingerprint = "stub", 44_100, False, "0"
@@ -71,42 +74,41 @@ def plan_of(folder: Path, count: int) -> Any:
         write_bytes(Path(path), data)
         return digest
 
+    reference = [MusicClip(str(i), Path("y.wav"), genre=GENRES[i % 7], source=str(i), caption="") for i in range(2500)]
     levels = {"noise_lufs": -18.0, "music_lufs": -18.0, "gain_db": 0.0}
-    arm.present = lambda *_: Mix(silence, silence, dict(levels))
-    files.write = write
-    audio.limit_peak = lambda mix: (mix, 0.0)
-    Noises.content = lambda self, clip: hashlib.sha256(clip.id.encode()).hexdigest()
-    Noises.ahead = lambda self, clips, workers=None: (silence for _ in clips)
-    scoring.read_mix = lambda run_dir, row: torch.tensor(
-        [int(hashlib.md5(row["pair_id"].encode()).hexdigest()[:5], 16)]
-    )
-    scoring.mix_key = lambda row: f"{row['pair_id']}:{row['arm']}"
-    scoring.read_music = lambda clip, rate, seconds: torch.tensor([int(clip.id)])
-    scoring.reference_key = lambda clip, seconds: clip.id
-    scoring.from_settings = lambda settings: {"fad": ear, "kl": ear}
+    patches: list[tuple[Any, str, Any]] = [
+        (Blended, "present", lambda *_: Heard(silence, dict(levels))),
+        (Blend, "reference", lambda self: reference),
+        (files, "write", write),
+        (audio, "limit_peak", lambda mix: (mix, 0.0)),
+        (Noises, "content", lambda self, clip: hashlib.sha256(clip.id.encode()).hexdigest()),
+        (Noises, "attempt", lambda self, clip: silence),
+        (Run, "heard", lambda self, row: torch.tensor([int(hashlib.md5(row["pair_id"].encode()).hexdigest()[:5], 16)])),
+        (scoring, "sound_key", lambda row: f"{row['pair_id']}:{row['arm']}"),
+        (scoring, "read_music", lambda clip, rate, seconds: torch.tensor([int(clip.id)])),
+        (scoring, "reference_key", lambda clip, seconds: clip.id),
+    ]
+    for holder, name, value in patches:
+        setattr(holder, name, value)
 
     words = ["experiment=bnmusic/table1", f"run_dir={folder / 'run'}", f"store_dir={folder / 'store'}", "report=false"]
     settings = compose([*words, "statistics.resamples=100", "statistics.over_n=[]", "threads=1", "batch=8"])
+    run = Run.of(settings)
+    run.evaluators = {"fad": ear, "kl": ear}  # type: ignore[misc] - a cached property
     clips = [NoiseClip(f"clip{i:06d}", Path("x.wav"), f"label{i % 44}", "") for i in range(-(-count // PROMPTS))]
     prompts = [Prompt(f"p{i:03d}", GENRES[i % 7], f"prompt {i}") for i in range(PROMPTS)]
-    pairs = make_pairs("stub", clips, prompts, PROMPTS, 0, count)
-    reference = [MusicClip(str(i), Path("y.wav"), genre=GENRES[i % 7], source=str(i), caption="") for i in range(2500)]
-    context = Context(44_100, "cpu", 0, [], None)
-    shown = {"direct": Presentation(kind="direct", label="Direct", name="direct")}
-    return Plan(
-        settings, folder / "run", folder / "store", pairs, reference, [], {"stub": Stub()}, shown, context,
-        Amplification(**settings["amplification"]), [],
-    )  # fmt: skip
+    items = make_pairs("stub", clips, prompts, PROMPTS, 0, count)
+    shown = {"direct": run.task.presentation("direct", {"kind": "direct", "label": "Direct"})}
+    return Plan(run, run.task, items, {"stub": Stub()}, shown, Context(44_100, "cpu", 0, {}))
 
 
 def part(name: str, folder: Path, count: int) -> dict[str, float]:
     """One part of the benchmark, in this process."""
+    from blendbench import session
     from blendbench.executors import Inline
     from blendbench.runs import progress, results, scoring
     from blendbench.runs.arm import Arm
-    from blendbench.runs.folder import PAIR_KEY
     from blendbench.runs.work import begin, merge
-    from blendbench.store.ledger import Ledger
 
     began = time.perf_counter()
     out: dict[str, float] = {}
@@ -125,13 +127,13 @@ def part(name: str, folder: Path, count: int) -> dict[str, float]:
                 ledger.seek(max(0, size - 200_000))
                 last = ledger.read().splitlines(keepends=True)[-100:]
                 ledger.truncate(size - sum(map(len, last)) + 30)
-        enter = Arm._enter
+        enter = Arm.enter
 
         def first(*given: Any) -> None:
             out.setdefault("s to resume", time.perf_counter() - start)
             enter(*given)
 
-        Arm._enter = first
+        Arm.enter = first  # type: ignore[method-assign]
         start = time.perf_counter()
         plan_of(folder, count)  # what a fresh process does before anything else
         begin(plan)
@@ -139,20 +141,17 @@ def part(name: str, folder: Path, count: int) -> dict[str, float]:
         out["s in all"] = time.perf_counter() - start
     elif name == "score":
         began = time.perf_counter()
-        ledger = Ledger(plan.run_dir / "pairs.jsonl", PAIR_KEY)
-        scoring.Scoring(plan.run_dir, plan.settings).part(iter(ledger), plan.reference)
+        plan.scoring.part(iter(plan.rows), plan.task.reference())
         out["ms a pair"] = 1e3 * (time.perf_counter() - began) / count
     elif name == "merge":
         assert merge(plan) == 0
         out["merge s"] = time.perf_counter() - began
     elif name == "tabulate":
-        run_dir, settings, reference = plan.run_dir, plan.settings, plan.reference
+        run = plan.run
         del plan  # as `session.run` does
-        results.manifests.music_set = lambda settings: argparse.Namespace(clips=reference)
-        results.split_music = lambda clips, seed: (clips, [])
-        results.reference_key, results.mix_key = scoring.reference_key, scoring.mix_key
+        results.sound_key = scoring.sound_key
         began = time.perf_counter()
-        results.tabulate(run_dir, settings)
+        session.tabulate(run)
         out["tabulate s"] = time.perf_counter() - began
     elif name == "status":
         began = time.perf_counter()
