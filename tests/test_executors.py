@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from support import runs
 from worlds import CHEAP, World, call, rows_of, same
 
 from blendbench import executors, session, telling
@@ -283,12 +284,9 @@ def test_status_counts_the_rows_and_the_workers(world, alone, tmp_path, capsys):
 
 def test_status_of_a_run_at_work_tells_rate_and_time_left(tmp_path):
     progress.write_plan(tmp_path, {"experiment": "e", "pairs": 10, "arms": {"a": {"direct": "s"}}})
-    rows = [
-        {"dataset": "d", "arm": "a", "presentation": "direct", "pair_id": f"p{i}", "signature": "s", "status": status}
-        for i, status in enumerate(["ok", "ok", "failed"])
-    ]
-    rows.append(rows[0] | {"pair_id": "old", "signature": "t"})
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reasons = ["", "", "clip is silent"]
+    rows = [runs.row(f"p{i}", "a", reason=reason, signature="s") for i, reason in enumerate(reasons)]
+    runs.write(tmp_path, [*rows, runs.row("old", "a", signature="t")])
     beat = progress.Beat(tmp_path, "cuda:1", (2, 4), name="one")
     beat.begin("make", "a", ["p3"])
     beat.end("a", 3, 3, 1, 6.0)
@@ -310,8 +308,7 @@ def test_status_of_a_run_at_work_tells_rate_and_time_left(tmp_path):
 
 def test_status_tells_what_the_command_is_at_after_the_pairs(tmp_path):
     progress.write_plan(tmp_path, {"experiment": "e", "pairs": 1, "arms": {"a": {"direct": "s"}}})
-    row = {"dataset": "d", "arm": "a", "presentation": "direct", "pair_id": "p", "signature": "s", "status": "ok"}
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    runs.write(tmp_path, [runs.row("p", "a", signature="s")])
     with progress.Beat(tmp_path, "cpu", leads=True) as beat:
         for stage in ("tabulate", "figures", "report"):
             with telling.stage(stage), telling.stage("sounds", 60, "pair") as told:

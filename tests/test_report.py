@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 import soundfile
 from PIL import Image
+from support import runs
 from worlds import rows_of
 
 from blendbench.reports.hiding import Hide
 from blendbench.reports.page import write as write_page
+from blendbench.runs import KEY
 from blendbench.runs.folder import Run, read_settings
 
 ARMS = ["noise_only", "random_music", "musicgen_melody", "riffusion_a2a", "bnmusic"]
@@ -23,7 +25,6 @@ LABELS = ["wind", "engine", "<script>alert(1)</script>", "wind", "engine", "wind
 GENRES = ["Jazz", "Rock", "Rock", "Pop", "Jazz", "Rock", "Pop", "Jazz"]
 PAIRS = [f"pair-{number}" for number in range(8)]
 REASON = "<script>document.title = 'bad'</script> {place}/audio/cut.wav: truncated; get the file again"
-FACTS = ["status", "reason", "clip", "label", "genre", "noise_lufs", "music_lufs", "gain_db"]
 METRICS = ["kl", "clap", "mystery"]
 """Lower is better, higher is better, not known."""
 
@@ -40,7 +41,7 @@ def synthesise(finished: Path, run_dir: Path) -> None:
     by_pair: dict[str, list[dict]] = {}
     for row in rows_of(finished):
         by_pair.setdefault(row["pair_id"], []).append(row)
-    sources, rows, scores = list(by_pair.values()), [], []
+    sources, rows, values = list(by_pair.values()), [], []
     draw = np.random.default_rng(0)
     for number, (pair, label, genre) in enumerate(zip(PAIRS, LABELS, GENRES, strict=True)):
         for source in sources[number % 2]:
@@ -52,12 +53,10 @@ def synthesise(finished: Path, run_dir: Path) -> None:
                 row = {name: row[name] for name in list(row)[: list(row).index("status")]}
                 row |= {"status": "failed", "reason": REASON.format(place=finished.parent)}
             rows.append(row)
-            line = {name: row.get(name) for name in ("dataset", "arm", "presentation", "pair_id", *FACTS)}
-            values = draw.normal(size=len(METRICS)) if row["status"] == "ok" else [math.nan] * len(METRICS)
-            scores.append(line | dict(zip(METRICS, values, strict=True)))
-    (run_dir / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            values.append(draw.normal(size=len(METRICS)) if row["status"] == "ok" else [math.nan] * len(METRICS))
+    scores = runs.scores(rows, **dict(zip(METRICS, zip(*values, strict=True), strict=True)))
     # Another order than the run's: pairs are found by their key.
-    pd.DataFrame(scores[::-1]).to_csv(run_dir / "scores.csv", index=False, float_format="%.6g")
+    runs.write(run_dir, rows, scores=scores[::-1])
     (run_dir / "figures").mkdir(exist_ok=True)
     Image.new("RGB", (900, 300), "white").save(run_dir / "figures" / "fig 4 & more.png")
     (run_dir / "figures" / "fig 4 & more.csv").write_text("a\n1\n")
@@ -203,8 +202,7 @@ def test_writing_again_leaves_the_sounds_alone_and_takes_stale_ones_away(run_dir
 
 def test_pairs_beyond_the_first_are_the_best_median_and_worst(run_dir, scores, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
-    keep = ["dataset", "arm", "presentation", "pair_id", *FACTS, "clap"]
-    scores[keep].to_csv(tmp_path / "run" / "scores.csv", index=False)
+    runs.write(tmp_path / "run", scores=scores[[*KEY, *runs.FACTS, "clap"]])
     run = Run.open(tmp_path / "run")
     write_page(run, most=1)
     data = data_of(tmp_path / "run")
@@ -239,7 +237,7 @@ def test_run_without_its_noises_shows_the_mixes_alone_and_says_so(finished, tmp_
 def test_noise_that_has_changed_is_not_taken_for_the_runs(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
     rows = [row | {"inputs": "0000000000000000-0"} for row in rows_of(finished)]
-    (tmp_path / "run" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    runs.write(tmp_path / "run", rows)
     write_page(Run.open(tmp_path / "run"))
     assert all(pair["shared"] == {} and pair["note"] for pair in data_of(tmp_path / "run")["pairs"])
 

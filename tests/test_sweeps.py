@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from support import runs
 from worlds import CHEAP, World, call
 
 from blendbench.composing import compose
@@ -92,8 +93,9 @@ def test_hydra_reads_back_what_an_experiments_sweep_asks_for(value):
 
 def test_names_in_results_stay_text(tmp_path):
     names = ["null", "NA", "None", "nan", "01", ""]
-    frame = pd.DataFrame(dict.fromkeys(COLUMNS[:5], names) | {"value": 1.5, "ci_low": [None] * 6, "n": 2})
-    frame.reindex(columns=COLUMNS).to_csv(tmp_path / "results.csv", index=False)
+    runs.write(
+        tmp_path, results=runs.results({**dict.fromkeys(COLUMNS[:5], name), "value": 1.5, "n": 2} for name in names)
+    )
     read = Run(tmp_path, compose(["experiment=bnmusic/table1"])).results()
     assert read["arm"].tolist() == read["dataset"].tolist() == names
     assert read["value"].tolist() == [1.5] * 6

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from nasty import TEXTS
 from omegaconf import OmegaConf
 from PIL import Image
+from support import runs
 from worlds import call, rows_of
 
 from blendbench import config, texts
@@ -317,7 +318,7 @@ def test_text_that_begins_like_a_formula_is_marked(cell):
 
 def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
     row = dict.fromkeys(COLUMNS, "1") | {"arm": "NA", "dataset": "007", "presentation": "1e3", "ci_low": ""}
-    pd.DataFrame([row]).to_csv(tmp_path / "results.csv", index=False)
+    runs.write(tmp_path, results=runs.results([row]))
     found = Run(tmp_path, compose(["experiment=bnmusic/table1"])).results().iloc[0]
     assert (found["arm"], found["dataset"], found["presentation"]) == ("NA", "007", "1e3")
     assert found["value"] == 1

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import soundfile
 from PIL import Image
+from support import runs
 from worlds import rows_of
 
 from blendbench.errors import BlendbenchError
@@ -45,49 +46,43 @@ SETTINGS: dict[str, Any] = {
     "over_n": [10, 20],
     "device": "auto",
 }
-SCORES = "dataset,arm,presentation,pair_id,status,kl,nmr_db\n"
-RESULTS = """experiment,dataset,arm,presentation,metric,value,ci_low,ci_high,n,n_failed,paper_value,recipe
-bnmusic/table1,esc50,noise_only,direct,fad,44.6693,37.4954,53.9513,3,0,,"sr=44100; FAD, centred"
-bnmusic/table1,esc50,noise_only,direct,kl,6.91,6.47,7.28,3,0,2.5,"KL(ref||gen), natural log"
-bnmusic/table1,esc50,bnmusic,direct,fad,,,,1,2,6.76,one pair took part
-bnmusic/table1,esc50,bnmusic,direct,kl,inf,,,1,2,2.14,KL
-"""
-COMPARISONS = """experiment,dataset,presentation,metric,arm,other,difference,p,n,test
-bnmusic/table1,esc50,direct,kl,bnmusic,1e3,-0.25,0.03125,3,permutation
-"""
-TABLE = 'Method,Direct: FAD,Direct: paper\'s FAD\nNoise only,"44.7 [37.5, 54]",27.39\nBNMusic,failed,6.76\n'
+RESULTS = runs.results(
+    [
+        {"arm": "noise_only", "metric": "fad", "value": 44.6693, "ci_low": 37.4954, "ci_high": 53.9513, "n": 3,
+         "n_failed": 0, "recipe": "sr=44100; FAD, centred"},
+        {"arm": "noise_only", "metric": "kl", "value": 6.91, "ci_low": 6.47, "ci_high": 7.28, "n": 3, "n_failed": 0,
+         "paper_value": 2.5, "recipe": "KL(ref||gen), natural log"},
+        {"arm": "bnmusic", "metric": "fad", "n": 1, "n_failed": 2, "paper_value": 6.76,
+         "recipe": "one pair took part"},
+        {"arm": "bnmusic", "metric": "kl", "value": math.inf, "n": 1, "n_failed": 2, "paper_value": 2.14,
+         "recipe": "KL"},
+    ]
+)  # fmt: skip
+COMPARISONS = runs.comparisons(
+    [{"metric": "kl", "arm": "bnmusic", "other": "1e3", "difference": -0.25, "p": 0.03125, "n": 3,
+      "test": "permutation"}]
+)  # fmt: skip
+TABLE = pd.DataFrame(
+    {"Method": ["Noise only", "BNMusic"], "Direct: FAD": ["44.7 [37.5, 54]", "failed"],
+     "Direct: paper's FAD": ["27.39", "6.76"]}
+)  # fmt: skip
 
 
 def write_run(run_dir: Path, settings: dict[str, Any] = SETTINGS) -> Path:
     """A finished run's folder: every arm and presentation of some pairs, one of which failed in one arm."""
-    from omegaconf import OmegaConf
-
-    run_dir.mkdir(parents=True)
     rows = []
     for arm in ARMS:
         for shown in SHOWN:
             for index in range(3):
-                pair = f"esc50--clip-{index}--jazz-1"
-                row = {"pair_id": pair, "arm": arm, "dataset": "esc50", "presentation": shown, "label": "wind"}
-                row |= {"genre": "Jazz", "prompt": "Slow jazz, “blue”.", "signature": "ab"}
-                if (arm, index) == ("bnmusic", 0):
-                    rows.append(row | {"status": "failed", "reason": "clip is silent"})
-                    continue
-                mix = Path("mixes") / arm / shown / f"{pair}.flac"
-                (run_dir / mix).parent.mkdir(parents=True, exist_ok=True)
-                draw = np.random.default_rng([index, ARMS.index(arm), SHOWN.index(shown)])
-                soundfile.write(run_dir / mix, 0.1 * draw.standard_normal(RATE // 10), RATE, subtype="PCM_24")
+                failed = "clip is silent" if (arm, index) == ("bnmusic", 0) else ""
                 facts = {"gain_db": None if arm == "noise_only" else 1.5 * index, "seed": 2**60 + index}
-                rows.append(row | {"status": "ok", "reason": "", "mix": mix.as_posix()} | facts)
-    (run_dir / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                facts = {"prompt": "Slow jazz, “blue”."} | ({} if failed else facts)
+                rows.append(runs.row(f"esc50--clip-{index}--jazz-1", arm, shown, reason=failed, **facts))
     # The last pair has no scores.
     scored = [row for row in rows if row["status"] == "ok"][:-1]
-    lines = [f"esc50,{r['arm']},{r['presentation']},{r['pair_id']},ok,{i / 8},\n" for i, r in enumerate(scored)]
-    (run_dir / "scores.csv").write_text(SCORES + "".join(lines), encoding="utf-8")
-    (run_dir / "results.csv").write_text(RESULTS, encoding="utf-8")
-    (run_dir / "comparisons.csv").write_text(COMPARISONS, encoding="utf-8")
-    (run_dir / "table.csv").write_text(TABLE, encoding="utf-8")
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
+    scores = runs.scores(scored, kl=[place / 8 for place in range(len(scored))], nmr_db=[None] * len(scored))
+    tables = {"scores": scores, "results": RESULTS, "comparisons": COMPARISONS, "table": TABLE}
+    runs.write(run_dir, rows, settings, sounds=True, **tables)
     (run_dir / "figures").mkdir()
     picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     picture.save(run_dir / "figures" / "fad_over_n.png")
@@ -548,7 +543,7 @@ def test_tables_that_cannot_be_read_are_told(run_dir, capfd):
     (run_dir / "results.csv").write_text("a,b\n1\n", encoding="utf-8")
     with pytest.raises(BlendbenchError, match=r"results\.csv: rows of different lengths"):
         tables(run_dir, 0)
-    (run_dir / "results.csv").write_text(RESULTS, encoding="utf-8")
+    runs.write(run_dir, results=RESULTS)
     (run_dir / "scores.csv").write_text("pair_id,kl\nx,1\n", encoding="utf-8")
     with pytest.raises(BlendbenchError, match=r"scores\.csv: its first columns must be dataset, arm"):
         tables(run_dir, 0)
