@@ -44,7 +44,7 @@ check: setup
 # Five minutes of mutated sound files, tables and manifests; findings go to the folder that it names.
 FUZZ_SECONDS ?= 300
 fuzz: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m support.fuzz --seconds $(FUZZ_SECONDS)
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from survival import Nursery, survive
-from worlds import build_world
+from support.survival import Nursery, survive
+from support.worlds import build_world
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory):
     """Data sets and models small enough for a test; its store is shared by the session."""
-    from worlds import build_world
+    from support.worlds import build_world
 
     return build_world(tmp_path_factory.mktemp("world"))
 

@@ -14,11 +14,11 @@ import pyloudnorm
 import pytest
 import soundfile
 import torch
-from audio_corpus import CORPUS, Case, make, sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import signal
+from support.audio_corpus import CORPUS, Case, make, sound
 
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio, checks, files

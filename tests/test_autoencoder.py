@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
-from tiny_models import tiny_diffusion
+from support.tiny_models import tiny_diffusion
 
 from blendbench.models import sampling
 from blendbench.models.autoencoder import PatchAutoencoder

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import audio_corpus
 import h5py
 import numpy as np
 import pytest
 import soundfile
-from worlds import CHEAP, ESC50_COLUMNS, RATE, World, call, noise_sound, rows_of, write_esc50, write_musicbench
+from support import audio_corpus
+from support.worlds import CHEAP, ESC50_COLUMNS, RATE, World, call, noise_sound, rows_of, write_esc50, write_musicbench
 
 from blendbench.datasets import (
     NoiseClip,

@@ -6,10 +6,10 @@ import re
 import shutil
 from pathlib import Path
 
-import audio_corpus
 import pytest
 import soundfile
-from worlds import CHEAP, World, call, noise_sound, rows_of, write_esc50
+from support import audio_corpus
+from support.worlds import CHEAP, World, call, noise_sound, rows_of, write_esc50
 
 BAD = {
     "missing.wav": "no such file",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from audio_corpus import sound
-from worlds import CHEAP, RATE, World, call, noise_sound, rows_of
+from support.audio_corpus import sound
+from support.worlds import CHEAP, RATE, World, call, noise_sound, rows_of
 
 from blendbench import config
 from blendbench.composing import compose

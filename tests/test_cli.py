@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from worlds import CHEAP, call
+from support.worlds import CHEAP, call
 
 from blendbench.composing import compose
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from worlds import noise_sound
+from support.worlds import noise_sound
 
 from blendbench.checks import Check
 from blendbench.composing import compose

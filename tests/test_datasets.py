@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from worlds import GENRES, write_esc50, write_musicbench
+from support.worlds import GENRES, write_esc50, write_musicbench
 
 from blendbench.datasets import MusicClip, NoiseClip, Prompt, esc50, musicbench
 from blendbench.datasets.builtin import prompts as builtin_prompts

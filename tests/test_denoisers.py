@@ -12,7 +12,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
-from tiny_models import SCHEDULER, tiny_diffusion
+from support.tiny_models import SCHEDULER, tiny_diffusion
 
 from blendbench.errors import BlendbenchError
 from blendbench.models.denoisers import (

@@ -22,7 +22,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from safetensors.torch import load_file, save_file
-from tiny_models import CONTEXT, SCHEDULER, tiny_diffusion
+from support.tiny_models import CONTEXT, SCHEDULER, tiny_diffusion
 
 from blendbench.composing import compose
 from blendbench.errors import BlendbenchError

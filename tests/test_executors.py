@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 from support import runs
-from worlds import CHEAP, World, call, rows_of, same
+from support.worlds import CHEAP, World, call, rows_of, same
 
 from blendbench import executors, session, telling
 from blendbench.composing import compose
@@ -35,8 +35,8 @@ LOCAL = ("executor=local", "executor.devices=[cpu]")
 
 def slow(seconds: float) -> list[str]:
     """An arm of our own that takes its time, beside the cheap ones."""
-    arm = f"{{_target_: own_methods.Slow, label: Slow, seconds: {seconds}}}"
-    return [*CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[own_methods]"]
+    arm = f"{{_target_: support.own_methods.Slow, label: Slow, seconds: {seconds}}}"
+    return [*CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[support.own_methods]"]
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,8 @@ def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_late
     deadly = tmp_path / "deadly"
     deadly.touch()
     fatal = rows_of(alone)[0]["pair_id"]
-    arm = f"{{_target_: own_methods.Deadly, label: Slow, word: '{fatal}', while_exists: {deadly}}}"
-    words = ["limit=6", *CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[own_methods]"]
+    arm = f"{{_target_: support.own_methods.Deadly, label: Slow, word: '{fatal}', while_exists: {deadly}}}"
+    words = ["limit=6", *CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[support.own_methods]"]
     there = world.with_store(tmp_path / "store")
     assert there.run(tmp_path / "run", *words, *LOCAL) == 0
     failed = [row for row in rows_of(tmp_path / "run") if row["status"] == "failed"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from worlds import CHEAP, World, call, rows_of
+from support.worlds import CHEAP, World, call, rows_of
 
 from blendbench.composing import compose
 from blendbench.errors import BlendbenchError

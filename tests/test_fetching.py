@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import Server, running_server
+from support.servers import Server, running_server
 
 from blendbench.datasets import archives
 from blendbench.datasets import fetch as data

@@ -1,15 +1,15 @@
-"""The rule of tests/fuzz.py under hypothesis: the same few hundred inputs every time.
+"""The rule of tests/support/fuzz.py under hypothesis: the same few hundred inputs every time.
 
-Run `python tests/fuzz.py --seconds 300` for more; what it finds becomes an entry of `tests/audio_corpus.py` or a test
-in `tests/test_bad_data.py`.
+Run `make fuzz` for more; what it finds becomes an entry of `tests/support/audio_corpus.py` or a test in
+`tests/test_bad_data.py`.
 """
 
 from pathlib import Path
 
-import fuzz
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support import fuzz
 
 from blendbench.errors import ClipError
 

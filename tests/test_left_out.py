@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from listeners import SMALL
 from matplotlib.figure import Figure
-from worlds import CHEAP, World, call
+from support.listeners import SMALL
+from support.worlds import CHEAP, World, call
 
 from blendbench.figures import drawing
 from blendbench.listening.study import PLAN

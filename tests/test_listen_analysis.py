@@ -12,12 +12,12 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
-from listeners import BLEND, blend_settings
 from PIL import Image
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.multitest import multipletests
 from support import runs
+from support.listeners import BLEND, blend_settings
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening import analysis, analysis_report, findings, statistics

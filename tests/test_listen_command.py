@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from listeners import plan, tokens
-from worlds import call
+from support.listeners import plan, tokens
+from support.worlds import call
 
 from blendbench.listening import study
 from blendbench.listening.answers import Answers

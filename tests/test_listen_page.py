@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from listeners import Served, plan, to_pages
+from support.listeners import Served, plan, to_pages
 
 from blendbench.listening import study
 from blendbench.listening.answers import Answers

@@ -29,8 +29,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listeners import Served, plan, to_pages, tokens
-from worlds import call
+from support.listeners import Served, plan, to_pages, tokens
+from support.worlds import call
 
 from blendbench.listening import server, study
 from blendbench.listening.answers import Answers

@@ -20,8 +20,8 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listeners import BLEND, blend_settings
-from worlds import CHEAP, RATE, rows_of
+from support.listeners import BLEND, blend_settings
+from support.worlds import CHEAP, RATE, rows_of
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening import planning, sounds, study

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
-from listeners import blend_settings
+from support.listeners import blend_settings
 
 from blendbench.errors import BlendbenchError
 from blendbench.listening import planning, webmushra

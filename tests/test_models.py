@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from servers import LATER, Server, running_server
-from worlds import call
+from support.servers import LATER, Server, running_server
+from support.worlds import call
 
 from blendbench.errors import BlendbenchError
 from blendbench.models import catalog

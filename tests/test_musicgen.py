@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.worlds import write_musicgen
 from transformers import MusicgenMelodyFeatureExtractor
-from worlds import write_musicgen
 
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError

@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import official
 import pytest
 import torch
-from worlds import call, rows_of
+from support import official
+from support.worlds import call, rows_of
 
 from blendbench.composing import compose
 from blendbench.datasets import MusicClip, NoiseClip, epic_sounds, esc50, manifests, musicbench, reading

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 from support import runs
-from worlds import rows_of
+from support.worlds import rows_of
 
 from blendbench.reports.hiding import Hide
 from blendbench.reports.page import write as write_page

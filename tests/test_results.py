@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 import transformers
-from tiny_models import tiny_tokenizer
-from worlds import CHEAP, GENRES, call, rows_of
+from support.tiny_models import tiny_tokenizer
+from support.worlds import CHEAP, GENRES, call, rows_of
 
 from blendbench import session, texts
 from blendbench.datasets.choosing import split_music
@@ -307,7 +307,7 @@ def test_an_evaluator_that_cannot_serve_its_metric_is_named(world, finished, tmp
 
 def test_an_evaluator_for_which_the_clips_are_too_short_is_one_line(world, finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
-    words = ("limit=2", "batch=1", "evaluator.fad._target_=worlds.Impatient", "allow_targets=[worlds]")
+    words = ("limit=2", "batch=1", "evaluator.fad._target_=support.worlds.Impatient", "allow_targets=[support.worlds]")
     assert world.run(tmp_path / "run", *words) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert "can score no reference clip of 5 s; see the lines above" in lines[-1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import CHEAP, World, call, rows_of, untimed
+from support.worlds import CHEAP, World, call, rows_of, untimed
 
 from blendbench.datasets.esc50 import esc50
 from blendbench.methods import bnmusic, musicgen_melody, noise_only, random_music, riffusion_a2a

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-import slurm
-from own_methods import Slow
-from worlds import CHEAP, World, same
+from support import slurm
+from support.own_methods import Slow
+from support.worlds import CHEAP, World, same
 
 from blendbench.runs import progress
 
@@ -84,7 +84,7 @@ class Here:
         return self.start(*words)
 
     def start(self, *words: str, without: tuple[str, ...] = CHEAP) -> Command:
-        given = [*words, *without, SLOW.replace("HOLD", str(self.hold)), "allow_targets=[own_methods]"]
+        given = [*words, *without, SLOW.replace("HOLD", str(self.hold)), "allow_targets=[support.own_methods]"]
         run_dir = self.folder / "run"
         all_words = self.world.run_words(run_dir, "limit=6", "threads=1", "report=false", "device=cpu", *given)
         code = "from blendbench.cli import main; main()"
@@ -244,7 +244,7 @@ def test_table_of_an_array_that_nobody_waited_for(here, cluster, expected):
     assert command.end() == (0, "")
     slurm.wait(lambda: not cluster.command("squeue", "--noheader"), 120, "the tasks to end")
     code = "from blendbench.cli import main; main()"
-    words = [sys.executable, "-c", code, "table", str(command.run_dir), "--allow-targets", "own_methods"]
+    words = [sys.executable, "-c", code, "table", str(command.run_dir), "--allow-targets", "support.own_methods"]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     assert (command.run_dir / "results.csv").read_bytes() == (expected / "results.csv").read_bytes()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import slurm
+from support import slurm
 
 
 @pytest.fixture(scope="module")

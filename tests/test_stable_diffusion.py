@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from tiny_models import tiny_diffusion, tiny_tokenizer
+from support.tiny_models import tiny_diffusion, tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from blendbench.errors import BlendbenchError

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import soundfile
-from audio_corpus import ANNEX_POINTER, LFS_POINTER, STAND_INS, WEB_PAGE
-from tiny_models import tiny_diffusion
-from worlds import CHEAP, RATE, World, call, noise_sound, write_esc50
+from support.audio_corpus import ANNEX_POINTER, LFS_POINTER, STAND_INS, WEB_PAGE
+from support.tiny_models import tiny_diffusion
+from support.worlds import CHEAP, RATE, World, call, noise_sound, write_esc50
 
 from blendbench import stand_ins
 from blendbench.datasets import archives, builtin, epic_sounds, hdf5, manifests, tables

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import call, music_sound, rows_of
+from support.worlds import call, music_sound, rows_of
 
 from blendbench.datasets import MusicClip
 from blendbench.datasets.reading import read_music

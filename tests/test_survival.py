@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from survival import Nursery, survive
-from worlds import CHEAP, rows_of
+from support.survival import Nursery, survive
+from support.worlds import CHEAP, rows_of
 
 from blendbench.store.signature import file_hash
 
-SLOW = "+arms.slow={_target_: own_methods.Slow, label: Slow, seconds: 0.1}"
-ARMS = (*CHEAP, SLOW, "allow_targets=[own_methods]", "report=false")
+SLOW = "+arms.slow={_target_: support.own_methods.Slow, label: Slow, seconds: 0.1}"
+ARMS = (*CHEAP, SLOW, "allow_targets=[support.own_methods]", "report=false")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from support import runs
-from worlds import CHEAP, World, call
+from support.worlds import CHEAP, World, call
 
 from blendbench.composing import compose
 from blendbench.reports import sweeps

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import nasty
 import pandas as pd
 import pytest
 import yaml
@@ -20,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
-from nasty import TEXTS
 from omegaconf import OmegaConf
 from PIL import Image
-from support import runs
-from worlds import call, rows_of
+from support import nasty, runs
+from support.nasty import TEXTS
+from support.worlds import call, rows_of
 
 from blendbench import config, texts
 from blendbench.composing import compose

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from support import runs
-from worlds import rows_of
+from support.worlds import rows_of
 
 from blendbench.errors import BlendbenchError
 from blendbench.runs.folder import read_settings

@@ -133,9 +133,9 @@ CHEAP = ("arms.bnmusic=null", "arms.riffusion_a2a=null", "arms.musicgen_melody=n
 def build_world(folder: Path) -> World:
     """Write a world of five noise clips and fourteen music clips into a folder."""
     import torch
-    from tiny_models import tiny_diffusion
 
     from blendbench.models.tagger import Tagger
+    from support.tiny_models import tiny_diffusion
 
     root = folder / "data"
     names = [f"{index + 1}-{100_000 + index}-A-{index % 2}.wav" for index in range(5)]
@@ -158,10 +158,10 @@ def build_world(folder: Path) -> World:
 
 def write_musicgen(folder: Path) -> None:
     """A tiny MusicGen melody of torch's random weights, ten codes a second, in transformers' layout."""
-    from tiny_models import tiny_tokenizer
     from transformers import MusicgenMelodyFeatureExtractor
 
     from blendbench.models.musicgen import tiny_model
+    from support.tiny_models import tiny_tokenizer
 
     tokenizer = tiny_tokenizer(folder)
     tiny_model(len(tokenizer), (8, 8, 10, 5)).save_pretrained(folder)

@@ -6,7 +6,8 @@ from typing import Any
 
 import soundfile
 import yaml
-from worlds import RATE, World, call, noise_sound
+
+from support.worlds import RATE, World, call, noise_sound
 
 TEXTS = {
     "mathtext": "club beat $$in$$ $x^{2$",

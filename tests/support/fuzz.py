@@ -1,4 +1,4 @@
-"""Random damage to sounds, tables and manifests: `python tests/fuzz.py --seconds 300 [--engine atheris]`.
+"""Random damage to sounds, tables and manifests: `PYTHONPATH=tests python -m support.fuzz --seconds 300`.
 
 The rule that is checked: nothing but a BlendbenchError comes out of bad input, with one line that names the file; a
 sound that is read is finite and no longer than its bytes can hold; what a table gives has ids that stand once, paths
@@ -34,7 +34,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
-from audio_corpus import chunk, encoded, extensible, fmt, id3, pcm, rf64, riff, sound
+
+from support.audio_corpus import chunk, encoded, extensible, fmt, id3, pcm, rf64, riff, sound
 
 _Any = TypeVar("_Any")
 
@@ -740,7 +741,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     ends, seed, crashes = time.time() + arguments.seconds, arguments.seed, 0
     while time.time() < ends - 1:
-        words = [sys.executable, __file__, f"--out={arguments.out}", f"--engine={arguments.engine}"]
+        words = [sys.executable, "-m", "support.fuzz", f"--out={arguments.out}", f"--engine={arguments.engine}"]
         words += [f"--seed={seed}", f"--ends={ends}", *(f"--target={name}" for name in arguments.target or [])]
         with (arguments.out / "log").open("ab") as log:
             try:

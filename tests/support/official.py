@@ -8,10 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import soundfile
-from worlds import noise_sound
 
 from blendbench.datasets import NoiseClip, esc50
 from blendbench.resources import package_folder
+from support.worlds import noise_sound
 
 CATEGORIES = [
     "dog",

@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from worlds import call
 
 import blendbench
 from blendbench.listening import settings
 from blendbench.listening.settings import Settings
 from blendbench.listening.study import Subject
 from blendbench.tasks.blend.task import Blend
+from support.worlds import call
 
 BLEND = Subject(
     dict(Blend.columns), Blend.group, Blend.units, {**Blend.shared, **Blend.own}, "noise", ("per", "noise", "music")
