@@ -31,9 +31,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 
-from blendbench.config import MaskConfig
 from blendbench.datasets import MusicClip, NoiseClip, Prompt, builtin, esc50, musicbench
-from blendbench.methods import Context, Item
+from blendbench.methods import Context
 from blendbench.methods._images import to_grey, to_model
 from blendbench.methods.bnmusic import BNMusic
 from blendbench.metrics.bootstrap import bootstrap_interval
@@ -47,6 +46,8 @@ from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio, files, inversion
 from blendbench.sound.lattice import extend_to_frames
 from blendbench.sound.mel import decode_image, encode_image, mel_amplitudes
+from blendbench.tasks.blend.given import NoiseAndText
+from blendbench.tasks.blend.keys import MaskConfig
 from blendbench.tasks.blend.pairing import Pair
 from blendbench.train.data import noises
 from blendbench.train.data.arranger import GENRES
@@ -271,7 +272,7 @@ def tagger(bench: Bench) -> list[Row]:
 
 def bnmusic(bench: Bench) -> BNMusic:
     method = BNMusic("BNMusic", bench.sampling("repaint"), vars(MaskConfig()))
-    method.prepare(Context(RATE, "cpu", 0, [], bench.generator))
+    method.prepare(Context(RATE, "cpu", 0, {"generator": lambda: bench.generator}))
     return method
 
 
@@ -294,7 +295,8 @@ def rhythm(bench: Bench) -> list[Row]:
             continue
         prompt = prompts[number % len(prompts)]
         pair = Pair(name, NoiseClip(name, Path(name), "", name), prompt)
-        found = onsets(method.generate([Item(pair, wave, stable_seed(name))])[0].waveform)
+        given = NoiseAndText(pair, stable_seed(name), len(wave), wave, prompt.text)
+        found = onsets(method.generate([given])[0].waveform)
         by_chance = np.random.default_rng(number).choice(len(others), 8, replace=False)
         for window in WINDOWS:
             ours, chance = agreement(beats, found, window), [agreement(beats, others[i], window) for i in by_chance]
@@ -388,7 +390,7 @@ def speed(bench: Bench) -> list[Row]:
     for number, wave in enumerate(waves):
         pair = Pair("speed", NoiseClip("noise", Path("noise"), "", "noise"), Prompt("p", prompt.genre, prompt.text))
         start = time.perf_counter()
-        method.generate([Item(pair, wave, number)])
+        method.generate([NoiseAndText(pair, number, len(wave), wave, prompt.text)])
         seconds.append(time.perf_counter() - start)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     remark = f"({torch.get_num_threads()} threads, {bench.sampling('repaint')['steps']} steps twice)"

@@ -1,7 +1,7 @@
 """A real Slurm on this one machine, for the tests that need one: started and stopped by root, without systemd.
 
-As a script, `python tests/support/slurm.py start FOLDER` leaves a cluster running and prints what a shell must export to
-talk to it; `python tests/support/slurm.py stop FOLDER` ends it. Times are in seconds.
+As a script, `python tests/support/slurm.py start FOLDER` leaves a cluster running and prints what a shell must
+export to talk to it; `python tests/support/slurm.py stop FOLDER` ends it. Times are in seconds.
 """
 
 import argparse
