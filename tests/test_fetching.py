@@ -647,8 +647,8 @@ def esc50(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     """A small ESC-50 on a server that is like GitHub's."""
     listed = tmp_path / "files.md5"
     listed.write_text("".join(f"{hashlib.md5(content).hexdigest()}  {name}\n" for name, content in ESC50.items()))
-    source = replace(data.SOURCES["esc50"], archive=f"{server.address}/e/c.zip", checksums=str(listed))
-    monkeypatch.setitem(data.SOURCES, "esc50", source)
+    source = replace(data.sources()["esc50"], archive=f"{server.address}/e/c.zip", checksums=listed)
+    monkeypatch.setitem(data.sources(), "esc50", source)
     server.files["/e/c.zip"] = zipped({f"ESC-50-33c8/{name}": content for name, content in (ESC50 | EXTRA).items()})
     server.chunked = True
     return server
@@ -659,7 +659,7 @@ def musicbench(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A small MusicBench on a server that is like the hub's."""
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     # What the machine has free is not the tests' business.
-    monkeypatch.setitem(data.SOURCES, "musicbench", replace(data.SOURCES["musicbench"], room=1.0))
+    monkeypatch.setitem(data.sources(), "musicbench", replace(data.sources()["musicbench"], room=1.0))
     base = "/datasets/amaai-lab/MusicBench/resolve/main/"
     archive = gzip.compress(tarred({f"datashare/{name}": content for name, content in AUDIO.items()}))
     for name, content in (("MusicBench_train.json", TABLE), ("MusicBench.tar.gz", archive)):
@@ -673,13 +673,13 @@ def musicbench(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 def epic_sounds(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     names = ("EPIC_Sounds_train.csv", "EPIC_Sounds_validation.csv")
     tables = tuple(f"{server.address}/epic/{name}" for name in names)
-    monkeypatch.setitem(data.SOURCES, "epic_sounds", replace(data.SOURCES["epic_sounds"], tables=tables))
+    monkeypatch.setitem(data.sources(), "epic_sounds", replace(data.sources()["epic_sounds"], tables=tables))
     server.files |= {f"/epic/{name}": EPIC for name in names}
     return server
 
 
 def test_published_checksums_name_every_file_of_esc50():
-    place = data._Place(Path("nowhere"), data.SOURCES["esc50"])
+    place = data._Place(Path("nowhere"), data.sources()["esc50"])
     names = [fault.name for fault in data._faults(place)]
     assert len(set(names)) == 2001
     assert sum(name.startswith("audio/") for name in names) == 2000 and "meta/esc50.csv" in names
@@ -849,7 +849,7 @@ def test_audio_that_the_archive_lacks_is_told(musicbench, box):
 
 
 def test_too_little_room_is_told_before_the_download(musicbench, box, monkeypatch):
-    monkeypatch.setitem(data.SOURCES, "musicbench", replace(data.SOURCES["musicbench"], room=1e12))
+    monkeypatch.setitem(data.sources(), "musicbench", replace(data.sources()["musicbench"], room=1e12))
     text = refusal(lambda: data.fetch("musicbench", box))
     assert re.fullmatch(
         rf"{box}: \d+\.\d GB are free, and musicbench needs about 1000000000\.0 GB until it is unpacked; free space, "
@@ -912,15 +912,15 @@ def test_name_that_is_not_known_is_told():
 
 
 def test_sources_are_the_published_ones():
-    assert {name: source.folder for name, source in data.SOURCES.items()} == {
+    assert {name: source.folder for name, source in data.sources().items()} == {
         "esc50": "ESC-50",
         "musicbench": "MusicBench",
         "epic_sounds": "EPIC-SOUNDS",
     }
-    for source in data.SOURCES.values():
+    for source in data.sources().values():
         assert source.licence and source.megabytes and (source.tables or source.archive)
         assert all(url.startswith("https://") for url in (*source.tables, source.archive or "https://"))
-    place = data._Place(Path("r"), data.SOURCES["musicbench"])
+    place = data._Place(Path("r"), data.sources()["musicbench"])
     assert place.tables[Path("r/MusicBench/MusicBench_train.json")] == (
         "https://huggingface.co/datasets/amaai-lab/MusicBench/resolve/main/MusicBench_train.json"
     )

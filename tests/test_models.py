@@ -17,7 +17,7 @@ from support.servers import LATER, Server, running_server
 from support.worlds import call
 
 from blendbench.errors import BlendbenchError
-from blendbench.models import catalog
+from blendbench.models import catalog, fetch
 
 PANN = "Cnn14_8k_mAP%3D0.416.pth"
 """The one plain file of which no size and no hash is known beforehand."""
@@ -91,8 +91,8 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_model_is_listed_with_its_facts(torch_home, capsys):
     assert call("models", "list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(catalog.MODELS)
-    for printed, model in zip(lines, catalog.MODELS.values(), strict=True):
+    assert len(lines) == len(catalog.models())
+    for printed, model in zip(lines, catalog.models().values(), strict=True):
         assert f" model {model.name} " in printed
         assert model.licence in printed
         assert model.used_by in printed
@@ -109,7 +109,7 @@ def test_every_model_is_listed_with_its_facts(torch_home, capsys):
 
 
 def test_commits_are_pinned_or_said_not_to_be():
-    for model in catalog.MODELS.values():
+    for model in catalog.models().values():
         if model.kind == "hub":
             assert bool(re.fullmatch("[0-9a-f]{40}", model.revision or "")) != ("(not pinned)" in model.origin)
 
@@ -128,7 +128,7 @@ def test_check_fails_only_for_what_was_named_or_travels_with_the_package(torch_h
 def test_unknown_or_no_name_is_wrong_usage_that_tells_those_there_are(torch_home, capsys, words):
     assert call("models", *words) == 2
     text = refusal(capsys)
-    assert all(name in text for name in catalog.MODELS)
+    assert all(name in text for name in catalog.models())
     assert not torch_home.exists()
 
 
@@ -147,7 +147,7 @@ def test_file_is_fetched_hashed_and_put_where_torch_hub_looks(mirror, torch_home
 
 
 def test_what_is_here_is_not_fetched_again(mirror, torch_home, capsys):
-    catalog.fetch("pann_8k")
+    fetch.fetch("pann_8k")
     asked = len(mirror.requests)
     assert call("models", "fetch", "pann_8k") == 0
     assert "already here" in capsys.readouterr().out
@@ -174,14 +174,14 @@ def test_fetch_goes_on_after_a_broken_connection(mirror, torch_home, capsys, ran
 def test_fetch_that_was_stopped_at_its_end_is_taken_up_or_begun_anew(mirror, torch_home, left):
     torch_home.mkdir()
     (torch_home / f"{PANN}.part").write_bytes(left)
-    assert catalog.fetch("pann_8k").read_bytes() == CONTENT
+    assert fetch.fetch("pann_8k").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
     ("name", "what"), [("vggish", "the known 10086976"), ("vggish_pca", "that in its name 970ea276")]
 )
 def test_wrong_content_is_refused_and_removed(mirror, torch_home, capsys, name, what):
-    mirror.files[f"/copy/{catalog.MODELS[name].files[0]}"] = CONTENT
+    mirror.files[f"/copy/{catalog.models()[name].files[0]}"] = CONTENT
     assert call("models", "fetch", name) == 1
     text = refusal(capsys)
     assert what in text and mirror.address in text
@@ -199,7 +199,7 @@ def test_wrong_size_is_refused_before_the_download(mirror, torch_home, capsys):
 
 def test_mirror_may_be_a_copy_of_torch_hubs_folder(mirror, torch_home):
     mirror.files = {f"/copy/{PANN}": CONTENT}  # the name holds a percent sign there, as on disk
-    assert catalog.fetch("pann_8k").read_bytes() == CONTENT
+    assert fetch.fetch("pann_8k").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("case", ["not found", "no server", "web page"])
@@ -229,7 +229,7 @@ def test_nothing_is_downloaded_offline(mirror, torch_home, hub, monkeypatch, cap
 
 
 def test_file_that_changed_on_disk_is_found_and_fetched_again(mirror, torch_home, capsys):
-    place = catalog.fetch("pann_8k")
+    place = fetch.fetch("pann_8k")
     place.write_bytes(b"x" + CONTENT[1:])
     capsys.readouterr()
     assert call("models", "check") == 0  # it was not named
@@ -238,14 +238,14 @@ def test_file_that_changed_on_disk_is_found_and_fetched_again(mirror, torch_home
     text = line(capsys, "pann_8k")
     assert text.startswith("MISS") and "that of its fetch" in text
     assert text.endswith("type `blendbench models fetch pann_8k`")
-    assert catalog.fetch("pann_8k").read_bytes() == CONTENT
+    assert fetch.fetch("pann_8k").read_bytes() == CONTENT
     assert call("models", "check", "pann_8k") == 0
 
 
 @pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b"short", "has 5 bytes, not 344665734")])
 def test_list_sees_a_file_of_the_wrong_size(torch_home, capsys, content, reason):
     (torch_home / "checkpoints").mkdir(parents=True)
-    (torch_home / "checkpoints" / catalog.MODELS["passt"].files[0]).write_bytes(content)
+    (torch_home / "checkpoints" / catalog.models()["passt"].files[0]).write_bytes(content)
     assert call("models", "list", "passt") == 0
     assert reason in line(capsys, "passt")
 
@@ -285,7 +285,7 @@ def test_hub_model_is_fetched_through_its_endpoint_without_what_is_not_read(hub,
     assert "licence" in done.stdout.splitlines()[0]
 
     place = catalog.find("encodec_24khz")
-    assert place.name == catalog.MODELS["encodec_24khz"].revision
+    assert place.name == catalog.models()["encodec_24khz"].revision
     assert sorted(path.name for path in place.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -303,7 +303,7 @@ def test_musicgens_licence_is_told_before_the_download(hub, capsys):
 
 
 def test_changed_snapshot_is_found_by_check_and_mended_by_fetch(hub, torch_home, capsys):
-    place = catalog.fetch("encodec_24khz")
+    place = fetch.fetch("encodec_24khz")
     assert call("models", "check", "encodec_24khz") == 0
     assert "checkpoint " in capsys.readouterr().out
     for name, content in (("model.safetensors", weights(1)), ("config.json", b'{"model_type": "other"}')):
@@ -329,7 +329,7 @@ def test_changed_snapshot_is_found_by_check_and_mended_by_fetch(hub, torch_home,
     ],
 )
 def test_list_sees_a_snapshot_that_is_cut_short(hub, torch_home, capsys, name, content, reason):
-    place = catalog.fetch("encodec_24khz")
+    place = fetch.fetch("encodec_24khz")
     if content is None:
         (place / name).unlink()
         with pytest.raises(BlendbenchError, match=f"has no {name}; type `blendbench models fetch encodec_24khz`"):
@@ -340,14 +340,14 @@ def test_list_sees_a_snapshot_that_is_cut_short(hub, torch_home, capsys, name, c
     assert call("models", "list", "encodec_24khz") == 0
     text = line(capsys, "encodec_24khz")
     assert f"{name} {reason}" in text and text.startswith("MISS")
-    catalog.fetch("encodec_24khz")
+    fetch.fetch("encodec_24khz")
     assert (place / name).read_bytes() == encodec()[name]
 
 
 def test_weights_are_held_against_the_known_hash_whatever_the_hub_says(hub, capsys):
     hub.repositories["facebook/encodec_48khz"] = encodec()
     assert call("models", "fetch", "encodec_48khz") == 1
-    assert f"not the known {catalog.MODELS['encodec_48khz'].sha256}" in refusal(capsys)
+    assert f"not the known {catalog.models()['encodec_48khz'].sha256}" in refusal(capsys)
 
 
 def test_missing_shard_is_told(hub, capsys):
@@ -365,7 +365,7 @@ def test_repository_without_safetensors_is_refused_before_the_download(hub, torc
     files |= {f"{part}/config.json": b"{}" for part in parts}
     files |= dict.fromkeys(("model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"), b"{}")
     hub.repositories["riffusion/riffusion-model-v1"] = files
-    place = catalog.fetch("riffusion")
+    place = fetch.fetch("riffusion")
     assert place.name == LATER
     assert catalog.find("riffusion") == place
 
@@ -380,7 +380,7 @@ def test_repository_without_safetensors_is_refused_before_the_download(hub, torc
 
 
 def test_find_never_asks_the_network(hub, mirror):
-    for name, model in catalog.MODELS.items():
+    for name, model in catalog.models().items():
         if model.kind != "builtin":
             with pytest.raises(BlendbenchError, match=re.escape(f"not here; type `blendbench models fetch {name}`")):
                 catalog.find(name)

@@ -10,11 +10,12 @@ from transformers import MusicgenMelodyFeatureExtractor
 
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context, Item
+from blendbench.methods import Context
 from blendbench.methods.musicgen_melody import MusicGenMelody
 from blendbench.models import musicgen
 from blendbench.models.musicgen import CodeSampling, MusicGen
 from blendbench.sound import audio
+from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.pairing import Pair
 
 RATE = 44_100
@@ -153,13 +154,14 @@ def test_the_method_makes_music_of_the_noises_length_and_rate(model, tmp_path, m
     model.features.save_pretrained(tmp_path)
     monkeypatch.setattr(musicgen.AutoTokenizer, "from_pretrained", lambda *a, **k: Letters())
     method = MusicGenMelody("MusicGen", {"checkpoint": str(tmp_path)}, {"top_k": 8})
-    method.prepare(Context(RATE, "cpu", 0, []))
+    method.prepare(Context(RATE, "cpu", 0, {}))
     noise = tones(220, seconds=0.5)[0]
     pair = Pair("p", NoiseClip("n", tmp_path, "", "n"), Prompt("q", "Jazz", "calm jazz"))
-    music = method.generate([Item(pair, noise, 1), Item(pair, noise, 2)])
+    given = [NoiseAndText(pair, seed, len(noise), noise, "calm jazz") for seed in (1, 2)]
+    music = method.generate(given)
     assert [len(made.waveform) for made in music] == [len(noise)] * 2
     assert float((music[0].waveform - music[1].waveform).abs().max()) > 1e-4
-    again = method.generate([Item(pair, noise, 2)])
+    again = method.generate(given[1:])
     torch.testing.assert_close(again[0].waveform, music[1].waveform, atol=0, rtol=0)
     assert method.signature()["checkpoint"] == method.checkpoint.fingerprint
 
@@ -168,7 +170,7 @@ def test_the_method_makes_music_of_the_noises_length_and_rate(model, tmp_path, m
 def test_a_checkpoint_that_is_not_there_is_one_line_with_the_remedy(checkpoint):
     method = MusicGenMelody("MusicGen", {"checkpoint": checkpoint}, {})
     with pytest.raises(BlendbenchError, match="checkpoint=") as refused:
-        method.prepare(Context(RATE, "cpu", 0, []))
+        method.prepare(Context(RATE, "cpu", 0, {}))
     assert "\n" not in str(refused.value)
 
 

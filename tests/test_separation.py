@@ -201,7 +201,7 @@ def test_a_folder_holds_one_file_or_a_definition(tmp_path):
 def test_published_weights_are_found_where_demucs_keeps_them(checkpoints, monkeypatch):
     separation = Separation("htdemucs", "method.separate")
     text = refusal(separation.signature)
-    known = catalog.MODELS["htdemucs"]
+    known = catalog.models()["htdemucs"]
     assert text.startswith("method.separate=htdemucs: ")
     assert str(checkpoints / "955717e8-8726e21a.th") in text and known.source in text and known.fetching in text
     text = refusal(Separation("htdemucs_ft").signature)
@@ -312,10 +312,12 @@ def test_a_model_of_other_stems_is_refused(tmp_path):
 def test_the_methods_music_and_signature_change_with_the_separation(weights, tmp_path, monkeypatch):
     from transformers import MusicgenMelodyFeatureExtractor
 
-    from blendbench.datasets import NoiseClip, Pair, Prompt
-    from blendbench.methods import Context, Item
+    from blendbench.datasets import NoiseClip, Prompt
+    from blendbench.methods import Context
     from blendbench.methods.musicgen_melody import MusicGenMelody
     from blendbench.models import musicgen
+    from blendbench.tasks.blend.given import NoiseAndText
+    from blendbench.tasks.blend.pairing import Pair
 
     class Letters:
         def __call__(self, text, **options):
@@ -343,9 +345,10 @@ def test_the_methods_music_and_signature_change_with_the_separation(weights, tmp
     monkeypatch.setattr(musicgen.MusicGen, "generate", seen)
     for separate in (None, str(weights)):
         method = MusicGenMelody("MusicGen", {"checkpoint": str(tmp_path)}, {"top_k": 8}, separate=separate)
-        method.prepare(Context(44_100, "cpu", 0, []))
+        method.prepare(Context(44_100, "cpu", 0, {}))
         signatures.append(method.signature())
-        music.append([made.waveform for made in method.generate([Item(pair, noise, 1), Item(pair, noise, 2)])])
+        given = [NoiseAndText(pair, seed, len(noise), noise, "calm jazz") for seed in (1, 2)]
+        music.append([made.waveform for made in method.generate(given)])
     assert "separate" not in signatures[0]
     assert signatures[1] == signatures[0] | {"separate": Separation(str(weights)).signature()}
     assert torch.equal(melodies[0][0], noise)
@@ -360,4 +363,4 @@ def test_the_method_says_what_is_missing_before_it_loads_anything(checkpoints, t
     from blendbench.methods.musicgen_melody import MusicGenMelody
 
     method = MusicGenMelody("MusicGen", {"checkpoint": str(tmp_path / "none")}, {}, separate="htdemucs")
-    assert "separate=htdemucs" in refusal(lambda: method.prepare(Context(44_100, "cpu", 0, [])))
+    assert "separate=htdemucs" in refusal(lambda: method.prepare(Context(44_100, "cpu", 0, {})))

@@ -184,7 +184,7 @@ def _data(arguments: list[str]) -> int:
     from blendbench.checks import print_checks
     from blendbench.datasets import fetch, inventory, manifests
 
-    sets = fetch.SOURCES if given.action == "fetch" else inventory.known()
+    sets = list(fetch.sources() if given.action == "fetch" else inventory.known())
     unknown = [name for name in names if name not in sets]
     if unknown or (given.action != "check" and not names):
         problem = f"no data set {unknown[0]!r}" if unknown else f"{given.action}: give the name of a data set"
@@ -214,17 +214,17 @@ def _models(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which of those that `list` prints; all if left out")
     words = parser.parse_args(arguments)
     from blendbench.checks import print_checks
-    from blendbench.models import catalog
+    from blendbench.models import catalog, fetch
 
-    unknown = [name for name in words.names if name not in catalog.MODELS]
+    unknown = [name for name in words.names if name not in catalog.models()]
     if unknown or (words.action == "fetch" and not words.names):
         problem = f"no model {unknown[0]!r}" if unknown else "fetch: give the name of a model"
-        raise UsageError(f"{problem}; there are {', '.join(catalog.MODELS)}")
+        raise UsageError(f"{problem}; there are {', '.join(catalog.models())}")
     if words.action == "fetch":
         for name in words.names:
-            catalog.fetch(name)
+            fetch.fetch(name)
         return 0
-    status = print_checks(catalog.checks(words.names, verify=words.action == "check"))
+    status = print_checks(fetch.checks(words.names, verify=words.action == "check"))
     return status if words.action == "check" else 0
 
 

@@ -72,9 +72,9 @@ def check_packages() -> Iterable[Check]:
 
 def check_models() -> Iterable[Check]:
     """Every model that blendbench knows: whether it is there, and what to type if not."""
-    from blendbench.models import catalog
+    from blendbench.models import fetch
 
-    yield from catalog.checks()
+    yield from fetch.checks()
 
 
 def check_data(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] = ()) -> Iterable[Check]:

@@ -1,5 +1,8 @@
 """Bringing data sets here: their tables and archives are downloaded, checked, and unpacked to their official layout.
 
+What can be fetched are the entries of `data_manifests/sources/*.yaml`, and of a folder of the user's that
+BLENDBENCH_SOURCES names.
+
 Running `fetch` again does only what is missing: a download goes on where it broke off, so does an unpack, and what is
 here and right stays. Archives lie in the data root until everything that came out of them has been checked. It honours
 HF_ENDPOINT, HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE and BLENDBENCH_MIRROR. Sizes are in MB of 10^6 bytes.
@@ -10,15 +13,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from blendbench import entries
 from blendbench.datasets.archives import unpack, workplace
-from blendbench.datasets.epic_sounds import COLUMNS as EPIC_COLUMNS
-from blendbench.datasets.epic_sounds import LICENCE as EPIC_LICENCE
 from blendbench.datasets.tables import inside, read_csv, read_json_lines
 from blendbench.downloads import addresses, download, offline_variable, size_of
 from blendbench.errors import BlendbenchError, printable
-from blendbench.resources import package_folder
 from blendbench.store.write import make_folder
 
 
@@ -40,23 +43,31 @@ class Source:
         Free space that is needed while it is unpacked, in MB.
     tables : tuple of str
         URLs of the tables, CSV or JSON lines, which go into the folder as they are.
+    columns : tuple of str
+        Columns that every table must have.
+    files_in : str
+        The column whose values are the files that the archive has to bring; empty where it is no table that says so.
     archive : str
         URL of the archive that holds the rest; empty if there is none.
     archive_name : str
         What the archive is called in the data root, and below BLENDBENCH_MIRROR.
     keep : tuple of str
-        Files and folders that are taken out of the archive.
+        Files and folders that are taken out of the archive; they have to be there where nothing else says what has.
     strip : int or None
         As for `archives.unpack`.
     max_megabytes : float
         Most that may come out of the archive, in MB.
-    checksums : str
-        File in the package's data_manifests with the MD5 of every file, as md5sum writes it; empty where the table
-        says which files there have to be.
+    checksums : Path or None
+        File with the MD5 of every file that the archive has to bring, as md5sum writes it.
     tagged : bool
         As for `fetching.download`.
     afterwards : str
         What is left to the user; {folder} is the data set's.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, if one does not fit the others.
     """
 
     name: str
@@ -65,64 +76,49 @@ class Source:
     megabytes: float
     room: float = 0.0
     tables: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    files_in: str = ""
     archive: str = ""
     archive_name: str = ""
     keep: tuple[str, ...] = ()
     strip: int | None = 0
     max_megabytes: float = 0.0
-    checksums: str = ""
+    checksums: Path | None = None
     tagged: bool = False
     afterwards: str = ""
 
+    def __post_init__(self) -> None:
+        for key in ("folder", "archive_name"):
+            entries.check_inside(key, getattr(self, key))
+        if not self.folder:
+            raise ValueError("folder: is empty; name one")
+        if not (self.tables or self.archive):
+            raise ValueError("tables: is empty, and there is no archive")
+        if self.archive and not (self.archive_name and self.keep):
+            raise ValueError(f"{'keep' if self.archive_name else 'archive_name'}: is missing, and there is an archive")
+        if self.files_in and self.files_in not in self.columns:
+            raise ValueError(f"files_in: {self.files_in!r} is none of columns")
 
+
+OWN = "BLENDBENCH_SOURCES"
+"""Environment variable: a folder of further entries."""
 _HUB = "https://huggingface.co"
-_MUSICBENCH = f"{_HUB}/datasets/amaai-lab/MusicBench/resolve/main"
-_EPIC_SOUNDS = "https://raw.githubusercontent.com/epic-kitchens/epic-sounds-annotations/main"
 
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        Source(
-            "esc50",
-            "ESC-50",
-            licence="CC BY-NC 3.0 (its ESC-10 part CC BY 3.0)",
-            megabytes=646,
-            room=1600,
-            # GitHub makes its archives anew, with other bytes, so the files in it are checked instead.
-            archive="https://github.com/karolpiczak/ESC-50/archive/33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6.zip",
-            archive_name="ESC-50-33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6.zip",
-            keep=("audio", "meta", "LICENSE", "README.md"),
-            strip=1,
-            max_megabytes=2000,
-            checksums="esc50_files.md5",
-        ),
-        Source(
-            "musicbench",
-            "MusicBench",
-            licence="CC BY-SA 3.0",
-            megabytes=16_900,
-            room=50_000,
-            tables=(f"{_MUSICBENCH}/MusicBench_train.json",),
-            archive=f"{_MUSICBENCH}/MusicBench.tar.gz",
-            archive_name="MusicBench.tar.gz",
-            keep=("data", "data_aug2"),
-            strip=None,
-            max_megabytes=120_000,
-            tagged=True,
-        ),
-        Source(
-            "epic_sounds",
-            "EPIC-SOUNDS",
-            licence=EPIC_LICENCE,
-            megabytes=7,
-            tables=(f"{_EPIC_SOUNDS}/EPIC_Sounds_train.csv", f"{_EPIC_SOUNDS}/EPIC_Sounds_validation.csv"),
-            afterwards="the audio is given on request only: ask uob-epic-kitchens@bristol.ac.uk, or make it by the "
-            "recipe of https://github.com/ekazakos/auditory-slow-fast, and put it at {folder}/EPIC_audio.hdf5 or "
-            "{folder}/audio/VIDEO_ID.wav",
-        ),
-    )
-}
-"""Every data set that can be fetched, by name."""
+
+def sources() -> dict[str, Source]:
+    """Every data set that can be fetched, by name, in the order of their files' names; read once.
+
+    Raises
+    ------
+    BlendbenchError
+        If an entry is malformed, in one line that names file and key.
+    """
+    return _read(os.environ.get(OWN))
+
+
+@cache
+def _read(own: str | None) -> dict[str, Source]:
+    return entries.read_all("sources", OWN, Source)
 
 
 def fetch(name: str, root: Path) -> Path:
@@ -133,7 +129,7 @@ def fetch(name: str, root: Path) -> Path:
     Parameters
     ----------
     name : str
-        One of SOURCES.
+        One of `sources`.
     root : Path
         The data root; made if needed.
 
@@ -148,10 +144,11 @@ def fetch(name: str, root: Path) -> Path:
         In one line with what to do: if the name is unknown; downloads are switched off or fail; there is too little
         room; the archive is not safe or damaged; or a file is not what was published.
     """
-    if name not in SOURCES:
-        raise BlendbenchError(f"no data set {name!r} to fetch; there are {', '.join(SOURCES)}")
-    source, place = SOURCES[name], _Place(root, SOURCES[name])
-    lacking = {table: url for table, url in place.tables.items() if _flaw(table)}
+    if name not in sources():
+        raise BlendbenchError(f"no data set {name!r} to fetch; there are {', '.join(sources())}")
+    source = sources()[name]
+    place = _Place(root, source)
+    lacking = {table: url for table, url in place.tables.items() if _flaw(table, source)}
     faults = [] if lacking else list(_faults(place))
     if lacking or faults or place.is_half_unpacked:
         _refuse_changed(place, faults)
@@ -212,10 +209,10 @@ def _complete(place: _Place, lacking: dict[Path, str]) -> None:
         if file == place.archive and not place.is_half_unpacked and not any(_faults(place)):
             return
         if file.exists():
-            print(f"{place.source.name}: {_flaw(file)}; it is replaced", flush=True)
+            print(f"{place.source.name}: {_flaw(file, place.source)}; it is replaced", flush=True)
         remedy = f"set BLENDBENCH_MIRROR to another place, or {_by_hand(waiting)}"
         download(place.source.name, url, file, tagged=place.source.tagged, remedy=remedy)
-        if file != place.archive and (flaw := _flaw(file)):
+        if file != place.archive and (flaw := _flaw(file, place.source)):
             file.unlink()
             raise BlendbenchError(f"{place.source.name}: {url}: what came is no such table ({flaw}); {remedy}")
         del waiting[file]
@@ -279,27 +276,37 @@ def _by_hand(lacking: dict[Path, str]) -> str:
     return "put " + " and ".join(f"{url} at {printable(file)}" for file, url in lacking.items()) + " by hand"
 
 
-def _flaw(table: Path) -> str:
+def _flaw(table: Path, source: Source) -> str:
     """Why a table cannot be used, without a remedy; empty if it can."""
     try:
-        rows = (
-            read_csv(table, EPIC_COLUMNS)
-            if table.suffix == ".csv"
-            else read_json_lines(table, ("location",), table.name)
-        )
-        for _ in rows:
+        for _ in _rows(table, source, table.name):
             pass
     except BlendbenchError as error:
         return str(error).partition("; ")[0]
     return ""
 
 
+def _rows(table: Path, source: Source, what: str) -> Iterator[dict[str, Any]]:
+    if table.suffix == ".csv":
+        return read_csv(table, source.columns)
+    return read_json_lines(table, source.columns, what)
+
+
+def _listed(checksums: Path) -> list[tuple[str, str]]:
+    """MD5 and name of every file of a list that md5sum wrote; raises BlendbenchError if it is none."""
+    try:
+        lines = checksums.read_text(encoding="utf-8").splitlines()
+        return [(known, name) for known, name in (line.split(maxsplit=1) for line in lines)]
+    except OSError as error:
+        raise BlendbenchError(f"{printable(checksums)}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise BlendbenchError(f"{printable(checksums)}: is no list as md5sum writes it; make it again") from error
+
+
 def _faults(place: _Place) -> Iterator[_Fault]:
     """What is wrong with the files that come out of an archive, in their order."""
-    if place.source.checksums:
-        listed = package_folder("blendbench.data_manifests") / place.source.checksums
-        for line in listed.read_text(encoding="utf-8").splitlines():
-            known, name = line.split(maxsplit=1)
+    if place.source.checksums is not None:
+        for known, name in _listed(place.source.checksums):
             try:
                 with (place.folder / name).open("rb") as file:
                     digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -310,12 +317,16 @@ def _faults(place: _Place) -> Iterator[_Fault]:
             else:
                 if digest != known:
                     yield _Fault(name, f"has md5 {digest}, not {known}", is_there=True)
-    elif place.source.archive:
+    elif place.source.files_in:
         for table in place.tables:
-            rows = read_json_lines(table, ("location",), place.source.folder)
-            for location in dict.fromkeys(str(row["location"]) for row in rows):
-                if not inside(place.folder, location, table).is_file():
-                    yield _Fault(location, "is missing")
+            rows = _rows(table, place.source, place.source.folder)
+            for name in dict.fromkeys(str(row[place.source.files_in]) for row in rows):
+                if not inside(place.folder, name, table).is_file():
+                    yield _Fault(name, "is missing")
+    elif place.source.archive:
+        for name in place.source.keep:
+            if not (place.folder / name).exists():
+                yield _Fault(name, "is missing")
 
 
 def _told(faults: list[_Fault]) -> str:

@@ -172,7 +172,7 @@ class Separation:
     def _downloaded(self, url: str) -> Path:
         """The file that Demucs downloads from a URL, in torch hub's folder or, as safetensors, in the hub's cache."""
         name = url.rpartition("/")[2]
-        known = next((model for model in catalog.MODELS.values() if model.source == url), None)
+        known = next((model for model in catalog.models().values() if model.source == url), None)
         place = Path(torch.hub.get_dir()) / "checkpoints" / name
         if place.is_file():
             return place if known is None else catalog.find(known.name)
