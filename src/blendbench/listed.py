@@ -205,9 +205,9 @@ class Lister:
 
     @staticmethod
     def _models() -> Iterator[Entry]:
-        from blendbench.models import catalog
+        from blendbench.models import fetch
 
-        for check in catalog.checks():
+        for check in fetch.checks():
             name = check.name.removeprefix("model ")
             found = check.found if check.sound else f"{check.found}; {check.remedy}"
             yield Entry(MODELS, name, "", here=check.sound, found=found)
