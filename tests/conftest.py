@@ -65,6 +65,14 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     return build_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(scope="module", params=["blend"])
+def either(request: pytest.FixtureRequest, world, tmp_path_factory: pytest.TempPathFactory):
+    """A world of one task after the other: what keeps a run together must hold for any."""
+    from support.worlds import build_gap_world
+
+    return world if request.param == "blend" else build_gap_world(world, tmp_path_factory.mktemp("gap_world"))
+
+
 @pytest.fixture(scope="session")
 def finished(world, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run of Table 1: two pairs, five arms, one pair a batch. Tests must not change it."""

@@ -40,10 +40,10 @@ def slow(seconds: float) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def alone(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(either: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three arms, one of them of our own, by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    assert world.with_store(folder / "store").run(folder / "run", "limit=6", *slow(0)) == 0
+    assert either.with_store(folder / "store").run(folder / "run", "limit=6", *slow(0)) == 0
     return folder / "run"
 
 
@@ -61,13 +61,13 @@ def at_work(run_dir: Path) -> list[progress.Worker]:
 
 
 @pytest.mark.soak
-def test_two_workers_make_the_same_bytes_as_one(world, tmp_path):
+def test_two_workers_make_the_same_bytes_as_one(either, tmp_path):
     for count in (1, 2):
-        there = world.with_store(tmp_path / f"store{count}")
+        there = either.with_store(tmp_path / f"store{count}")
         words = (*LOCAL, f"executor.workers_per_device={count}", "executor.shards=3", *SMALL)
         assert there.run(tmp_path / f"run{count}", "limit=3", *words) == 0
     same(tmp_path / "run2", tmp_path / "run1")
-    inline = world.with_store(tmp_path / "store0")
+    inline = either.with_store(tmp_path / "store0")
     assert inline.run(tmp_path / "run0", "limit=3", "batch=3", *SMALL) == 0
     same(tmp_path / "run2", tmp_path / "run0")
     assert len(rows_of(tmp_path / "run0")) == 3 * 5 * 2
@@ -76,7 +76,7 @@ def test_two_workers_make_the_same_bytes_as_one(world, tmp_path):
     assert len(kept) == len(set(kept))
 
 
-def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
+def test_a_killed_worker_is_replaced(either, alone, tmp_path, capfd):
     run_dir = tmp_path / "run"
 
     def kill() -> None:
@@ -84,7 +84,7 @@ def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    there = world.with_store(tmp_path / "store")
+    there = either.with_store(tmp_path / "store")
     assert there.run(run_dir, "limit=6", *slow(0.3), *LOCAL, "executor.workers_per_device=2") == 0
     killer.join()
     assert "a worker died (signal 9 (SIGKILL))" in capfd.readouterr().err
@@ -92,13 +92,13 @@ def test_a_killed_worker_is_replaced(world, alone, tmp_path, capfd):
 
 
 @pytest.mark.soak
-def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_later(world, alone, tmp_path, capfd):
+def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_later(either, alone, tmp_path, capfd):
     deadly = tmp_path / "deadly"
     deadly.touch()
     fatal = rows_of(alone)[0]["pair_id"]
     arm = f"{{_target_: support.own_methods.Deadly, label: Slow, word: '{fatal}', while_exists: {deadly}}}"
     words = ["limit=6", *CHEAP, *SMALL, f"+arms.slow={arm}", "allow_targets=[support.own_methods]"]
-    there = world.with_store(tmp_path / "store")
+    there = either.with_store(tmp_path / "store")
     assert there.run(tmp_path / "run", *words, *LOCAL) == 0
     failed = [row for row in rows_of(tmp_path / "run") if row["status"] == "failed"]
     assert {(row["arm"], row["pair_id"]) for row in failed} == {("slow", fatal)}
@@ -112,10 +112,10 @@ def test_a_pair_that_kills_its_worker_twice_is_a_failed_row_and_tried_again_late
 
 
 @pytest.mark.soak
-def test_workers_are_added_while_memory_and_cores_allow(world, alone, tmp_path, monkeypatch):
+def test_workers_are_added_while_memory_and_cores_allow(either, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(local, "_free_bytes", lambda _: 2**40)
-    there = world.with_store(tmp_path / "store")
+    there = either.with_store(tmp_path / "store")
     words = (*slow(0.3), *LOCAL, "executor.workers_per_device=auto", "executor.shards=6")
     assert there.run(tmp_path / "run", "limit=6", *words) == 0
     same(tmp_path / "run", alone)
@@ -177,7 +177,7 @@ def test_pairs_are_blamed_for_deaths_only_when_they_were_there_twice(monkeypatch
 
 
 @pytest.mark.soak
-def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(world, alone, tmp_path):
+def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(either, alone, tmp_path):
     run_dir = tmp_path / "run"
 
     def kill() -> None:
@@ -187,7 +187,7 @@ def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(world, alone, 
 
     killer = threading.Thread(target=kill)
     killer.start()
-    there = world.with_store(tmp_path / "store")
+    there = either.with_store(tmp_path / "store")
     words = ("executor.workers_per_device=2", "executor.shards=2")
     few = [word.replace("seconds: 1", "seconds: 4") for word in slow(1)]
     assert there.run(run_dir, "limit=3", *few, *LOCAL, *words) == 0
@@ -197,9 +197,9 @@ def test_the_last_shard_of_a_killed_worker_is_done_by_an_idle_one(world, alone, 
 
 
 @pytest.mark.soak
-def test_workers_end_with_the_command_that_started_them(world, alone, tmp_path):
+def test_workers_end_with_the_command_that_started_them(either, alone, tmp_path):
     run_dir = tmp_path / "run"
-    there = world.with_store(tmp_path / "store")
+    there = either.with_store(tmp_path / "store")
     words = there.run_words(run_dir, "limit=6", *slow(0.5), *LOCAL, "executor.workers_per_device=2")
     code = "from blendbench.cli import main; main()"
     paths = os.pathsep.join(one for one in sys.path if one)
@@ -273,7 +273,7 @@ def test_dry_run_tells_what_is_there_and_writes_nothing(world, tmp_path, capsys)
     assert linked[1:5] == ["0", "2", "0", "1"]
 
 
-def test_status_counts_the_rows_and_the_workers(world, alone, tmp_path, capsys):
+def test_status_counts_the_rows_and_the_workers(either, alone, tmp_path, capsys):
     assert call("status", str(alone)) == 0
     said = capsys.readouterr().out
     assert said.startswith("bnmusic/table1: 36 of 36 rows, 0 failed, 0 left")
@@ -356,8 +356,8 @@ def test_auto_begins_with_all_workers_that_surely_fit(world, tmp_path, monkeypat
     assert executors.of(run).workers(plan) == 1
 
 
-def test_finished_run_is_known_without_any_model(world, alone, tmp_path):
-    words = World(world.root, world.generator, world.musicgen, world.evaluator, alone.parent / "store").run_words(
+def test_finished_run_is_known_without_any_model(either, alone, tmp_path):
+    words = World(either.root, either.generator, either.musicgen, either.evaluator, alone.parent / "store").run_words(
         alone, "limit=6", *slow(0)
     )
     code = (

@@ -102,16 +102,16 @@ class Here:
 
 
 @pytest.fixture
-def here(world: World, cluster: slurm.Cluster, tmp_path: Path) -> Iterator[Here]:
-    yield Here(world.with_store(tmp_path / "store"), tmp_path, cluster.environment)
+def here(either: World, cluster: slurm.Cluster, tmp_path: Path) -> Iterator[Here]:
+    yield Here(either.with_store(tmp_path / "store"), tmp_path, cluster.environment)
     cluster.command("scancel", "--user=root")
     slurm.wait(lambda: not cluster.command("squeue", "--noheader"), slurm.PATIENCE, "an empty queue")
 
 
 @pytest.fixture(scope="module")
-def expected(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def expected(either: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("expected")
-    command = Here(world.with_store(folder / "store"), folder, {}).start()
+    command = Here(either.with_store(folder / "store"), folder, {}).start()
     assert command.end()[0] == 0
     return command.run_dir
 
@@ -130,21 +130,21 @@ def job_of(worker: progress.Worker) -> str:
     return worker.name.removeprefix("slurm-")
 
 
-def test_an_array_of_one_task_makes_the_same_table_as_no_array(world, cluster, tmp_path, monkeypatch):
+def test_an_array_of_one_task_makes_the_same_table_as_no_array(either, cluster, tmp_path, monkeypatch):
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     words = ("limit=2", *CHEAP, "threads=1", "report=false", "device=cpu")
     array = [word.replace("shards=2", "shards=1") for word in ARRAY]
-    assert world.with_store(tmp_path / "store").run(tmp_path / "run", *words, *array) == 0
-    assert world.with_store(tmp_path / "alone" / "store").run(tmp_path / "alone" / "run", *words) == 0
+    assert either.with_store(tmp_path / "store").run(tmp_path / "run", *words, *array) == 0
+    assert either.with_store(tmp_path / "alone" / "store").run(tmp_path / "alone" / "run", *words) == 0
     same(tmp_path / "run", tmp_path / "alone" / "run")
     (task,) = [one for one in progress.workers(tmp_path / "run") if not one.leads]
     assert task.facts["finished"] and task.name.startswith("slurm-")
 
 
 @pytest.mark.soak
-def test_an_array_makes_the_same_table_as_one_process(here, world, tmp_path):
-    alone = Here(world.with_store(tmp_path / "alone" / "store"), tmp_path / "alone", {})
+def test_an_array_makes_the_same_table_as_one_process(here, either, tmp_path):
+    alone = Here(either.with_store(tmp_path / "alone" / "store"), tmp_path / "alone", {})
     alone.folder.mkdir()
     first = alone.start(without=())
     command = here.start(*ARRAY, without=())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.survival import Nursery, survive
-from support.worlds import CHEAP, rows_of
+from support.worlds import CHEAP, GapWorld, rows_of
 
 from blendbench.store.signature import file_hash
 
@@ -30,21 +30,26 @@ def whole(run_dir: Path, count: int = 3 * 3 * 2) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_fifty_kills_change_no_byte_of_the_results(world, nursery, tmp_path):
+def test_fifty_kills_change_no_byte_of_the_results(either, nursery, tmp_path):
     def command(folder: Path) -> list[str]:
-        return world.with_store(folder / "store").run_words(folder / "run", "limit=2", "report=false")
+        return either.with_store(folder / "store").run_words(folder / "run", "limit=2", "report=false")
 
     kills, runs, seconds = survive(
-        nursery, command, tmp_path, 50, seed=7, check=lambda run_dir: whole(run_dir, 2 * 5 * 2)
+        nursery,
+        command,
+        tmp_path,
+        50,
+        seed=7,
+        check=lambda run_dir: whole(run_dir, 2 * (2 if isinstance(either, GapWorld) else 5) * 2),
     )
     print(f"{kills} kills in {runs} runs; an undisturbed one takes {seconds:.1f} s")
     assert kills == 50
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world, tmp_path_factory) -> Path:
+def undisturbed(either, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert world.with_store(folder / "store").run(folder / "run", "limit=3", *ARMS) == 0
+    assert either.with_store(folder / "store").run(folder / "run", "limit=3", *ARMS) == 0
     return folder / "run"
 
 
@@ -53,9 +58,9 @@ def own_lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("local", marks=pytest.mark.soak)])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(world, undisturbed, disk, capfd, executor):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(either, undisturbed, disk, capfd, executor):
     folder = disk("size=7m")
-    there = world.with_store(folder / "store")
+    there = either.with_store(folder / "store")
     words = ("limit=3", *ARMS, f"executor={executor}", "threads=1")
     assert there.run(folder / "run", *words) == 1
     lines = own_lines(capfd.readouterr().err)
@@ -73,9 +78,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(world, 
         assert (folder / "run" / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
 
 
-def test_a_store_that_cannot_be_written_serves_what_it_holds(world, undisturbed, disk, tmp_path, capfd):
+def test_a_store_that_cannot_be_written_serves_what_it_holds(either, undisturbed, disk, tmp_path, capfd):
     folder = disk("size=100m")
-    there = world.with_store(folder / "store")
+    there = either.with_store(folder / "store")
     assert there.run(folder / "run", "limit=3", *ARMS) == 0
     disk("remount", "ro")
     assert there.run(tmp_path / "run", "limit=3", *ARMS) == 0
@@ -89,8 +94,8 @@ def test_a_store_that_cannot_be_written_serves_what_it_holds(world, undisturbed,
 
 
 @pytest.mark.soak
-def test_two_runs_at_once_in_one_folder_do_each_other_no_harm(world, nursery, undisturbed, tmp_path):
-    words = world.with_store(tmp_path / "store").run_words(tmp_path / "run", "limit=3", *ARMS)
+def test_two_runs_at_once_in_one_folder_do_each_other_no_harm(either, nursery, undisturbed, tmp_path):
+    words = either.with_store(tmp_path / "store").run_words(tmp_path / "run", "limit=3", *ARMS)
     with Nursery() as other:
         nursery.start(words, tmp_path / "one.log")
         other.start(words, tmp_path / "other.log")

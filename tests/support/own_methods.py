@@ -9,23 +9,22 @@ from typing import Any
 import torch
 
 from blendbench.methods import Context
-from blendbench.tasks import Music
-from blendbench.tasks.blend.given import NoiseAndText
+from blendbench.tasks import Given, Music
 
 
 class Slow:
-    """A tone drawn by the pair's seed, after a while.
+    """A tone drawn by the item's seed, after a while.
 
     Parameters
     ----------
     label : str
     seconds : float
-        How long a pair takes.
+        How long an item takes.
     held_by : str
-        A file; while it exists, no pair is made.
+        A file; while it exists, no item is made.
     """
 
-    takes: tuple[str, ...] = ("noise",)
+    takes: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     adaptive = False
 
@@ -39,8 +38,8 @@ class Slow:
     def prepare(self, context: Context) -> None:
         """Nothing to load."""
 
-    def generate(self, given: list[NoiseAndText]) -> list[Music]:
-        """A tone a pair."""
+    def generate(self, given: list[Given]) -> list[Music]:
+        """A tone an item."""
         made = []
         for one in given:
             time.sleep(self.seconds)
@@ -52,14 +51,14 @@ class Slow:
 
 
 class Deadly(Slow):
-    """As Slow, but a pair whose id holds a word kills the process, as if memory had run out, while a file exists."""
+    """As Slow, but an item whose id holds a word kills the process, as if memory had run out, while a file exists."""
 
     def __init__(self, label: str, word: str, while_exists: str) -> None:
         super().__init__(label)
         self.word, self.file = word, Path(while_exists)
 
-    def generate(self, given: list[NoiseAndText]) -> list[Music]:
-        """A tone a pair, or the end."""
+    def generate(self, given: list[Given]) -> list[Music]:
+        """A tone an item, or the end."""
         if self.file.exists() and any(self.word in one.item.id for one in given):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().generate(given)

@@ -126,6 +126,36 @@ class World:
         return World(root, self.generator, self.musicgen, self.evaluator, self.store)
 
 
+@dataclass(frozen=True)
+class GapWorld(World):
+    """A world of the long-gap task: six short recordings, two arms that need no weights."""
+
+    def words(self) -> list[str]:
+        """Settings that point a command at the recordings and keep it small."""
+        return [
+            "dataset=recordings", f"data.path={self.root / 'recordings'}", "dataset.recordings.start=1.5",
+            f"store_dir={self.store}", "gap={window: 40000, start: 15000, stop: 25000}", "statistics.resamples=20",
+        ]  # fmt: skip
+
+    def run_words(self, run_dir: Path, *words: str) -> list[str]:
+        """The whole command line of a run; arms of the blend task that are left out are not there."""
+        own = [word for word in words if word not in CHEAP]
+        return ["run", "experiment=simdps/objective", *self.words(), f"run_dir={run_dir}", *own]
+
+    def with_store(self, store: Path, copy: bool = False) -> "GapWorld":
+        """The same world with another store."""
+        assert not copy
+        return GapWorld(self.root, self.generator, self.musicgen, self.evaluator, store)
+
+
+def build_gap_world(world: World, folder: Path) -> GapWorld:
+    """Write recordings into a folder."""
+    (folder / "recordings").mkdir(parents=True)
+    for number in range(6):
+        soundfile.write(folder / "recordings" / f"r{number}.wav", noise_sound(number, 4.0), RATE)
+    return GapWorld(folder, world.generator, world.musicgen, world.evaluator, folder / "store")
+
+
 CHEAP = ("arms.bnmusic=null", "arms.riffusion_a2a=null", "arms.musicgen_melody=null")
 """Leaves the arms that need no generator."""
 
