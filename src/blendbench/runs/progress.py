@@ -283,10 +283,11 @@ def text(found: Progress) -> str:
     if leads and not leads[0].works:
         head += f"; now at: {leads[0].facts.get('told') or leads[0].facts['stage']}"
     pace_of = f"s/{found.called.removesuffix('s')}"
-    lines = [head, "", f"{'arm':<24}{'done':>9}{'failed':>9}{'left':>9}{pace_of:>9}"]
+    wide = max(9, len(pace_of) + 2)
+    lines = [head, "", f"{'arm':<24}{'done':>9}{'failed':>9}{'left':>9}{pace_of:>{wide}}"]
     for arm, count in found.done.items():
         pace = f"{spent[arm]:.2f}" if arm in spent else "–"
-        lines.append(f"{arm:<24}{count:>9}{found.failed[arm]:>9}{found.of_arm - count:>9}{pace:>9}")
+        lines.append(f"{arm:<24}{count:>9}{found.failed[arm]:>9}{found.of_arm - count:>9}{pace:>{wide}}")
     if found.workers:
         lines += ["", f"{'worker':<28}{'device':<9}{'shard':<10}{'rows':>7}  at"]
     for worker in found.workers:

@@ -141,13 +141,14 @@ def describe(plan: Plan, executor: str, workers: int) -> str:
     """
     called, items = plan.task.items_called, len(plan.items)
     one, reference = called.removesuffix("s"), plan.task.reference()
+    wide = max(9, len(one) + 4)
     lines = [
         f"{items} {called} x {len(plan.arms)} arms x {len(plan.presentations)} presentations "
         f"({', '.join(plan.presentations)}), {len(reference)} reference clips",
         f"folder {plan.run_dir}, store {plan.store}",
         f"executor: {executor}",
         "",
-        f"{f'arm, in {called}':<20}{'done':>9}{'to link':>9}{'to mix':>9}{'to make':>9}{f's/{one}':>9}",
+        f"{f'arm, in {called}':<20}{'done':>9}{'to link':>9}{'to mix':>9}{'to make':>9}{f's/{one}':>{wide}}",
     ]
     total, unknown = 0.0, list[str]()
     with arms_of(plan) as arms:
@@ -155,15 +156,15 @@ def describe(plan: Plan, executor: str, workers: int) -> str:
     for name, found in surveys.items():
         make = items - found.done - found.mixed - found.made
         pace = "?" if found.generate is None else f"{found.generate:.2f}"
-        lines.append(f"{name:<20}{found.done:>9}{found.mixed:>9}{found.made:>9}{make:>9}{pace:>9}")
+        lines.append(f"{name:<20}{found.done:>9}{found.mixed:>9}{found.made:>9}{make:>9}{pace:>{wide}}")
         if make and found.generate is None:
             unknown.append(name)
         total += make * (found.generate or 0.0) + (make + found.made) * (found.present or 0.0)
-    lines += ["", f"{'scores, in sounds':<20}{'done':>9}{'':>9}{'':>9}{'to score':>9}{'s/sound':>9}"]
+    lines += ["", f"{'scores, in sounds':<20}{'done':>9}{'':>9}{'':>9}{'to score':>9}{'s/sound':>{wide}}"]
     for evaluator, done, seconds in plan.scoring.survey(row for row in plan.rows if row.get("status") == "ok"):
         score = plan.whole + len(reference) - done
         pace = "?" if seconds is None else f"{seconds:.2f}"
-        lines.append(f"{evaluator:<20}{done:>9}{'':>9}{'':>9}{score:>9}{pace:>9}")
+        lines.append(f"{evaluator:<20}{done:>9}{'':>9}{'':>9}{score:>9}{pace:>{wide}}")
         if score and seconds is None:
             unknown.append(evaluator)
         total += score * (seconds or 0.0)

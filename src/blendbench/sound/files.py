@@ -66,7 +66,7 @@ def read(
     """Read a file, or a part of it, as a checked waveform.
 
     Only the part asked for is decoded (with the few frames around it that the resampling filter needs, so that a part
-    equals the same part of the whole), block by block, and resampled as it comes: that takes no more memory than two
+    equals the same part of the whole), block by block, and resampled as it comes: beside a few blocks that takes two
     copies of the result, whatever the file's rate and number of channels.
 
     Parameters
@@ -208,8 +208,10 @@ def write(
         data = _encode(waveform, sample_rate, container, subtype)
     except soundfile.SoundFileError as error:
         reason = one_line(str(error))
-        form = f"{container} {subtype} at {sample_rate} Hz" + (f" in {len(waveform)} channels" * (waveform.ndim - 1))
-        raise BlendbenchError(f"{name}: cannot be encoded as {form} ({reason}); use another format") from None
+        rate = f"{sample_rate} Hz" if waveform.ndim == 1 else f"{sample_rate} Hz in {len(waveform)} channels"
+        raise BlendbenchError(
+            f"{name}: cannot be encoded as {container} {subtype} at {rate} ({reason}); use another format"
+        ) from None
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -317,8 +319,10 @@ def _read_segment(
 def _blocks(
     sound: soundfile.SoundFile, name: str, first_frame: int, last_frame: int, channel: int | None, channels: int
 ) -> Iterator[torch.Tensor]:
-    """Frames `[first_frame, last_frame)` as `read` wants their channels, block by block, as a header may promise any
-    length; the last block is followed by ClipError where one of them was not finite."""
+    """Frames `[first_frame, last_frame)`, their channels as `read` says, and ClipError after them if one is not finite.
+
+    They are read block by block, as a header may promise any length.
+    """
     check_channels(channels, channel, sound.channels, name)
     return finite_blocks(_decoded(sound, name, first_frame, last_frame, channel, channels), name)
 
