@@ -38,10 +38,11 @@ def compose_here(overrides: list[str]) -> dict:
     from hydra import compose as hydra_compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         composed = hydra_compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(explain(error)) from error
     return checked(composed)
 
@@ -62,6 +63,9 @@ def checked(composed: Any) -> dict:
 def explain(error: Exception) -> str:
     """One line out of Hydra's message: the override that it is about, its first sentence, and the options it lists."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if mark := getattr(error, "problem_mark", None):  # of a file that is no YAML
+        place = f"{mark.name.removeprefix('file://')}, line {mark.line + 1}"
+        return f"{place}: no YAML ({getattr(error, 'problem', None) or lines[0]}); mend that line"
     text = lines[0].rstrip(".:")
     if (override := getattr(error, "override", None)) and override not in text:
         text = f"{override!r}: {text}"

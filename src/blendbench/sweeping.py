@@ -150,6 +150,7 @@ def _hydra(arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from blendbench.store.ledger import Ledger
 
@@ -172,7 +173,7 @@ def _hydra(arguments: list[str]) -> int:
         os.environ[_JOBS] = str(file)
         try:
             task()
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             raise UsageError(explain(error)) from error
         except _Stop:
             return STOPPED
