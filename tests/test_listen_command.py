@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.listeners import plan, tokens
+from support.listeners import plan, to_version_1, tokens
 from support.worlds import call
 
 from blendbench.listening import study
@@ -109,6 +109,36 @@ def test_table_2_has_the_papers_scores_beside_ours(listened):
     assert columns[:4] == [f"Adaptive: {name}" for name in ("OVL", "PER", "FAD", "KL")]
     lines = {str(label): dict(zip(columns, map(str, cells), strict=True)) for label, *cells in table.rows}
     assert lines["BNMusic"]["Adaptive: paper's OVL/PER/FAD/KL (epic_sounds)"] == "3.67 / 3.84 / 7.98 / 1.67"
+
+
+def test_a_study_of_the_first_version_is_read_analysed_exported_and_rated_as_one_of_this(listened, tmp_path):
+    run_dir, _ = listened
+    old = tmp_path / "run"
+    shutil.copytree(run_dir, old)
+    to_version_1(old)
+    then, now = study.read(old), study.read(run_dir)
+    assert then is not None and now is not None
+    assert then.subject.catch == now.subject.catch and then.conditions == now.conditions
+    assert then.settings == now.settings
+    for number in range(LISTENERS):
+        pages, same = then.pages(number), now.pages(number)
+        assert [(page.sample.name, page.order) for page in pages] == [(page.sample.name, page.order) for page in same]
+    assert call("listen", "analyse", str(old)) == 0
+    names = sorted(file.name for file in (run_dir / "listening" / "analysis").iterdir())
+    for name in names:
+        before = (run_dir / "listening" / "analysis" / name).read_bytes()
+        assert (old / "listening" / "analysis" / name).read_bytes() == before, name
+    for folder in (run_dir, old):
+        assert call("listen", "export", str(folder), str(tmp_path / f"{folder.parent.name}.csv")) == 0
+    exports = [(tmp_path / f"{folder.parent.name}.csv").read_bytes() for folder in (run_dir, old)]
+    assert exports[0] == exports[1]
+    # A new listener goes through it.
+    assert call("listen", str(old), "--plan", "--invite", "1") == 0
+    answers = Answers(then)
+    token = tokens(old)[-1]
+    answers.consent(answers.listener(token))
+    answers.set_volume(answers.listener(token))
+    answers.close()
 
 
 def test_table_without_a_study_is_as_before(listened, finished, tmp_path):

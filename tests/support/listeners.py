@@ -57,6 +57,24 @@ def tokens(run_dir: Path) -> list[str]:
         return [row["link"].rstrip("/").rpartition("/")[2] for row in csv.DictReader(file)]
 
 
+def to_version_1(run_dir: Path) -> None:
+    """Write a blend study's plan and settings as the first version of them had it."""
+    folder = run_dir / "listening"
+    plan = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    for one in plan["samples"]:
+        facts = one.pop("facts")
+        one |= {name: facts[name] for name in ("label", "genre", "prompt")} | {"noise": one.pop("first")}
+        assert one.pop("reference") is None
+    assert plan.pop("hidden") == {} and plan.pop("subject")["first"] == "noise"
+    (folder / "study.json").write_text(json.dumps(plan | {"version": 1}), encoding="utf-8")
+    settings = yaml.safe_load((folder / "listen.study.yaml").read_text(encoding="utf-8"))
+    for name in ("repeats", "hidden_reference", "anchor", "open_reference", "range", "unit"):
+        del settings[name]
+    for name in ("reference_below", "retest_difference"):
+        del settings["exclusions"][name]
+    (folder / "listen.study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
 class Served:
     """A study while it is served; `stop` and `start` may be called again and again."""
 
