@@ -256,6 +256,7 @@ def _wilcoxon(study: Study, answers: Sequence[Answers], unit: str, notes: list[s
     """
     lines: list[list[Any]] = []
     for one in answers:
+        lacking, before = list[str](), len(lines)
         both = np.stack([one.values, one.again])  # [times, listeners, samples, conditions]
         for place, sample in [(None, None), *enumerate(one.samples)]:
             values = both if place is None else both[:, :, place : place + 1]
@@ -264,10 +265,10 @@ def _wilcoxon(study: Study, answers: Sequence[Answers], unit: str, notes: list[s
             name, pair = ("", "") if sample is None else (sample.name, sample.pair_id)
             family = list[list[Any]]()
             for (first, arm), (second, other) in combinations(enumerate(study.conditions), 2):
-                what = f"{_named(study, one)}{f', {name}' if name else ''}: {arm} and {other}, Wilcoxon by {unit}"
+                what = f"{name or 'all samples'}, {study.conditions[arm]} and {study.conditions[other]}"
                 two = units[:, [first, second]]
                 known = two[np.isfinite(two).all(1)]
-                p = statistics.tried(notes, what, math.nan, statistics.by_ranks, two, unit)
+                p = statistics.tried(lacking, what, math.nan, statistics.by_ranks, two, unit)
                 median = float(np.median(known[:, 0] - known[:, 1])) if len(known) else math.nan
                 family.append(
                     [one.dataset, study.presentation, one.scale, name, pair, arm, other, unit, median, p, math.nan,
@@ -278,6 +279,9 @@ def _wilcoxon(study: Study, answers: Sequence[Answers], unit: str, notes: list[s
             for line, corrected in zip(family, corrections, strict=True):
                 line[at + 1] = corrected
             lines += family
+        if lacking:
+            count = f"{len(lacking)} of {len(lines) - before}"
+            notes.append(f"{_named(study, one)}, Wilcoxon by {unit}: {count} without p; the first: {lacking[0]}")
     return pd.DataFrame(lines, columns=WILCOXON_COLUMNS)
 
 

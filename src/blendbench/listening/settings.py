@@ -65,7 +65,7 @@ class Range:
     @property
     def unit(self) -> str:
         """In tables and recipes: "1-5"."""
-        return f"{self.low}-{self.high}"
+        return f"{self.low}-{self.high}" if self.low >= 0 else str(self)
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}"

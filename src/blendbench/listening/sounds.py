@@ -63,6 +63,7 @@ class Sounds:
     ) -> None:
         self.folder, self.run, self.settings, self.arms, self.hidden = folder, run, settings, arms, hidden
         self.rate, self.study = run.task.sample_rate, run.task.study()
+        self._read: tuple[dict[str, Any], dict[str, torch.Tensor]] | None = None  # the row whose parts were read last
 
     def draft(self, name: str, kind: str, rows: Rows) -> Draft:
         """A sample with its sounds, faded and levelled; raises ClipError where one cannot be had."""
@@ -102,9 +103,12 @@ class Sounds:
         arms = list(self.arms)
         if name not in self.run.task.shared:
             arms = ([arm for arm in arms if self.run.task.turned(rows[arm]) is not None] or arms)[-1:]
-        found = self.run.parts(rows[arms[0]]).get(name)
+        row = rows[arms[0]]
+        if self._read is None or self._read[0] is not row:
+            self._read = row, self.run.parts(row)
+        found = self._read[1].get(name)
         if found is None:
-            raise ClipError(f"{rows[arms[0]]['pair_id']}: has no {name} under {arms[0]}")
+            raise ClipError(f"{row['pair_id']}: has no {name} under {arms[0]}")
         return found
 
     def _faded(self, wave: torch.Tensor) -> torch.Tensor:

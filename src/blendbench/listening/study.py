@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from blendbench.tasks import Column
 VERSION = 2
 HIDDEN_REFERENCE, ANCHOR = "hidden_reference", "anchor"
 """Conditions beside the arms, in the columns `arm` of a study's tables; no run may have arms of these names."""
+_DRAWS = 1000
+"""Orders of pages that come twice, until one has another page between them."""
 SETTINGS = "listen.study.yaml"
 PLAN = "study.json"
 
@@ -299,17 +302,20 @@ class Study:
     def _repeated(
         self, listener: int, played: list[tuple[Sample, tuple[int, ...]]]
     ) -> list[tuple[Sample, tuple[int, ...]]]:
-        """Pages with some of their samples once more, each later by two pages at least where there are so many."""
+        """Pages with some of their samples once more, later, with another page between if that can be drawn."""
         regular = [sample for sample, _ in played if sample.kind == "sample"]
         count = min(self.settings.repeats, len(regular))
         draw = np.random.default_rng(stable_seed(self.settings.seed, "repeats", str(listener)))
-        out = list(played)
-        for chosen in draw.permutation(len(regular))[:count]:
-            sample = regular[chosen]
-            first = next(place for place, (one, _) in enumerate(out) if one.name == sample.name)
-            at = int(draw.integers(min(first + 2, len(out)), len(out) + 1))
-            out.insert(at, (sample, tuple(draw.permutation(len(sample.clips)))))
-        return out
+        for _ in range(_DRAWS if count else 0):
+            out = list(played)
+            for chosen in draw.permutation(len(regular))[:count]:
+                sample = regular[chosen]
+                first = next(place for place, (one, _) in enumerate(out) if one.name == sample.name)
+                places = tuple(draw.permutation(len(sample.clips)))
+                out.insert(int(draw.integers(min(first + 2, len(out)), len(out) + 1)), (sample, places))
+            if all(one.name != other.name for (one, _), (other, _) in pairwise(out)):
+                break
+        return out if count else played
 
 
 def williams(count: int) -> list[tuple[int, ...]]:

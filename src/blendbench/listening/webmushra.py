@@ -102,7 +102,7 @@ def export(study: Study, folder: Path, kind: str | None = None) -> Path:
         "testId": f"{test}-{kind}",
         "bufferSize": 2048,
         "stopOnErrors": True,
-        "showButtonPreviousPage": kind == "likert",  # the way back to the noise alone
+        "showButtonPreviousPage": kind == "likert",  # the way back to what is heard first
         "remoteService": "service/write.php",
         "pages": _pages(study, kind, sounds),
     }
