@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 from support import nasty, runs
+from support.listeners import blend_settings
 from support.nasty import TEXTS
 from support.worlds import call, rows_of
 
@@ -399,11 +401,11 @@ def test_study_and_its_export_hold_the_texts(run_dir, own, tmp_path):
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(given | {"scales": {"ovl": scale}}), encoding="utf-8")
     words = ["samples=2", "practice=0", "catch_trials=0", "headphone_check.trials=0"]
-    planning.plan(Run.open(tmp_path / "run"), studies.read_settings(file, words))
+    planning.plan(Run.open(tmp_path / "run"), blend_settings(file, words))
     study = studies.read(tmp_path / "run")
     assert study is not None
-    assert {name: study.settings[name] for name in given} == given
-    assert study.scales == {"ovl": scale}
+    assert {name: getattr(study.settings, name) for name in given} == given
+    assert {name: one.as_dict() for name, one in study.scales.items()} == {"ovl": scale}
     assert list(study.arms.values()) == [own["experiment"]["rows"][arm] for arm in study.arms]
     exported = yaml.safe_load(webmushra.export(study, tmp_path / "out").read_text(encoding="utf-8"))
     assert exported["testname"] == TEXTS["markup"]
@@ -415,7 +417,7 @@ def test_analysis_of_a_study_shows_the_texts(tmp_path, names, recwarn):
 
     arms = dict(zip(ARMS, (TEXTS[name] for name in names), strict=True))
     study = make_study(tmp_path / "run", arms=arms, samples=4)
-    study.settings["title"] = TEXTS["heading"]
+    study = replace(study, settings=replace(study.settings, title=TEXTS["heading"]))
     file = analyse(study, People(count=4).ratings(study), {})
     # Lists and pictures are the page's own.
     found = "\n".join(token.content for token in MarkdownIt().enable("table").parse(file.read_text(encoding="utf-8")))
