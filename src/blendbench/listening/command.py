@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--url", help="where listeners reach the server, such as https://lab.example.org/study")
     parser.add_argument("--invite", type=int, default=0, metavar="N", help="make so many further links")
     parser.add_argument("--plan", action="store_true", help="plan the study and print its links, but do not serve")
-    parser.add_argument("--allow-targets", nargs="+", default=[], metavar="MODULE", help="own modules the run used")
+    # One each: more would take the words after them for modules.
+    parser.add_argument("--allow-targets", action="append", default=[], metavar="MODULE", help="a module the run used")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of a new study")
     words = parser.parse_intermixed_args(arguments)
     _need("starlette", "uvicorn")
