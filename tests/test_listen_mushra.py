@@ -23,6 +23,7 @@ from blendbench.listening import analysis, settings, sounds, study, webmushra
 from blendbench.listening.answers import Answers, Refused, columns, facts_of
 from blendbench.listening.study import ANCHOR, HIDDEN_REFERENCE, Study, position
 from blendbench.runs.listened import Listened
+from blendbench.sound import audio
 
 CONDITIONS = [*ARMS, HIDDEN_REFERENCE, ANCHOR]
 TRUE = {"lpc": 20, "sim": 60, "dps": 70, HIDDEN_REFERENCE: 97, ANCHOR: 15}
@@ -137,7 +138,7 @@ def test_levels_within_a_sample_stay_where_clips_are_not_matched(tmp_path: Path,
         heard = sound(made, one.clips[name])
         gains.append(float((heard * wave.numpy()).sum() / (wave.numpy() ** 2).sum()))
     assert gains[0] == pytest.approx(gains[1], rel=1e-3)
-    level = sounds.loudness(run.parts(row)["recording"] * gains[0], pieces.RATE, "x")
+    level = audio.integrated_loudness(run.parts(row)["recording"] * gains[0], pieces.RATE, "x")
     assert (level == pytest.approx(-30, abs=0.05)) == (match == "samples")
 
 

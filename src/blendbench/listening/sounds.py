@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyloudnorm
 import soundfile
 import torch
 from scipy import signal
@@ -123,13 +122,15 @@ class Sounds:
     def _levelled(self, waves: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
         """Waves at the study's level; the first of them must not be silent."""
         lead = next(key for key in (_FIRST, _REFERENCE, HIDDEN_REFERENCE, *waves) if key in waves)
-        if loudness(waves[lead], self.rate, name) == -math.inf:
+        if audio.integrated_loudness(waves[lead], self.rate, name) == -math.inf:
             raise ClipError(f"{name}: is silent; no level can be set by it")
         playback = self.settings.playback
         if playback.match == "clips":
-            return {key: _at_level(wave, self.rate, playback.lufs, key)[0] for key, wave in waves.items()}
+            return {
+                key: audio.normalize_loudness(wave, self.rate, playback.lufs, key)[0] for key, wave in waves.items()
+            }
         if playback.match == "samples":
-            _, gain = _at_level(waves[lead], self.rate, playback.lufs, name)
+            _, gain = audio.normalize_loudness(waves[lead], self.rate, playback.lufs, name)
             return {key: wave * audio.from_db(gain) for key, wave in waves.items()}
         return waves
 
@@ -166,7 +167,7 @@ class Sounds:
         return tuple(out)
 
     def _write(self, wave: torch.Tensor) -> Clip:
-        level = loudness(wave, self.rate, "clip")
+        level = audio.integrated_loudness(wave, self.rate, "clip")
         return self._save(wave.numpy().T, self.rate, round(level, 2) if math.isfinite(level) else None)
 
     def _save(self, samples: np.ndarray, rate: int, lufs: float | None) -> Clip:
@@ -183,24 +184,6 @@ class Sounds:
 def _padded(wave: torch.Tensor, samples: int) -> torch.Tensor:
     """With silence after it: the page plays sounds of equal length in step."""
     return torch.nn.functional.pad(wave, (0, samples - wave.shape[-1]))
-
-
-def loudness(wave: torch.Tensor, rate: int, name: str) -> float:
-    """Integrated loudness in LUFS as `audio.integrated_loudness`, of several channels, too."""
-    if wave.ndim == 1:
-        return audio.integrated_loudness(wave, rate, name)
-    audio.integrated_loudness(wave[0], rate, name)  # raises for what is too short
-    return float(pyloudnorm.Meter(rate).integrated_loudness(wave.numpy().T.astype(np.float64) + 1e-30))
-
-
-def _at_level(wave: torch.Tensor, rate: int, lufs: float, name: str) -> tuple[torch.Tensor, float]:
-    """A wave at a loudness, and the gain in dB; raises ClipError where it is silent."""
-    if wave.ndim == 1:
-        return audio.normalize_loudness(wave, rate, lufs, name)
-    gain = lufs - loudness(wave, rate, name)
-    if not math.isfinite(gain):
-        raise ClipError(f"{name}: is silent; no gain can level it")
-    return wave * audio.from_db(gain), gain
 
 
 def low_passed(wave: torch.Tensor, rate: int, lowpass_hz: float) -> torch.Tensor:
