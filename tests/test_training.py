@@ -3,12 +3,16 @@
 import itertools
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import EncodecModel
+from worlds import call
 
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
@@ -19,9 +23,10 @@ from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
 from blendbench.models.sampling import Sampling, text_to_image
 from blendbench.models.tagger import Tagger
 from blendbench.models.weights import checkpoint_hash
+from blendbench.resources import package_folder
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
-from blendbench.train import loop
+from blendbench.train import command, loop
 from blendbench.train.data import cache, noises
 from blendbench.train.data.arranger import GENRES
 from blendbench.train.pocket import autoencoder, codec, export, generator, musicgen, student, tagger
@@ -415,3 +420,174 @@ def test_export_brings_models_and_cards_into_a_folder(clips, vae, pocket, tmp_pa
     assert not {"training.json", "state.pt", "latents.f16", "few_step.state.pt"} & set(written)
     weights = load_file(assets / "pocket" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
+
+
+# The command
+
+
+@pytest.fixture
+def work(clips, tmp_path):
+    """A work folder with the small cache in it."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "cache").symlink_to(clips.folder)
+    return tmp_path / "work"
+
+
+SMALL = ("training.batch=2", "training.samples=4410", "training.log_every=1", "training.codebooks=3",
+         "training.num_filters=4", "training.hidden_size=8", "training.codebook_size=16")  # fmt: skip
+
+
+def test_every_step_is_a_file_that_names_a_function_of_its_entries():
+    folder = package_folder("blendbench.conf") / "training"
+    assert {file.stem for file in folder.glob("*.yaml")} == set(command.ORDER)
+    counts = {name: OmegaConf.load(folder / f"{name}.yaml").get("steps") for name in command.ORDER}
+    assert {name: count for name, count in counts.items() if count} == {
+        "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
+        "codec": 2800, "decoder": 3000, "musicgen": 2000,
+    }  # fmt: skip
+    assert OmegaConf.load(folder / "decoder.yaml").used == musicgen.CODEBOOKS
+
+
+@pytest.mark.parametrize("step", command.ORDER)
+def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(command, "_training", lambda entry, allowed: lambda: seen.update(entry))
+    words = ["--work", f"{tmp_path}/a b", "--seed", "5", "--data-root", "data, too", "--out", "$HOME/it's"]
+    assert call("train", step, *words, "--workers", "3", "--arrangements", "1", "--steps", "7") == 0
+    work, seed = f"{tmp_path}/a b", {"seed": 5}
+    trained = {"cache": f"{work}/cache", "steps": 7, "device": "cpu"} | seed
+    expected = {
+        "data": {"folder": f"{work}/cache", "pop909": "data, too/POP909", "esc50": "data, too/ESC-50", "workers": 3}
+        | {"arrangements": 1} | seed,
+        "autoencoder": trained | {"out": f"{work}/vae"},
+        "generator": trained | {"vae_folder": f"{work}/vae", "out": f"{work}/pocket"},
+        "student": trained | {"folder": f"{work}/pocket"},
+        "tagger": trained | {"out": f"{work}/tagger"},
+        "codec": trained | {"out": f"{work}/codec"},
+        "decoder": trained | {"folder": f"{work}/codec", "out": f"{work}/decoder", "used": 4},
+        "musicgen": trained | {"codec_folder": f"{work}/codec", "tokenizer_folder": None, "out": f"{work}/musicgen"},
+        "export": {"work": work, "assets": "$HOME/it's"},
+        "pack": {"assets": "$HOME/it's"} | seed,
+    }  # fmt: skip
+    target = seen.pop("_target_")
+    assert seen == expected[step]
+    assert target.startswith("blendbench.train.")
+
+
+def test_command_trains_as_the_function_does_and_goes_on_where_it_was_stopped(clips, work, monkeypatch, capsys):
+    codec.train(clips, work / "apart", steps=4, batch=2, samples=4410, log_every=1, codebooks=3, **SMALL_CODEC)
+    words = ("train", "codec", "--work", str(work), "--steps", "4", *SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Loop, "run", saving_each_step(loop.Loop.run, stop_at=2))
+        assert call(*words) == 130
+    state = torch.load(work / "codec" / "state.pt", weights_only=True)
+    assert state["step"] == 2
+    assert call(*words) == 0
+    out = capsys.readouterr().out
+    assert "going on from 2 steps" in out
+    figures = json.loads(out[out.index("{") :])
+    assert figures["steps"] == 4 and len(figures["history"]) == 4
+    whole, parts = (EncodecModel.from_pretrained(work / name).state_dict() for name in ("apart", "codec"))
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=2e-4, rtol=1e-3)
+
+
+def saving_each_step(run, stop_at):
+    """`Loop.run` that keeps its state at every step and is stopped like by Ctrl-C."""
+
+    def limited(self, loss):
+        self.save_every = 1
+        run(self, stop_after(stop_at, loss))
+
+    return limited
+
+
+def test_words_and_flags_set_the_same_keys(work, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "_training", lambda entry, allowed: lambda: seen.append(entry))
+    assert call("train", "tagger", "--work", str(work), "--seed", "3", "--steps", "9") == 0
+    assert call("train", "tagger", f"work={work}", "seed=3", "training.steps=9") == 0
+    assert seen[0] == seen[1]
+
+
+OWN = """
+'''A training of somebody else's.'''
+
+from pathlib import Path
+
+
+def train(out: str, steps: int, rate: float = 0.5, seed: int = 0):
+    Path(out).mkdir(parents=True)
+    (Path(out) / "weights.txt").write_text(f"{steps} {rate} {seed}")
+    return {"steps": steps, "loss": 0.25}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder of configs with a training, whose module Python finds."""
+    (tmp_path / "my_training.py").write_text(OWN)
+    folder = tmp_path / "my conf, it's"
+    (folder / "training").mkdir(parents=True)
+    entry = "_target_: my_training.train\nout: ${work}/mine\nsteps: 11\nseed: ${seed}\n"
+    (folder / "training" / "mine.yaml").write_text(entry)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield folder
+    sys.modules.pop("my_training", None)
+
+
+@pytest.mark.parametrize("allowed", [("--allow-targets", "my_training"), ("allow_targets=[my_training]",)])
+def test_own_training_works_from_outside_of_the_package(own, tmp_path, capsys, allowed):
+    words = ("train", "mine", "--config-dir", str(own), "--work", str(tmp_path / "w"), "--seed", "2", *allowed)
+    assert call(*words, "training.rate=0.125") == 0
+    assert json.loads(capsys.readouterr().out) == {"steps": 11, "loss": 0.25}
+    assert (tmp_path / "w" / "mine" / "weights.txt").read_text() == "11 0.125 2"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        ((), 1, "training._target_: my_training.train is not allowed; add allow_targets=[my_training] if you trust it"),
+        (("training.rats=1",), 1, "training: got an unexpected keyword argument 'rats'; mend that entry"),
+        (("training.steps=many",), 1, "training.steps: 'many' is not a whole number; mend that entry"),
+        (("training.steps=0",), 1, "training.steps 0: must be at least 1"),
+        (("seed=x",), 2, "seed: Value 'x' of type 'str' could not be converted to Integer"),
+        (("sead=1",), 2, "Could not override 'sead'"),
+        (("device=nope",), 1, "device nope: cannot be used"),
+        (("training.steps=[",), 2, "training.steps=["),
+    ],
+)
+def test_wrong_entries_are_one_line_that_names_the_key(own, capsys, words, status, told):
+    trusted = ("--allow-targets", "my_training") if words else ()
+    assert call("train", "mine", "--config-dir", str(own), *trusted, *words) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert "run --help" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "the following arguments are required: step; see `blendbench train --help`"),
+        (("nonsense",), "argument step: invalid choice: 'nonsense' (choose from 'data', 'autoencoder', 'generator', "),
+        (("codec", "tagger"), "unrecognized arguments: tagger"),
+        (("codec", "--nonsense=1"), "unrecognized arguments: --nonsense=1"),
+        (("codec", "--config-dir", "no/such/folder"), "--config-dir no/such/folder: has no training/*.yaml"),
+    ],
+)
+def test_wrong_words_are_wrong_usage(capsys, words, told):
+    assert call("train", *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_own_training_may_not_take_the_name_of_one_of_the_packages(own, capsys):
+    (own / "training" / "codec.yaml").write_text("_target_: my_training.train\n")
+    assert call("train", "codec", "--config-dir", str(own)) == 2
+    assert "codec.yaml: the package has a step of that name" in capsys.readouterr().err
+
+
+def test_data_root_is_where_the_environment_says(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("BLENDBENCH_DATA", str(tmp_path / "there"))
+    assert call("train", "data", "--work", str(tmp_path)) == 1
+    assert f"{Path(tmp_path) / 'there' / 'POP909'}: no POP909 songs" in capsys.readouterr().err

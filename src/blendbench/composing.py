@@ -60,7 +60,7 @@ def checked(composed: Any) -> dict:
         raise UsageError(str(error)) from error
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, command: str = "run") -> str:
     """One line out of Hydra's message: the override that it is about, its first sentence, and the options it lists."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if mark := getattr(error, "problem_mark", None):  # of a file that is no YAML
@@ -82,7 +82,7 @@ def explain(error: Exception) -> str:
         folder = package_folder("blendbench.conf") / "experiment"
         names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob("*/*.yaml"))
         text += f"; there are {', '.join(names)}"
-    return f"{text}; see `blendbench run --help`"
+    return f"{text}; see `blendbench {command} --help`"
 
 
 def composer_of(overrides: list[str]) -> Callable[[list[str]], dict]:

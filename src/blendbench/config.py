@@ -6,9 +6,11 @@ under `keys`, whose `check` says what is out of range.
 """
 
 import hashlib
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -241,16 +243,19 @@ def named(target: Any, key: str, allowed: list[str]) -> Any:
 
 
 def build(settings: dict[str, Any], key: str, allowed: list[str], /, **extra: Any) -> Any:
-    """Call what `_target_` names with the other entries.
+    """Call what `_target_` names with the other entries, or, with `_partial_`, make ready to be called.
 
     Raises
     ------
     BlendbenchError
         If the target is missing, not allowed or unknown, or does not take an entry.
     """
-    entries = {name: value for name, value in settings.items() if name not in ("_target_", "keys")}
+    entries = {name: value for name, value in settings.items() if name not in ("_target_", "_partial_", "keys")}
     function = named(settings.get("_target_"), key, allowed)
     try:
+        if settings.get("_partial_"):
+            inspect.signature(function).bind(**entries, **extra)
+            return partial(function, **entries, **extra)
         return function(**entries, **extra)
     except TypeError as error:
         raise BlendbenchError(f"{key}: {_first_line(error)}; mend that entry") from error

@@ -1,99 +1,174 @@
-"""`blendbench train`: make the built-in models and sample packs again, step by step.
+"""`blendbench train`: make the built-in models and sample packs again, step by step, or run a training of one's own.
 
 data -> autoencoder -> generator -> student, codec -> decoder and musicgen, and tagger -> export; `pack` makes the
 built-in noises and music. Each step reads what the one before left in the work folder, so a step can be repeated alone.
+
+A step is a file of `conf/training`, or of the folder `training` below `--config-dir`: it names a function and what that
+is called with (see `blendbench.train`). Flags, and words key=value, set what `conf/train.yaml` and that file hold.
 """
 
 import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, get_type_hints
 
-from blendbench.errors import BlendbenchError
+from blendbench.errors import BlendbenchError, UsageError
+from blendbench.resources import package_folder
 from blendbench.usage import Parser
 
-DEFAULT_STEPS = {
-    "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
-    "codec": 2800, "decoder": 3000, "musicgen": 2000,
-}  # fmt: skip
-STEPS = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "export", "pack")
+ORDER = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "export", "pack")
+"""The package's steps as they follow each other; others come after them by name."""
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def main(arguments: list[str]) -> int:
     """Run one step; returns the exit status."""
+    early = Parser(prog="blendbench train", add_help=False)
+    early.add_argument("--config-dir", type=Path)
+    own = early.parse_known_args(arguments)[0].config_dir
+    parser = _parser(_files(own))
+    words, others = parser.parse_known_args(arguments)
+    if unknown := [word for word in others if word.startswith("-") or "=" not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    settings = _settings(words, others)
+    entry = settings["training"]
+    steps = entry.get("steps")
+    if isinstance(steps, int) and steps < 1:
+        raise BlendbenchError(f"{_key(words, 'steps')} {steps}: must be at least 1")
+    _try_device(settings["device"], _key(words, "device"))
+    figures = _training(entry, [*settings["allow_targets"], *words.allow_targets])()
+    if isinstance(figures, dict):
+        print(json.dumps(figures, indent=1))
+    return 0
+
+
+def _files(own: Path | None) -> dict[str, Path]:
+    """The steps' YAML files by name, the package's first."""
+    found = {file.stem: file for file in (package_folder("blendbench.conf") / "training").glob("*.yaml")}
+    if own is not None:
+        mine = sorted((own / "training").glob("*.yaml"))
+        if not mine:
+            raise UsageError(f"--config-dir {own}: has no training/*.yaml; name a folder that has")
+        if taken := [file.stem for file in mine if file.stem in found]:
+            raise UsageError(f"{own / 'training' / taken[0]}.yaml: the package has a step of that name; choose another")
+        found |= {file.stem: file for file in mine}
+    known = [name for name in ORDER if name in found]
+    return {name: found[name] for name in [*known, *sorted(set(found) - set(known))]}
+
+
+def _parser(files: dict[str, Path]) -> Parser:
+    from omegaconf import OmegaConf
+
+    entries: dict[str, Any] = {name: OmegaConf.load(files[name]) for name in ORDER if name in files}
+    counts = {name: entry.get("steps") for name, entry in entries.items()}
     parser = Parser(
         prog="blendbench train",
         description="Train the built-in models: data, then autoencoder, generator, student, tagger, codec, "
         "decoder (of the codec) and musicgen, then export. "
         "Needs FluidSynth with the FluidR3 sound font, the POP909 data set, and (for the tagger) ESC-50.",
+        epilog="Words key=value set the rest: seed=1, or training.batch=8 for an entry of the step.",
     )
-    parser.add_argument("step", choices=STEPS)
-    parser.add_argument("--work", type=Path, default=Path("runs/train"), help="work folder (default runs/train)")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with POP909/ and ESC-50/")
+    parser.add_argument("step", choices=list(files))
+    parser.add_argument("--work", help="work folder (default runs/train)")
+    parser.add_argument("--data-root", help="folder with POP909/ and ESC-50/")
     parser.add_argument(
-        "--steps", type=int, help="training steps; default " + ", ".join(f"{k} {v}" for k, v in DEFAULT_STEPS.items())
+        "--steps", type=int, help="training steps; default " + ", ".join(f"{k} {v}" for k, v in counts.items() if v)
     )
-    parser.add_argument("--arrangements", type=int, default=8, help="data: arrangements of a song (8 make 32 hours)")
-    parser.add_argument("--workers", type=int, default=2, help="data: processes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="torch device of a training (default cpu)")
-    parser.add_argument("--out", type=Path, help="export, pack: folder to write to (default: the package's assets)")
-    words = parser.parse_args(arguments)
-    if words.steps is not None and words.steps < 1:
-        raise BlendbenchError(f"--steps {words.steps}: must be at least 1")
+    parser.add_argument("--arrangements", type=int, help="data: arrangements of a song (8 make 32 hours)")
+    parser.add_argument("--workers", type=int, help="data: processes")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", help="torch device of a training (default cpu)")
+    parser.add_argument("--out", help="export, pack: folder to write to (default: the package's assets)")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="folder with training/STEP.yaml of your own")
+    parser.add_argument(
+        "--allow-targets", action="append", default=[], metavar="MODULE", help="own module that a step may name"
+    )
+    return parser
+
+
+def _key(words: Namespace, name: str) -> str:
+    """How a setting was given, for messages: as a flag, or as a key."""
+    return f"--{name}" if getattr(words, name) is not None else {"steps": "training.steps"}.get(name, name)
+
+
+@dataclass
+class _Data:
+    root: str = "data"
+
+
+@dataclass
+class _Keys:
+    """Types of the keys of `conf/train.yaml`."""
+
+    training: dict[str, Any] = field(default_factory=dict)
+    work: str = ""
+    out: str | None = None
+    data: _Data = field(default_factory=_Data)
+    seed: int = 0
+    device: str = ""
+    allow_targets: list[str] = field(default_factory=list)
+
+
+def _settings(words: Namespace, others: list[str]) -> dict[str, Any]:
+    """The composed configuration with the flags in it, resolved; raises UsageError for a wrong key or value."""
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from blendbench.composing import explain
+    from blendbench.config import literal
+
+    overrides = [f"training={words.step}", *map(_override, others)]
+    if words.config_dir is not None:
+        place = str(words.config_dir.resolve()).replace("'", r"\'")
+        overrides.append(f"hydra.searchpath=['file://{place}']")
+    try:
+        with initialize_config_module("blendbench.conf", version_base="1.3"):
+            composed = compose("train", overrides=overrides)
+        flags = {key: getattr(words, key) for key in ("work", "out", "seed", "device")}
+        flags |= {"data.root": words.data_root}
+        flags |= {f"training.{key}": getattr(words, key) for key in ("steps", "arrangements", "workers")
+                  if key in composed.training}  # fmt: skip
+        for key, value in flags.items():
+            if value is not None:
+                OmegaConf.update(composed, key, literal(value))
+        plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(_Keys), composed), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        of = getattr(error, "full_key", None)  # a value that is of another type
+        raise UsageError((f"{of}: " if of else "") + explain(error, "train")) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _override(word: str) -> str:
+    """A word as Hydra takes it: an entry of the step may be one that its file leaves to the function."""
+    return f"++{word}" if word.startswith("training.") else word
+
+
+def _try_device(device: str, key: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=words.device)
+        torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise BlendbenchError(f"--device {words.device}: cannot be used ({reason}); try cpu") from error
-    from blendbench.datasets.builtin import prompts
-    from blendbench.resources import package_folder
-    from blendbench.train.data import cache, pack
-    from blendbench.train.pocket import autoencoder, codec, export, generator, musicgen, student, tagger
+        raise BlendbenchError(f"{key} {device}: cannot be used ({reason}); try cpu") from error
 
-    work, seed, device = words.work, words.seed, words.device
-    assets = words.out or package_folder("blendbench.assets")
-    if words.step == "data":
-        esc50 = words.data_root / "ESC-50"
-        built = cache.build(
-            work / "cache",
-            words.data_root / "POP909",
-            esc50 if esc50.is_dir() else None,
-            arrangements=words.arrangements,
-            seed=seed,
-            workers=words.workers,
-        )
-        print(f"{len(built.clips)} clips in {work / 'cache'}")
-        return 0
-    if words.step == "pack":
-        pack.write(assets, seed=seed)
-        return 0
-    if words.step == "export":
-        export.export(work, assets)
-        return 0
-    clips = cache.ClipCache(work / "cache")
-    steps = words.steps or DEFAULT_STEPS[words.step]
-    if words.step == "autoencoder":
-        figures = autoencoder.train(clips, work / "vae", steps=steps, seed=seed, device=device)
-    elif words.step == "generator":
-        texts = [prompt.text for prompt in prompts()]
-        figures = generator.train(
-            clips, work / "vae", work / "pocket", steps=steps, prompts=texts, seed=seed, device=device
-        )
-    elif words.step == "student":
-        figures = student.train(clips, work / "pocket", steps=steps, seed=seed, device=device)
-    elif words.step == "codec":
-        figures = codec.train(clips, work / "codec", steps=steps, seed=seed, device=device)
-    elif words.step == "decoder":
-        figures = codec.refine(
-            clips, work / "codec", work / "decoder", steps=steps, used=musicgen.CODEBOOKS, seed=seed, device=device
-        )
-    elif words.step == "musicgen":
-        words_of = package_folder("blendbench.assets") / "pocket" / "tokenizer"
-        figures = musicgen.train(
-            clips, work / "codec", words_of, work / "musicgen", steps=steps, seed=seed, device=device
-        )
-    else:
-        figures = tagger.train(clips, work / "tagger", steps=steps, seed=seed, device=device)
-    print(json.dumps(figures, indent=1))
-    return 0
+
+def _training(entry: dict[str, Any], allowed: list[str]) -> Callable[[], Any]:
+    """The step, ready to be run; raises BlendbenchError if an entry is not the function's, or of another type."""
+    from blendbench import config
+
+    training = config.build(entry | {"_partial_": True}, "training", allowed)
+    try:
+        hints = get_type_hints(training.func)
+    except Exception:  # annotations may name what is imported for a type checker alone
+        hints = {}
+    for key, value in training.keywords.items():
+        kind = hints.get(key)
+        if kind in _KINDS and type(value) is not kind and not (kind is float and type(value) is int):
+            raise BlendbenchError(f"training.{key}: {value!r} is not {_KINDS[kind]}; mend that entry")
+    return training

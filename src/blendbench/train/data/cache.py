@@ -46,6 +46,11 @@ class ClipCache:
         return torch.from_numpy(self.audio[rows].astype(np.float32) / 32768)
 
 
+def opened(cache: ClipCache | Path | str) -> ClipCache:
+    """A cache that is open already, or that of a folder; raises BlendbenchError if no clip is there."""
+    return cache if isinstance(cache, ClipCache) else ClipCache(Path(cache))
+
+
 def read_clips(folder: Path) -> list[dict]:
     """Rows of a cache's finished clips; a last line torn by a stopped build does not count."""
     file = folder / "clips.jsonl"
@@ -66,7 +71,7 @@ def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, 
     held_out = songs.held_out_songs()
     folders = [folder for folder in sorted(Path(pop909).glob("*")) if folder.is_dir() and folder.name not in held_out]
     if not folders:
-        raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; pass pop909=DIR")
+        raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; give --data-root DIR")
     noise: list[tuple] = [("synthesised", kind, index, seed) for kind in noises.KINDS for index in range(per_kind)]
     if esc50 is not None:
         # The models are shared freely, so only the freely licensed part is trained on.
@@ -123,9 +128,9 @@ def make_chunk(jobs: list[tuple]) -> list[tuple[np.ndarray, np.ndarray, dict]]:
 
 
 def build(
-    folder: Path,
-    pop909: Path,
-    esc50: Path | None,
+    folder: Path | str,
+    pop909: Path | str,
+    esc50: Path | str | None,
     *,
     arrangements: int = 1,
     per_kind: int = 36,
@@ -139,7 +144,7 @@ def build(
     folder : Path
         Where the cache goes.
     pop909, esc50 : Path
-        Folders of the two data sets; `esc50` may be None.
+        Folders of the two data sets; `esc50` may be None, or not be there.
     arrangements : int
         Genres a song is arranged in.
     per_kind : int
@@ -150,8 +155,10 @@ def build(
     BlendbenchError
         If POP909, FluidSynth or its sound font is missing.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = plan(pop909, esc50, arrangements=arrangements, per_kind=per_kind, seed=seed)
+    recorded = Path(esc50) if esc50 is not None and Path(esc50).is_dir() else None
+    chunks = plan(Path(pop909), recorded, arrangements=arrangements, per_kind=per_kind, seed=seed)
     clips = read_clips(folder)
     done = {clip["chunk"] for clip in clips}
     todo = [number for number in range(len(chunks)) if number not in done]
@@ -174,4 +181,6 @@ def build(
             row_file.write("".join(json.dumps(row | {"chunk": number}) + "\n" for _, _, row in made).encode())
             row_file.flush()
             print(f"chunk {number + 1} of {len(chunks)}", flush=True)
-    return ClipCache(folder)
+    built = ClipCache(folder)
+    print(f"{len(built.clips)} clips in {folder}")
+    return built

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 import torch
 
+from blendbench.resources import package_folder
 from blendbench.sound import audio
 from blendbench.store.write import write_text
 from blendbench.train.data import noises, render, songs
@@ -23,14 +24,15 @@ NOISE_CLIPS_PER_KIND = 2
 MUSIC_CLIPS_PER_GENRE = 14
 
 
-def write(assets: Path, seed: int = 0) -> None:
-    """Write `noise/` and `music/` below the assets folder, replacing what is there.
+def write(assets: Path | str | None, seed: int = 0) -> None:
+    """Write `noise/` and `music/` below the assets folder, None for the package's, replacing what is there.
 
     Raises
     ------
     BlendbenchError
         If FluidSynth is missing or the folder cannot be written.
     """
+    assets = package_folder("blendbench.assets") if assets is None else Path(assets)
     _write_noise(assets / "noise", seed)
     _write_music(assets / "music", seed)
     total = sum(file.stat().st_size for name in ("noise", "music") for file in (assets / name).iterdir())

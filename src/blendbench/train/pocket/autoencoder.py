@@ -14,7 +14,7 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.models.autoencoder import PatchAutoencoder
-from blendbench.train.data.cache import ClipCache
+from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 
 ARCHITECTURE: dict[str, Any] = {"latent_channels": 16, "width": 128, "encoder_blocks": 2, "decoder_blocks": 4}
@@ -55,8 +55,8 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor, convergence_
 
 
 def train(
-    cache: ClipCache,
-    out: Path,
+    cache: ClipCache | Path | str,
+    out: Path | str,
     *,
     steps: int,
     seed: int = 0,
@@ -74,7 +74,7 @@ def train(
     Parameters
     ----------
     cache : ClipCache
-        Clips with mel images; rows of split "train" take part, music and noise.
+        Clips with mel images, or their folder; rows of split "train" take part, music and noise.
     steps : int
         Optimisation steps in all; a stopped training goes on.
     latent_noise : float
@@ -96,6 +96,7 @@ def train(
     BlendbenchError
         If the cache holds no training image.
     """
+    cache, out = opened(cache), Path(out)
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
     music, noise = cache.rows(split="train", kind="music"), cache.rows(split="train", kind="noise")

@@ -18,7 +18,7 @@ from transformers import EncodecConfig, EncodecModel
 from blendbench.errors import BlendbenchError
 from blendbench.sound import audio
 from blendbench.sound.mel import mel_amplitudes
-from blendbench.train.data.cache import ClipCache
+from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 
 SAMPLE_RATE = 22_050
@@ -189,8 +189,8 @@ def excerpts(clips: np.ndarray, samples: int, count: int, draw: np.random.Genera
 
 
 def train(
-    cache: ClipCache,
-    out: Path,
+    cache: ClipCache | Path | str,
+    out: Path | str,
     *,
     steps: int,
     seed: int = 0,
@@ -236,6 +236,7 @@ def train(
     BlendbenchError
         If the cache holds no training music, or the kept state is of another training.
     """
+    cache, out = opened(cache), Path(out)
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
     clips = training_clips(cache, most_clips, draw)
@@ -284,9 +285,9 @@ def train(
 
 
 def refine(
-    cache: ClipCache,
-    folder: Path,
-    out: Path,
+    cache: ClipCache | Path | str,
+    folder: Path | str,
+    out: Path | str,
     *,
     steps: int,
     used: int,
@@ -323,7 +324,8 @@ def refine(
     BlendbenchError
         If the codec is not there, or the kept state is of another training.
     """
-    model = load(folder).to(device)
+    cache, out = opened(cache), Path(out)
+    model = load(Path(folder)).to(device)
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     quantizer = ResidualQuantizer(model)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from blendbench.errors import BlendbenchError
 from blendbench.models.latent_diffusion import LatentDiffusion
 from blendbench.models.weights import checkpoint_hash
+from blendbench.resources import package_folder
 from blendbench.store.write import write_text
 from blendbench.train.pocket.student import FILE
 
@@ -154,8 +155,10 @@ def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
     return "\n\n".join(tables) or "`benchmarks/builtin_models.py` measures the rest."
 
 
-def export(work: Path, assets: Path) -> None:
+def export(work: Path | str, assets: Path | str | None) -> None:
     """Copy the finished models of a work folder, generator, tagger and MusicGen, to the assets folder, with cards.
+
+    An assets folder of None is the package's.
 
     The cards quote `bench/figures.json` and `bench_fast/figures.json` of the work folder, where the benchmark of the
     built-in models wrote them. A model that the work folder does not have stays as it is in the assets.
@@ -165,6 +168,8 @@ def export(work: Path, assets: Path) -> None:
     BlendbenchError
         If a training that has begun has not finished, or none has begun.
     """
+    work = Path(work)
+    assets = package_folder("blendbench.assets") if assets is None else Path(assets)
     exports = {"pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen}
     there = [name for name in exports if (work / name).is_dir()]
     for name in there or exports:

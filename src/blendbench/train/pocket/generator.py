@@ -18,10 +18,11 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from blendbench.datasets import builtin
 from blendbench.errors import BlendbenchError
 from blendbench.models.autoencoder import PatchAutoencoder
 from blendbench.models.latent_diffusion import LatentDiffusion
-from blendbench.train.data.cache import ClipCache
+from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 from blendbench.train.pocket.autoencoder import to_pixels
 
@@ -140,12 +141,12 @@ class Latents:
 
 
 def train(
-    cache: ClipCache,
-    vae_folder: Path,
-    out: Path,
+    cache: ClipCache | Path | str,
+    vae_folder: Path | str,
+    out: Path | str,
     *,
     steps: int,
-    prompts: list[str],
+    prompts: list[str] | None = None,
     seed: int = 0,
     batch: int = 8,
     learning_rate: float = 8e-4,
@@ -161,13 +162,14 @@ def train(
     Parameters
     ----------
     cache : ClipCache
-        Music rows of split "train" with captions; rows added since a stop take part from then on.
+        Music rows of split "train" with captions, or its folder; rows added since a stop take part from then on.
     vae_folder : Path
         The trained autoencoder.
     steps : int
         Optimisation steps in all; the learning rate falls to zero over them (cosine).
     prompts : list of str
-        Texts whose words must be in the vocabulary besides the captions' (they are not trained on).
+        Texts whose words must be in the vocabulary besides the captions' (they are not trained on); the built-in
+        prompts if None.
     batch : int
         Whole clips a step, or as many more stretches of them as cost the same.
     widths : tuple of (float, int)
@@ -187,6 +189,8 @@ def train(
     BlendbenchError
         If the cache holds no training music, or the kept state is of another training.
     """
+    cache, out = opened(cache), Path(out)
+    known = [prompt.text for prompt in builtin.prompts()] if prompts is None else prompts
     torch.manual_seed(seed)
     rows, held_out = cache.rows(split="train", kind="music"), cache.rows(split="held_out", kind="music")
     if not len(rows):
@@ -197,7 +201,7 @@ def train(
     if (out / "tokenizer" / "tokenizer_config.json").exists():
         tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
     else:
-        tokenizer = train_tokenizer([text for texts in captions for text in texts] + prompts, out / "tokenizer")
+        tokenizer = train_tokenizer([text for texts in captions for text in texts] + known, out / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -31,9 +31,10 @@ from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 from blendbench import telling
 from blendbench.errors import BlendbenchError
 from blendbench.models.weights import checkpoint_hash
+from blendbench.resources import package_folder
 from blendbench.sound import audio
 from blendbench.store.write import write_bytes, write_text
-from blendbench.train.data.cache import ClipCache
+from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 from blendbench.train.pocket.codec import SAMPLE_RATE, load
 
@@ -182,10 +183,10 @@ def code_loss(model: MusicgenMelodyForConditionalGeneration, prefix: torch.Tenso
 
 
 def train(
-    cache: ClipCache,
-    codec_folder: Path,
-    tokenizer_folder: Path,
-    out: Path,
+    cache: ClipCache | Path | str,
+    codec_folder: Path | str,
+    tokenizer_folder: Path | str | None,
+    out: Path | str,
     *,
     steps: int,
     seed: int = 0,
@@ -204,7 +205,7 @@ def train(
     cache : ClipCache
         Music rows of split "train" with captions.
     codec_folder, tokenizer_folder : Path
-        The trained EnCodec, and the tokenizer of the built-in generator.
+        The trained EnCodec, and a tokenizer; the built-in generator's if None.
     batch : int
         Clips a step; all with captions of as many tokens, since padding would stand between condition and codes.
     dropped : tuple of float
@@ -222,9 +223,13 @@ def train(
     BlendbenchError
         If the codec is not there, or the kept state is of another training.
     """
+    cache, codec_folder, out = opened(cache), Path(codec_folder), Path(out)
+    words = package_folder("blendbench.assets") / "pocket" / "tokenizer"
+    if tokenizer_folder is not None:
+        words = Path(tokenizer_folder)
     codec = load(codec_folder)
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(words)
     extractor = MusicgenMelodyFeatureExtractor(**CHROMA)
     data = Codes(cache, codec_folder, out, "train", most_clips, seed)
     model = new_model(codec, len(tokenizer), data.chroma.shape[1]).to(device)
@@ -270,7 +275,7 @@ def train(
     model.eval()
     held_out = Codes(cache, codec_folder, out, "held_out", 96, seed)
     figures = {"clips": len(data.rows)} | held_out_loss(model, cache, held_out, tokenizer)
-    save(model, tokenizer_folder, extractor, out / "model")
+    save(model, words, extractor, out / "model")
     return loop.report(out / "training.json", figures)
 
 

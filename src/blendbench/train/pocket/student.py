@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
 from blendbench.models.latent_diffusion import LatentDiffusion, encode_prompts
-from blendbench.train.data.cache import ClipCache
+from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 from blendbench.train.pocket.generator import Latents
 
@@ -22,8 +22,8 @@ FILE = "few_step.safetensors"
 
 
 def train(
-    cache: ClipCache,
-    folder: Path,
+    cache: ClipCache | Path | str,
+    folder: Path | str,
     *,
     steps: int,
     seed: int = 0,
@@ -66,6 +66,7 @@ def train(
     BlendbenchError
         If the generator or the training music is missing.
     """
+    cache, folder = opened(cache), Path(folder)
     rows = cache.rows(split="train", kind="music")
     if not len(rows):
         raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
@@ -101,7 +102,7 @@ def train(
         index = torch.from_numpy((spread * sampler_steps).astype(np.int64).clip(0, sampler_steps - 1))
         noise = torch.randn(clean.shape)
         clean, noise, index = (value.to(device) for value in (clean, noise, index))
-        words = (embeddings.clone(), empty.clone())  # outside of inference mode, for the gradient's sake
+        words = (embeddings, empty)
         return distillation_loss(
             unet, parts, scheduler, clean, noise, index, words, sampler_steps, substeps, guidance_scale
         )

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from blendbench.errors import BlendbenchError
 from blendbench.models.tagger import Tagger
 from blendbench.train.data.arranger import GENRES
-from blendbench.train.data.cache import ClipCache
+from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 
 SHARE_OF_RECORDINGS = 0.6
@@ -22,8 +22,8 @@ SHARE_OF_RECORDINGS = 0.6
 
 
 def train(
-    cache: ClipCache,
-    out: Path,
+    cache: ClipCache | Path | str,
+    out: Path | str,
     *,
     steps: int,
     seed: int = 0,
@@ -55,6 +55,7 @@ def train(
     BlendbenchError
         If the cache lacks music or noise to train on.
     """
+    cache, out = opened(cache), Path(out)
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
     music, noise = (cache.rows(split="train", kind=kind) for kind in ("music", "noise"))
