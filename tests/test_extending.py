@@ -106,6 +106,19 @@ def test_an_own_task_runs_with_its_method_and_the_metrics_that_are_there(home):
     assert '"shared": {"beginning": "Beginning"}' in page
 
 
+def test_an_own_training_runs_and_goes_on(home):
+    words = ("train", "telling", "--config-dir", "config", "--allow-targets", "mine", "--data-root", "data")
+    told = call(home, *words)
+    figures = json.loads(told[told.index("{") :])
+    assert figures["recordings"] == 6 and figures["steps"] == 200
+    assert figures["history"][-1]["loss"] < figures["history"][0]["loss"]
+    weights = home / "runs" / "train" / "telling" / "model.safetensors"
+    before = weights.read_bytes()
+    assert "going on from 200 steps" in call(home, *words)
+    assert weights.read_bytes() == before
+    assert "telling" in call(home, "list", "--config-dir", "config", "--allow-targets", "mine", "--", "trainings")
+
+
 def test_own_things_are_listed(home):
     told = call(home, "list", "--config-dir", "config", "--allow-targets", "mine", "--", "methods", "metrics", "tasks")
     lines = {line[4:].split()[0]: line for line in told.splitlines() if line.startswith(("ok  ", "    ", "--  "))}

@@ -196,11 +196,11 @@ def test_a_study_is_planned_alike(before, now):
 
 
 def test_a_study_of_the_golden_code_is_analysed_alike(before, golden, tmp_path):
-    shutil.copytree(before, tmp_path / "old")
+    shutil.copytree(before, tmp_path / "old", symlinks=True)
     run_dir = rated(tmp_path / "old")
     environment = os.environ | {"PYTHONPATH": str(golden), "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", ANSWERS, str(run_dir)], env=environment, check=True)
-    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    shutil.copytree(tmp_path / "old", tmp_path / "new", symlinks=True)
     for folder, site in (("old", golden), ("new", None)):
         call(tmp_path / folder, site, "listen", "analyse", str(rated(tmp_path / folder).relative_to(tmp_path / folder)))
     names = [f"listening/analysis/{name}.csv" for name in ("summary", "pairs", "comparisons", "tests", "agreement",
