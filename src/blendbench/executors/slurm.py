@@ -59,7 +59,7 @@ class ShardJob:
         _end_by_signal()
         cpus = os.environ.get("SLURM_CPUS_PER_TASK")
         try:
-            run = Run.open(self.run_dir)
+            run = Run.open(self.run_dir, allow_targets=self.allow_targets)
             if run.digest != self.digest:
                 return {"error": f"{self.run_dir}: another command with other settings uses this folder now"}
             device, threads = run.given.device, run.given.threads or (int(cpus) if cpus else None)
