@@ -65,6 +65,16 @@ def world(tmp_path_factory: pytest.TempPathFactory):
     return build_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A run's key `threads` is its process's; the next test has its own again, since they may change the last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=["blend"])
 def either(request: pytest.FixtureRequest, world, tmp_path_factory: pytest.TempPathFactory):
     """A world of one task after the other: what keeps a run together must hold for any."""

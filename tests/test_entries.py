@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from servers import Server, running_server
-from worlds import call
+from support.servers import Server, running_server
+from support.worlds import call
 
 from blendbench.datasets import fetch as data
 from blendbench.entries import read

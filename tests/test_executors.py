@@ -358,9 +358,7 @@ def test_auto_begins_with_all_workers_that_surely_fit(world, tmp_path, monkeypat
 
 
 def test_finished_run_is_known_without_any_model(either, alone, tmp_path):
-    words = World(either.root, either.generator, either.musicgen, either.evaluator, alone.parent / "store").run_words(
-        alone, "limit=6", *slow(0)
-    )
+    words = either.with_store(alone.parent / "store").run_words(alone, "limit=6", *slow(0))
     code = (
         "import sys\nfrom blendbench.cli import main\n"
         "try: main()\nexcept SystemExit as end: sys.exit(7 if 'torch' in sys.modules else end.code)"

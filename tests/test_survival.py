@@ -59,7 +59,8 @@ def own_lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("local", marks=pytest.mark.soak)])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_space(either, undisturbed, disk, capfd, executor):
-    folder = disk("size=7m")
+    sizes = {file.stat().st_ino: file.stat().st_size for file in undisturbed.parent.rglob("*") if file.is_file()}
+    folder = disk(f"size={int(0.6 * sum(sizes.values()))}")
     there = either.with_store(folder / "store")
     words = ("limit=3", *ARMS, f"executor={executor}", "threads=1")
     assert there.run(folder / "run", *words) == 1

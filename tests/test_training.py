@@ -11,8 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
+from support.worlds import call
 from transformers import EncodecModel
-from worlds import call
 
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
@@ -439,7 +439,7 @@ SMALL = ("training.batch=2", "training.samples=4410", "training.log_every=1", "t
 
 def test_every_step_is_a_file_that_names_a_function_of_its_entries():
     folder = package_folder("blendbench.conf") / "training"
-    assert {file.stem for file in folder.glob("*.yaml")} == set(command.ORDER)
+    assert {file.stem for file in folder.glob("*.yaml")} >= set(command.ORDER)
     counts = {name: OmegaConf.load(folder / f"{name}.yaml").get("steps") for name in command.ORDER}
     assert {name: count for name, count in counts.items() if count} == {
         "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,

@@ -33,12 +33,12 @@ def main(arguments: list[str]) -> int:
     if unknown := [word for word in others if word.startswith("-") or "=" not in word]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     settings = _settings(words, others)
-    entry = settings["training"]
+    entry = settings.training
     steps = entry.get("steps")
     if isinstance(steps, int) and steps < 1:
         raise BlendbenchError(f"{_key(words, 'steps')} {steps}: must be at least 1")
-    _try_device(settings["device"], _key(words, "device"))
-    figures = _training(entry, [*settings["allow_targets"], *words.allow_targets])()
+    _try_device(settings.device, _key(words, "device"))
+    figures = _training(entry, [*settings.allow_targets, *words.allow_targets])()
     if isinstance(figures, dict):
         print(json.dumps(figures, indent=1))
     return 0
@@ -111,7 +111,7 @@ class _Keys:
     allow_targets: list[str] = field(default_factory=list)
 
 
-def _settings(words: Namespace, others: list[str]) -> dict[str, Any]:
+def _settings(words: Namespace, others: list[str]) -> _Keys:
     """The composed configuration with the flags in it, resolved; raises UsageError for a wrong key or value."""
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
@@ -135,12 +135,12 @@ def _settings(words: Namespace, others: list[str]) -> dict[str, Any]:
         for key, value in flags.items():
             if value is not None:
                 OmegaConf.update(composed, key, literal(value))
-        plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(_Keys), composed), resolve=True)
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(_Keys), composed))
     except (HydraException, OmegaConfBaseException) as error:
         of = getattr(error, "full_key", None)  # a value that is of another type
         raise UsageError((f"{of}: " if of else "") + explain(error, "train")) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    assert isinstance(found, _Keys)
+    return found
 
 
 def _override(word: str) -> str:
