@@ -15,12 +15,14 @@ step is one number, on the latents' device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import ControlNetModel, SchedulerMixin, UNet2DConditionModel
 
 from blendbench.errors import BlendbenchError
+
+if TYPE_CHECKING:  # takes seconds, and here names types alone
+    from diffusers import ControlNetModel, SchedulerMixin, UNet2DConditionModel
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Latents [B, C, h, w] and a time step to the model's output [B, C, h, w]."""
@@ -32,7 +34,7 @@ AfterStep = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Hook of a loop: latents after a step, at the scheduler's scale, and the time step reached [1], or None at the end."""
 
 
-def unet_network(unet: UNet2DConditionModel) -> Network:
+def unet_network(unet: "UNet2DConditionModel") -> Network:
     """A U-Net under cross-attention (Rombach et al., 2022) as a network.
 
     It reads the conditions `text` [B, T, D] and, where the U-Net has more input channels than latents, `image`
@@ -45,7 +47,7 @@ def unet_network(unet: UNet2DConditionModel) -> Network:
     return predict
 
 
-def with_control(unet: UNet2DConditionModel, controlnet: ControlNetModel, scale: float = 1.0) -> Network:
+def with_control(unet: "UNet2DConditionModel", controlnet: "ControlNetModel", scale: float = 1.0) -> Network:
     """A U-Net with a ControlNet beside it (Zhang et al., 2023), as `StableDiffusionControlNetPipeline` has it.
 
     The residuals of the ControlNet's blocks, times `scale`, are added to what the U-Net's skips and middle carry:
@@ -80,7 +82,7 @@ def with_control(unet: UNet2DConditionModel, controlnet: ControlNetModel, scale:
 
 
 def _predict(
-    unet: UNet2DConditionModel, latents: torch.Tensor, timestep: torch.Tensor, given: Conditions, **residuals: Any
+    unet: "UNet2DConditionModel", latents: torch.Tensor, timestep: torch.Tensor, given: Conditions, **residuals: Any
 ) -> torch.Tensor:
     sample = torch.cat([latents, given["image"]], dim=1) if "image" in given else latents
     return unet(sample.to(unet.dtype), timestep, encoder_hidden_states=given["text"], **residuals).sample.float()
@@ -212,7 +214,7 @@ def noise_level(alphas_cumprod: torch.Tensor, timestep: torch.Tensor) -> tuple[f
     return float(kept.sqrt()), float((1 - kept).sqrt())
 
 
-def repainted(scheduler: SchedulerMixin, clean: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> AfterStep:
+def repainted(scheduler: "SchedulerMixin", clean: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> AfterStep:
     """Keep known latents where the mask is 0 (RePaint; Lugmayr et al., 2022, Eq. 8, without resampling).
 
     After each step x_t becomes (1 - mask) * (alpha_t clean + sigma_t noise) + mask * x_t, with `clean` itself after the
