@@ -47,9 +47,8 @@ from blendbench.listening import study
 from blendbench.listening.answers import Answers
 answers = Answers(study.read(Path(sys.argv[1])))
 for number, token in answers.invite(4).items():
-    listener = answers.listener(token)
-    answers.consent(listener)
-    answers.set_volume(listener)
+    answers.consent(answers.listener(token))
+    answers.set_volume(answers.listener(token))
     for index, page in enumerate(answers.pages(number)):
         for place, arm in enumerate(page.order):
             for scale in answers.study.scales:
