@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from support.mirrors import Mirror
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
@@ -170,6 +171,23 @@ def test_pages_figures_and_images_have_the_same_bytes(before, now):
     assert len(found) > 100
     for name in found:
         assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
+
+
+def test_weights_and_biases_is_told_the_same(before, now):
+    def mirror(folder: Path) -> Mirror:
+        (found,) = folder.glob("runs/*/wandb/offline-run-*")
+        return Mirror(found)
+
+    old, new = mirror(before), mirror(now)
+    for name in ("run_id", "display_name", "run_group", "job_type", "tags"):
+        assert getattr(new.run, name) == getattr(old.run, name), name
+    for name in ("results", "comparisons", "table", "pairs", "media"):
+        added = {"clip"} if name == "media" else set()
+        there, here = old.table(name), new.table(name)
+        assert set(here[0]) == set(there[0]) | added and len(here) == len(there), name
+        kept = [key for key in there[0] if not key.endswith("_s")]
+        assert [[row[key] for key in kept] for row in here] == [[row[key] for key in kept] for row in there], name
+    assert set(new.config) == set(old.config) | {"task", "metric"}
 
 
 def unnamed(run_dir: Path) -> dict:
