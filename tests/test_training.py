@@ -547,7 +547,11 @@ def test_own_training_works_from_outside_of_the_package(own, tmp_path, capsys, a
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
-        ((), 1, "training._target_: my_training.train is not allowed; add allow_targets=[my_training] if you trust it"),
+        (
+            (),
+            1,
+            "training._target_: my_training.train is not allowed; if you trust it, add allow_targets=[my_training]",
+        ),
         (("training.rats=1",), 1, "training: got an unexpected keyword argument 'rats'; mend that entry"),
         (("training.steps=many",), 1, "training.steps: 'many' is not a whole number; mend that entry"),
         (("training.steps=0",), 1, "training.steps 0: must be at least 1"),

@@ -72,6 +72,8 @@ def explain(error: Exception, command: str = "run") -> str:
     cause = str(error.__cause__).splitlines()[0].strip() if error.__cause__ is not None else ""
     if cause and cause not in text:
         text += f" ({cause})"
+    if text.startswith("Multiple values for ") and "experiment" not in text:
+        text = f"{text.split('. ')[0]}; give them in one word, such as '+metric=[first,second]'"
     if "Available options" in str(error):
         start = next(i for i, line in enumerate(lines) if line.startswith("Available options"))
         end = next((i for i, line in enumerate(lines) if line.startswith("Config search path")), len(lines))

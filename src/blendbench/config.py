@@ -7,6 +7,7 @@ under `keys`, whose `check` says what is out of range.
 
 import hashlib
 import inspect
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -81,6 +82,8 @@ def typed(settings: dict[str, Any]) -> Config:
     return Config(**own)
 
 
+logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # what it says is in the exception
+
 Rule = tuple[str, bool, str]
 """A key, whether its value is in range, and what may stand there."""
 
@@ -111,6 +114,8 @@ def check(config: DictConfig) -> dict[str, Any]:
     settings = {str(key): value for key, value in plain.items()}
     for key in ("dataset", "arms", "presentations", "metric"):
         for name, entry in settings[key].items():
+            if not isinstance(name, str):
+                raise BlendbenchError(f"{key}: the name {name!r} is no text; write it in quotes, or take another")
             if not isinstance(entry, dict | None):
                 raise BlendbenchError(f"{key}.{name}: {entry!r} is not a group of keys; give {{...}}, or null for none")
     # What is left out by null; arms stay, since the names of default folders count them.
@@ -170,6 +175,7 @@ def _labels(given: Config) -> Iterator[tuple[str, Any]]:
     experiment = given.experiment or {}
     if "title" in experiment:
         yield "experiment.title", experiment["title"]
+    yield from (("experiment.metrics", name) for name in experiment.get("metrics") or [])
     yield from ((f"experiment.rows.{arm}", label) for arm, label in (experiment.get("rows") or {}).items())
     shown = {name: entry for name, entry in given.presentations.items() if entry and "label" in entry}
     yield from ((f"presentations.{name}.label", entry["label"]) for name, entry in shown.items())
@@ -234,12 +240,15 @@ def named(target: Any, key: str, allowed: list[str]) -> Any:
     if not any(target == prefix or target.startswith(prefix + ".") for prefix in ["blendbench", *allowed]):
         top = target.split(".")[0]
         where = key if key.endswith(".keys") else f"{key}._target_"
-        raise BlendbenchError(f"{where}: {target} is not allowed; add allow_targets=[{top}] if you trust it")
+        raise BlendbenchError(
+            f"{where}: {target} is not allowed; if you trust it, add allow_targets=[{top}], or --allow-targets {top} "
+            "where a run's folder is named"
+        )
     try:
         return get_object(target)
     except Exception as error:
         where = key if key.endswith(".keys") else f"{key}._target_"
-        raise BlendbenchError(f"{where}: {target} cannot be imported ({_first_line(error)})") from error
+        raise BlendbenchError(f"{where}: {target} cannot be imported ({_reason(error)})") from error
 
 
 def build(settings: dict[str, Any], key: str, allowed: list[str], /, **extra: Any) -> Any:
@@ -269,6 +278,18 @@ def rule_text(settings: dict[str, Any]) -> str:
         return ""
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
     return next((part.removeprefix("The rule: ") for part in paragraphs if part.startswith("The rule: ")), "")
+
+
+def _reason(error: BaseException) -> str:
+    """Why something cannot be imported: the innermost cause, as Hydra's text begins with what it tried."""
+    while (cause := error.__cause__) is not None:
+        error = cause
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module, _, name = error.name.rpartition(".")
+        if str(error).endswith("is not a package"):
+            return f"{module} has no {name}"
+        return f"{_first_line(error)}; is the folder that holds it in PYTHONPATH?"
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -123,7 +123,7 @@ class Lister:
                 facts = self._declared(targets[0])
         here, found = None, ""
         try:
-            here, found = self._needs(kind, name, loaded, facts.get("tasks", []))
+            here, found = self._needs(kind, name, loaded, facts.get("tasks", []), own)
         except BlendbenchError as error:
             here, found = False, one_line(str(error))
         except Exception as error:  # an own class may raise anything
@@ -162,7 +162,7 @@ class Lister:
         """The checked configuration of a task."""
         return compose([f"task={task}", *self._words], self.folders)
 
-    def _needs(self, kind: str, name: str, loaded: Any, tasks: Sequence[str]) -> tuple[bool | None, str]:
+    def _needs(self, kind: str, name: str, loaded: Any, tasks: Sequence[str], own: bool) -> tuple[bool | None, str]:
         """Whether what an entry needs is here, and what was found; raises BlendbenchError where it is not."""
         if kind in ("datasets", "music"):
             return self._clips(kind, self._resolved(GROUPS[kind], loaded))
@@ -177,6 +177,11 @@ class Lister:
             if "???" not in str(entry):
                 config.build(entry, f"method {name}", self.allowed).signature()
                 return True, ""
+        from omegaconf import OmegaConf
+
+        if own:  # ours are there
+            for target in _targets(OmegaConf.to_container(loaded)):
+                config.named(target, f"{GROUPS[kind]} {name}", self.allowed)
         return None, ""
 
     def _resolved(self, group: str, loaded: Any, task: str = "blend") -> dict[str, Any]:
@@ -251,7 +256,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="KIND or key=value", help=f"{', '.join(kinds)}; all if left out")
     parser.add_argument("--json", action="store_true", help="print JSON, an object a kind with lists of entries")
     parser.add_argument("--config-dir", type=Path, action="append", default=[], metavar="DIR", help="your own conf/")
-    parser.add_argument("--allow-targets", nargs="+", default=[], metavar="MODULE", help="your own modules")
+    parser.add_argument("--allow-targets", action="append", default=[], metavar="MODULE", help="a module of your own")
     given = parser.parse_intermixed_args(arguments)
     asked = [word for word in given.words if "=" not in word]
     for word in asked:

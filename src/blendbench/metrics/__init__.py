@@ -11,11 +11,14 @@ undefined for one sound alone.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from blendbench.facts import Facts
+from blendbench.store.signature import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -86,16 +89,27 @@ class Metric(ABC):
         Its entry in the configuration, set by the run.
     evaluator : Evaluator or None
         Whose scores it reads; the YAML names an entry of the group `evaluator`, and the run hands it over built.
+    entry : mapping of str to Any
+        What its entry in the configuration holds, set by the run.
     """
 
     facts: ClassVar[dict[str, Facts]]
     name: str = ""
     evaluator: Evaluator | None = None
+    entry: Mapping[str, Any] = {}
 
     def signature(self) -> dict[str, Any]:
         """What changes its values: the class and, where there is one, the evaluator; a metric adds its settings."""
         own = {"metric": f"{type(self).__module__}.{type(self).__qualname__}"}
         return own | ({} if self.evaluator is None else {"evaluator": self.evaluator.signature()})
+
+    def kept_under(self) -> dict[str, Any]:
+        """`signature()`, and for a metric of one's own its whole entry and its module's text, which may be edited."""
+        module = sys.modules[type(self).__module__]
+        if module.__name__.partition(".")[0] == "blendbench":
+            return self.signature()
+        file = getattr(module, "__file__", None)
+        return self.signature() | {"entry": self.entry, "module": file_hash(Path(file)) if file else ""}
 
 
 class ItemMetric(Metric):

@@ -172,7 +172,7 @@ class Run:
                     continue
                 own["evaluator"] = self.evaluators[asked]
             metric: Metric = config.build(own, f"metric.{name}", self.allowed)
-            metric.name = name
+            metric.name, metric.entry = name, entry
             if asked is not None or named & set(metric.facts):
                 found[name] = metric
         return found

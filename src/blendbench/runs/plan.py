@@ -3,6 +3,7 @@
 With `runs.folder` this is where settings end: what is below is given objects and values.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,12 +126,29 @@ def prepare(run: Run) -> Plan:
     run.experiment.layout.alone({**names, "metric": run.experiment.metrics})
     if given.threads:
         torch.set_num_threads(given.threads)
+    _find_unmeasured(run)
     task = run.task
     items = task.items(given.limit)
     task.reference()
     presentations, arms, context = run.shown, run.methods, context_of(run)
     _find_missing(run, arms, context)
     return Plan(run, task, items, arms, presentations, context)
+
+
+def _find_unmeasured(run: Run) -> None:
+    """Raise BlendbenchError for a name in the table that no metric has; a line for a metric whom nobody answers."""
+    known = run.facts | run.scales
+    for name in run.experiment.metrics:
+        if name.partition("@")[0] not in known:
+            raise BlendbenchError(
+                f"experiment.metrics: no metric has a value {name!r}; there are {', '.join(known)}, and by "
+                "+metric=NAME others (`blendbench list metrics`)"
+            )
+    for name, entry in run.given.metric.items():
+        values = set(config.named(entry.get("_target_"), f"metric.{name}", run.allowed).facts)
+        if name not in run.metrics and (lacking := values & set(run.experiment.metrics)):
+            told = f"{', '.join(sorted(lacking))} not measured: there is no evaluator.{entry['evaluator']}"
+            print(f"blendbench: metric.{name}: {told}; add one (`blendbench list evaluators`)", file=sys.stderr)
 
 
 def _find_missing(run: Run, arms: dict[str, Any], context: Context) -> None:

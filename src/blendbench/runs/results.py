@@ -20,11 +20,12 @@ import pandas as pd
 import torch
 
 from blendbench import telling
+from blendbench.errors import BlendbenchError
 from blendbench.metrics import ItemMetric, SetMetric, bootstrap, comparison
 from blendbench.runs import KEY
 from blendbench.runs.folder import COLUMNS, COMPARISON_COLUMNS, Run
 from blendbench.runs.listened import Listened
-from blendbench.runs.scoring import Heard, Scoring, sound_key
+from blendbench.runs.scoring import Heard, Scoring, measure_one, sound_key, unexpected
 from blendbench.store.arrays import Arrays
 from blendbench.store.ledger import Ledger, Rows
 from blendbench.store.signature import canonical, signature
@@ -88,7 +89,8 @@ def compute(run: Run) -> Results:
             for measure in measures:
                 for one in measure.values(cell):
                     recipe = f"{measure.asked}; {one.recipe}" if measure.asked else one.recipe
-                    expected, failed = paper.get((*key, one.metric), math.nan), counts[key] - len(cell.chosen)
+                    expected = paper.get((*key, one.metric), math.nan)
+                    failed = counts[key] - len(cell.chosen) + measure.failed(cell)
                     out.append([run.experiment.name, *key, *one[:4], one.n, failed, expected, recipe])
                 told.update()
     for measure in measures:
@@ -111,7 +113,7 @@ def _measures(run: Run, heard: Heard) -> list["_Measure"]:
         for name in metric.facts:
             if metric.evaluator is not None or name in named:
                 place = -1 if metric.evaluator is not None else named[name]
-                found.append((place, _OfItem(heard, metric, name, [one.get(name, math.nan) for one in values])))
+                found.append((place, _OfItem(heard, metric, name, values)))
     found.sort(key=lambda one: one[0])
     listened = Listened(run.dir)
     return [one for _, one in found] + [_Rated(heard, listened, scale) for scale in listened.scales]
@@ -120,6 +122,8 @@ def _measures(run: Run, heard: Heard) -> list["_Measure"]:
 def _values_of(metric: ItemMetric, heard: Heard) -> list[dict[str, float]]:
     if metric.keep:
         return list(heard.scoring.measured(metric, heard, metric.name))
+    if type(metric).measure_all is ItemMetric.measure_all:
+        return [measure_one(metric, sound) for sound in heard]
     return list(metric.measure_all(heard))
 
 
@@ -200,6 +204,10 @@ class _Measure:
         """The cell's value, and what else is to be told of it."""
         raise NotImplementedError
 
+    def failed(self, cell: _Cell) -> int:
+        """How many of the cell's sounds could not be measured, besides those that there are none of."""
+        return 0
+
     def compare(self, first: _Cell, second: _Cell) -> tuple[comparison.Difference, int] | None:
         """Difference of two cells over the items that both have, and their number; None where there are none."""
         raise NotImplementedError
@@ -254,10 +262,15 @@ class _PerItem(_Measure):
 class _OfItem(_PerItem):
     """One of the values of an item metric."""
 
-    def __init__(self, heard: Heard, metric: ItemMetric, name: str, values: Sequence[float]) -> None:
+    def __init__(self, heard: Heard, metric: ItemMetric, name: str, values: Sequence[dict[str, float]]) -> None:
         super().__init__(heard)
         self.metric, self.name, self.asked = metric, name, self._asked(metric)
-        self.per_item = np.array(values, dtype=float)
+        self.per_item = np.array([one.get(name, math.nan) for one in values], dtype=float)
+        self.lost = np.array([not one for one in values], dtype=bool)
+
+    def failed(self, cell: _Cell) -> int:
+        """Sounds that the metric failed at."""
+        return int(self.lost[cell.chosen].sum())
 
     @cached_property
     def recipe(self) -> str:
@@ -292,7 +305,7 @@ class _OfSet(_Measure):
         self.test = f"bootstrap of both arms over {self.units}"
         self.scores = heard.scores(metric.evaluator)
         self.reference = metric.reference(map(metric.of, heard.reference.scores(metric.evaluator)))
-        fixed = metric.signature() | {
+        fixed = metric.kept_under() | {
             "reference": hashlib.sha256("\n".join(heard.reference.keys).encode()).hexdigest(),
             "statistics": {name: value for name, value in vars(self.statistics).items() if name != "seed"},
             "seed": self.statistics.seed,
@@ -308,7 +321,15 @@ class _OfSet(_Measure):
         key = self._key(cell)
         row = self.kept.get(key)
         if row is None:
-            found, draws = self._compute(cell)
+            try:
+                found, draws = self._compute(cell)
+            except BlendbenchError:
+                raise
+            except Exception as error:  # a metric of one's own may raise anything
+                reason = f"not measured: {unexpected(error)}"
+                print(f"blendbench: {', '.join(cell.key)}: {self.name} {reason}", file=sys.stderr)
+                yield _Value(self.name, math.nan, math.nan, math.nan, n, reason)
+                return
             row = {"key": key, "values": [list(one) for one in found]}
             if draws is not None:
                 row["draws"] = self.arrays.append(draws)
@@ -330,6 +351,8 @@ class _OfSet(_Measure):
         own = self.metric.gather(_Chosen(self, cell.chosen))
         statistic = self.metric.statistic(own, self.reference)
         value = statistic(torch.arange(n))
+        if not math.isfinite(value):
+            raise ValueError(f"{self.name} is {value}")
         draws = bootstrap.resample(statistic, n, cell.groups, given.resamples, given.seed)
         low, high = (math.nan, math.nan) if draws is None else bootstrap.interval(draws, value, given.confidence, how)
         recipe = f"{self.metric.recipe}; {given.interval(self.units)}, {how}"
@@ -351,8 +374,14 @@ class _OfSet(_Measure):
                 value = rows[0]["values"][0][1] - rows[1]["values"][0][1]  # type: ignore[index]
                 low, high = bootstrap.interval(drawn, value, confidence, self.metric.interval)
                 return comparison.Difference(value, low, high, comparison.shift_test(drawn, value)), len(a)
-        one, two = (self._statistic(chosen) for chosen in (a, b))
-        return comparison.paired_statistics(one, two, len(a), groups, resamples, confidence, seed), len(a)
+        try:
+            one, two = (self._statistic(chosen) for chosen in (a, b))
+            found = comparison.paired_statistics(one, two, len(a), groups, resamples, confidence, seed)
+        except BlendbenchError:
+            raise
+        except Exception:  # the cells' values told why
+            return None
+        return (found, len(a)) if math.isfinite(found.value) else None
 
 
 class _Chosen(Sequence[torch.Tensor]):

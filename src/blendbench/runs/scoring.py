@@ -6,8 +6,10 @@ All is kept in the store by content, so it may be asked for part by part, by any
 import itertools
 import math
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from blendbench import telling
 from blendbench.datasets import MusicClip
 from blendbench.datasets.reading import read_music
 from blendbench.datasets.tables import check_links
-from blendbench.errors import BlendbenchError, ClipError, printable
+from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.evaluators import Evaluator, KeptScores, Scorer, Scores, Unscored
 from blendbench.metrics import ItemMetric
 from blendbench.runs.folder import Run
@@ -44,6 +46,40 @@ def reference_key(clip: MusicClip, seconds: float) -> str | None:
     except ClipError as error:
         print(f"blendbench: reference clip left out: {error}", file=sys.stderr)
     return None
+
+
+def measure_one(metric: ItemMetric, sound: "RowSound") -> dict[str, float]:
+    """A metric's values of a sound, nan where one is undefined; none where it fails, with a line on stderr.
+
+    Raises
+    ------
+    BlendbenchError
+        If the metric gives values that its facts do not name, or cannot be taken of any sound.
+    """
+    try:
+        found = {name: float(value) for name, value in metric.measure(sound).items()}
+        reason = ", ".join(f"{name} is {value}" for name, value in found.items() if math.isinf(value))
+    except ClipError as error:
+        reason = str(error)
+    except BlendbenchError:
+        raise
+    except Exception as error:  # a metric of one's own may raise anything
+        reason = f"{unexpected(error)}"
+    if reason:
+        print(f"blendbench: {sound.row['pair_id']}: {metric.name} not measured: {one_line(reason)}", file=sys.stderr)
+        return {}
+    if unknown := sorted(set(found) - set(metric.facts)):
+        raise BlendbenchError(
+            f"metric.{metric.name}: gives {', '.join(unknown)}, but its facts name {', '.join(metric.facts)}; mend them"
+        )
+    return found
+
+
+def unexpected(error: Exception) -> str:
+    """An error of a user's own code, in one line, with the place that raised it."""
+    places = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return one_line(f"unexpected {type(error).__name__}: {error}") + place
 
 
 class Scoring:
@@ -101,7 +137,7 @@ class Scoring:
 
     def _ledger(self, metric: ItemMetric) -> Ledger:
         if metric.name not in self._ledgers:
-            name = signature(metric.stage, metric.version, metric.signature())
+            name = signature(metric.stage, metric.version, metric.kept_under())
             self._ledgers[metric.name] = Ledger(self.run.store / metric.place / name / "measures.jsonl", ("key",))
         return self._ledgers[metric.name]
 
@@ -120,16 +156,13 @@ class Scoring:
     @staticmethod
     def _measured(metric: ItemMetric, ledger: Ledger, sound: "RowSound") -> dict[str, float]:
         key = metric.key(sound)
-        found = ledger.get(key)
-        if found is None:
-            try:
-                measured = metric.measure(sound)
-            except ClipError as error:
-                print(f"blendbench: {sound.row['pair_id']}: {metric.name} not measured: {error}", file=sys.stderr)
-                measured = {}
-            found = {"key": key} | {k: None if math.isnan(v) else v for k, v in measured.items()}
-            ledger.append(found)
-        return {k: math.nan if v is None else v for k, v in found.items() if k != "key"}
+        kept = ledger.get(key)
+        if kept is not None and len(kept) > 1:  # a failure is not kept: what was missing may be there now
+            return {k: math.nan if v is None else v for k, v in kept.items() if k != "key"}
+        found = measure_one(metric, sound)
+        if found:
+            ledger.append({"key": key} | {k: None if math.isnan(v) else v for k, v in found.items()})
+        return found
 
     def part(self, rows: Iterable[dict[str, Any]], clips: Sequence[MusicClip]) -> None:
         """Score some rows and reference clips, so that it is done when the run is tabulated.
