@@ -73,6 +73,7 @@ def test_a_paper_with_own_methods_metrics_evaluator_presentation_and_figure_runs
     assert (home / "paper" / "report" / "index.html").is_file()
 
 
+@pytest.mark.soak
 def test_a_method_that_takes_the_text_alone_runs(home):
     call(
         home, "run", "--config-dir", "config", "experiment=bnmusic/table1", "+method@arms.text_only=text_only",
@@ -84,6 +85,7 @@ def test_a_method_that_takes_the_text_alone_runs(home):
     assert [row["status"] for row in rows if row["arm"] == "text_only"] == ["ok"]
 
 
+@pytest.mark.soak
 def test_own_data_sets_run(home):
     call(
         home, "run", "--config-dir", "config", "experiment=bnmusic/table1", "dataset=mine", "music=mine",
@@ -116,22 +118,21 @@ def test_an_own_training_runs_and_goes_on(home):
     before = weights.read_bytes()
     assert "going on from 200 steps" in call(home, *words)
     assert weights.read_bytes() == before
-    assert "telling" in call(home, "list", "--config-dir", "config", "--allow-targets", "mine", "--", "trainings")
 
 
 def test_own_things_are_listed(home):
-    told = call(home, "list", "--config-dir", "config", "--allow-targets", "mine", "--", "methods", "metrics", "tasks")
-    lines = {line[4:].split()[0]: line for line in told.splitlines() if line.startswith(("ok  ", "    ", "--  "))}
-    assert "takes noise (blend); borrows music" in lines["envelope"]
-    assert "takes beginning (continuation)" in lines["again"]
-    assert "mix's loudness rises" in lines["rise"] and "continuation" in lines
-    entries = json.loads(
-        call(home, "list", "--json", "--config-dir", "config", "--allow-targets", "mine", "--", "methods")
-    )["methods"]
-    own = {entry["name"] for entry in entries if entry["own"]}
-    assert own == {"envelope", "text_only", "again"}
+    words = ("--config-dir", "config", "--allow-targets", "mine", "methods", "metrics", "tasks", "trainings")
+    found = json.loads(call(home, "list", "--json", *words))
+    assert list(found) == ["methods", "metrics", "tasks", "trainings"]
+    own = {kind: {entry["name"]: entry for entry in entries if entry["own"]} for kind, entries in found.items()}
+    assert set(own["methods"]) == {"envelope", "text_only", "again"}
+    assert own["methods"]["envelope"]["takes"] == ["noise"] and own["methods"]["envelope"]["uses"] == ["music"]
+    assert own["methods"]["again"]["tasks"] == ["continuation"]
+    assert "mix's loudness rises" in own["metrics"]["rise"]["text"]
+    assert set(own["tasks"]) == {"continuation"} and set(own["trainings"]) == {"telling"}
 
 
+@pytest.mark.soak
 def test_a_method_cannot_look_at_what_it_does_not_take(home):
     (home / "mine" / "peeking.py").write_text(
         "from mine.methods import EnvelopeMusic\n\n\nclass Peeking(EnvelopeMusic):\n    takes = ()\n", encoding="utf-8"

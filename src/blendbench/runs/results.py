@@ -302,6 +302,7 @@ class _OfSet(_Measure):
         super().__init__(heard)
         assert metric.evaluator is not None
         self.metric, self.name, self.asked = metric, metric.name, self._asked(metric)
+        self.lost: set[tuple[str, str, str]] = set()
         self.test = f"bootstrap of both arms over {self.units}"
         self.scores = heard.scores(metric.evaluator)
         self.reference = metric.reference(map(metric.of, heard.reference.scores(metric.evaluator)))
@@ -328,6 +329,7 @@ class _OfSet(_Measure):
             except Exception as error:  # a metric of one's own may raise anything
                 reason = f"not measured: {unexpected(error)}"
                 print(f"blendbench: {', '.join(cell.key)}: {self.name} {reason}", file=sys.stderr)
+                self.lost.add(cell.key)
                 yield _Value(self.name, math.nan, math.nan, math.nan, n, reason)
                 return
             row = {"key": key, "values": [list(one) for one in found]}
@@ -363,7 +365,7 @@ class _OfSet(_Measure):
 
     def compare(self, first: _Cell, second: _Cell) -> tuple[comparison.Difference, int] | None:
         a, b, groups = _shared(first, second)
-        if len(a) < self.metric.least:
+        if len(a) < self.metric.least or {first.key, second.key} & self.lost:
             return None
         resamples, confidence, seed = self.statistics.resamples, self.statistics.confidence, self.statistics.seed
         if len(a) == len(first.items) and first.items == second.items and first.groups == second.groups:
@@ -374,14 +376,8 @@ class _OfSet(_Measure):
                 value = rows[0]["values"][0][1] - rows[1]["values"][0][1]  # type: ignore[index]
                 low, high = bootstrap.interval(drawn, value, confidence, self.metric.interval)
                 return comparison.Difference(value, low, high, comparison.shift_test(drawn, value)), len(a)
-        try:
-            one, two = (self._statistic(chosen) for chosen in (a, b))
-            found = comparison.paired_statistics(one, two, len(a), groups, resamples, confidence, seed)
-        except BlendbenchError:
-            raise
-        except Exception:  # the cells' values told why
-            return None
-        return (found, len(a)) if math.isfinite(found.value) else None
+        one, two = (self._statistic(chosen) for chosen in (a, b))
+        return comparison.paired_statistics(one, two, len(a), groups, resamples, confidence, seed), len(a)
 
 
 class _Chosen(Sequence[torch.Tensor]):
