@@ -1,0 +1,68 @@
+"""Make the built-in piano pieces: POP909's piano tracks of songs that no built-in model has learnt from, rendered.
+
+Ogg Vorbis, mono, 44.1 kHz, with a CSV table: where the window of 2^18 samples begins in each, at which RMS it lies.
+"""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blendbench.errors import BlendbenchError
+from blendbench.resources import package_folder
+from blendbench.seeds import shuffled
+from blendbench.sound import audio, files
+from blendbench.store.write import make_folder, write_text
+from blendbench.train.data import render, songs
+
+SAMPLE_RATE = 44_100
+PIECES = 6
+SECONDS = 75.0
+WINDOW = 1 << 18
+RMS = 0.05657
+"""Of a window, as the published excerpts of SimDPS have it."""
+
+
+def write(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
+    """Write `piano/` below the assets folder, None for the package's, replacing what is there: pieces and `piano.csv`.
+
+    Raises
+    ------
+    BlendbenchError
+        If FluidSynth or the songs are missing, or the folder cannot be written.
+    """
+    import pretty_midi
+
+    pop909 = Path(pop909)
+    there = [name for name in songs.held_out_songs() if (pop909 / name / f"{name}.mid").is_file()]
+    if len(there) < PIECES:
+        raise BlendbenchError(f"{pop909}: {len(there)} of the held-out songs are there; put POP909's NNN/NNN.mid there")
+    folder = (package_folder("blendbench.assets") if assets is None else Path(assets)) / "piano"
+    make_folder(folder)
+    draw, rows = np.random.default_rng([seed, 3]), []
+    for name in shuffled(there, seed, str)[:PIECES]:
+        waveform = _piano(pretty_midi.PrettyMIDI(str(pop909 / name / f"{name}.mid")))
+        start = int(draw.integers(len(waveform) - WINDOW))
+        level = RMS / float(waveform[start : start + WINDOW].square().mean().sqrt())
+        leveled, _ = audio.limit_peak(waveform * level, 0.98)
+        identifier = f"piano-{name}"
+        files.write(folder / f"{identifier}.ogg", leveled, SAMPLE_RATE)
+        rows.append([identifier, f"{identifier}.ogg", name, start])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["id", "file", "song", "start"], *rows])
+    write_text(folder / "piano.csv", text.getvalue())
+
+
+def _piano(midi: Any) -> torch.Tensor:
+    """The first `SECONDS` of a song's piano track [samples], by a grand piano."""
+    import pretty_midi
+
+    score, track = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0)
+    for own in midi.instruments:
+        if own.name == "PIANO":
+            track.notes += [note for note in own.notes if note.start < SECONDS]
+    score.instruments.append(track)
+    return torch.from_numpy(render.render(score, sample_rate=SAMPLE_RATE))[: round(SECONDS * SAMPLE_RATE)]
