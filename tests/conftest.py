@@ -75,7 +75,7 @@ def own_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=["blend"])
+@pytest.fixture(scope="module", params=["blend", pytest.param("long_gap", marks=pytest.mark.soak)])
 def either(request: pytest.FixtureRequest, world, tmp_path_factory: pytest.TempPathFactory):
     """A world of one task after the other: what keeps a run together must hold for any."""
     from support.worlds import build_gap_world
