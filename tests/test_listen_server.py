@@ -1243,7 +1243,7 @@ def test_a_run_without_mixes_is_one_line(finished, tmp_path, capsys):
     rows = [json.loads(line) for line in (finished / "pairs.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | {"status": "failed"}) + "\n" for row in rows]
     (run_dir / "pairs.jsonl").write_text("".join(lines))
-    assert "no pair has mixes of" in failure(capsys, 1, str(run_dir), "--plan")
+    assert "no item has mixes of" in failure(capsys, 1, str(run_dir), "--plan")
     (run_dir / "pairs.jsonl").write_bytes((finished / "pairs.jsonl").read_bytes())
     line = failure(capsys, 1, str(run_dir), "--plan")  # the rows, but not their files
     assert "cannot be read again" in line and str(run_dir / "mixes") in line

@@ -487,7 +487,7 @@ def test_a_catch_trial_takes_its_music_from_an_arm_that_has_some(faulty):
         (["hidden_reference=recording"], "hidden_reference: the task's sounds have no part 'recording'; it has noise"),
         (["anchor.part=recording"], "anchor.part: the task's sounds have no part 'recording'"),
         (["presentation=adaptive"], "presentation: the run has no 'adaptive'; it has loudness_normalized"),
-        (["arms=[random_music,noise_only]", "dataset=epic_sounds"], "no pair has mixes of random_music, noise_only"),
+        (["arms=[random_music,noise_only]", "dataset=epic_sounds"], "no item has mixes of random_music, noise_only"),
     ],
 )
 def test_what_the_run_does_not_have_is_one_line(faulty, words, expected):

@@ -78,7 +78,7 @@ class ShardJob:
 
 
 def _end_by_signal() -> None:
-    """Let what submitit's handler raises, as when requeueing fails, end the task and not become a pair's failure."""
+    """Let what submitit's handler raises, as when requeueing fails, end the task and not become an item's failure."""
     handler = signal.getsignal(signal.SIGUSR2)
 
     def stop(number: int, frame: Any) -> None:

@@ -184,7 +184,7 @@ def _complete_pairs(run: Run, settings: Settings, presentation: str, arms: Mappi
     whole = [by_arm for by_arm in found.values() if len(by_arm) == len(arms)]
     if not whole:
         raise BlendbenchError(
-            f"{run.dir}: no pair has mixes of {', '.join(arms)} under {presentation}; run the experiment first"
+            f"{run.dir}: no item has mixes of {', '.join(arms)} under {presentation}; run the experiment first"
         )
     return whole
 

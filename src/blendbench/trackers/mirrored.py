@@ -27,8 +27,8 @@ def tables(run_dir: Path, media_pairs: int) -> dict[str, Table]:
     """The tables of a finished run, by name.
 
     "results" is `results.csv`, and "comparisons" `comparisons.csv`, if it is there; "table" is `table.csv`, all text;
-    "pairs" has the rows of `pairs.jsonl`, a pair, arm and presentation each, and after their columns those that only
-    `scores.csv` has; "media" has a row a pair and presentation for the first `media_pairs` pairs, a column an arm for
+    "pairs" has the rows of `pairs.jsonl`, an item, arm and presentation each, and after their columns those that only
+    `scores.csv` has; "media" has a row an item and presentation for the first `media_pairs` items, a column an arm for
     its mixes, and one for each of its images, if the run kept any. An empty number, or one not finite, is None.
 
     Raises

@@ -22,7 +22,7 @@ class TrackerConfig:
     group : str
         Runs of the same name stand together; a sweep's runs share one.
     media_pairs : int
-        Pairs whose sound and images are shown, the first in the run's order.
+        Items whose sound and images are shown, the first in the run's order.
     timeout_s : float
         Seconds in which W&B must have started, a server's answer included.
     limit_s : float
