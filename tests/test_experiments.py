@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from support import bundles
 from support.worlds import CHEAP, World, call, rows_of
 
 from blendbench.composing import compose
@@ -47,6 +48,8 @@ def words_of(world: World, name: str, run_dir: Path, *words: str) -> list[str]:
 def test_experiment_runs_tiny_and_leaves_tables_and_figures(world, tmp_path, name):
     sweep = compose([f"experiment={name}"])["experiment"].get("sweep")
     words = words_of(world, name, tmp_path / "run")
+    if name == "bnmusic/judges":
+        words.append(f"judges.musicnn.fad.checkpoint={bundles.musicnn_folder(tmp_path)}")
     if sweep:
         # Two values of each key are a sweep, too.
         words.append(f"experiment.sweep={{{','.join(f'{key}:{hydra_list(sweep[key][:2])}' for key in sweep)}}}")

@@ -60,6 +60,15 @@ class Command:
         return self.process.returncode, said
 
 
+BLENDBENCH = [sys.executable, "-c", "from blendbench.cli import main; main()"]
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment; a Python started in it finds the tests' own methods."""
+    paths = os.pathsep.join(one for one in sys.path if one)
+    return os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+
+
 @dataclass
 class Here:
     """Where a test runs: its world with a store of its own, and the environment in which Slurm is found."""
@@ -87,13 +96,10 @@ class Here:
         given = [*words, *without, SLOW.replace("HOLD", str(self.hold)), "allow_targets=[support.own_methods]"]
         run_dir = self.folder / "run"
         all_words = self.world.run_words(run_dir, "limit=6", "threads=1", "report=false", "device=cpu", *given)
-        code = "from blendbench.cli import main; main()"
-        environment = os.environ | self.environment
-        environment |= {"PYTHONPATH": os.pathsep.join(one for one in sys.path if one), "PYTHONUNBUFFERED": "1"}
         with self.said.open("w") as said:
             process = subprocess.Popen(
-                [sys.executable, "-c", code, *all_words],
-                env=environment,
+                [*BLENDBENCH, *all_words],
+                env=own_environment() | self.environment,
                 stdout=said,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -243,9 +249,8 @@ def test_table_of_an_array_that_nobody_waited_for(here, cluster, expected):
     command = here.start(*ARRAY, "executor.wait=false")
     assert command.end() == (0, "")
     slurm.wait(lambda: not cluster.command("squeue", "--noheader"), 120, "the tasks to end")
-    code = "from blendbench.cli import main; main()"
-    words = [sys.executable, "-c", code, "table", str(command.run_dir), "--allow-targets", "support.own_methods"]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    words = [*BLENDBENCH, "table", str(command.run_dir), "--allow-targets", "support.own_methods"]
+    subprocess.run(words, env=own_environment(), check=True, stdout=subprocess.DEVNULL)
     assert (command.run_dir / "results.csv").read_bytes() == (expected / "results.csv").read_bytes()
 
 

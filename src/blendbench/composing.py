@@ -1,5 +1,6 @@
 """The configuration composed by Hydra and checked; a wrong key or value is one line."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,12 +26,28 @@ def compose(overrides: list[str], folders: Sequence[Path] = ()) -> dict:
     """
     from hydra import initialize_config_module
 
+    overrides = with_judges(overrides)
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise UsageError(f"{word!r} is not key=value; see `blendbench run --help`")
     with initialize_config_module("blendbench.conf", version_base="1.3"):
         further = ",".join(f'"file://{folder.absolute()}"' for folder in folders)
         return compose_here([*overrides, *([f"hydra.searchpath=[{further}]"] if folders else [])])
+
+
+def with_judges(words: Sequence[str]) -> list[str]:
+    """Words for Hydra, in which `evaluator=[first,second]` asks both: Hydra would let the second replace the first."""
+    made: list[str] = []
+    for word in words:
+        several = re.fullmatch(r"evaluator=\[(.*)\]", word)
+        if several is None:
+            made.append(word)
+            continue
+        names = [name.strip() for name in several[1].split(",")]
+        if not all(re.fullmatch(r"[\w.-]+", name) for name in names) or len(set(names)) < len(names):
+            raise UsageError(f"{word!r}: give names of evaluators, each once, such as evaluator=[pocket,musicnn]")
+        made += [f"evaluator={names[0]}", *(f"+evaluator@judges.{name}={name}" for name in names[1:])]
+    return made
 
 
 def compose_here(overrides: list[str]) -> dict:

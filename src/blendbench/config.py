@@ -53,6 +53,7 @@ class Config:
     method: Any = None
     generator: Any = None
     evaluator: Any = None
+    judges: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
     arms: dict[str, Any] = field(default_factory=dict)
     presentations: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +100,7 @@ def check(config: DictConfig) -> dict[str, Any]:
     try:
         whole = OmegaConf.to_container(config, resolve=False)
         assert isinstance(whole, dict)
+        _refuse_first_judges(whole.get("judges") or {})
         further = _further_keys({str(key): value for key, value in whole.items()})
         checked = OmegaConf.merge(OmegaConf.structured(_joined([Config, *further])), config)
         OmegaConf.to_container(checked, resolve=True)  # also what is interpolated must be of its key's type
@@ -138,6 +140,17 @@ def check(config: DictConfig) -> dict[str, Any]:
         if isinstance(text, bool) or not isinstance(text, str | int):
             raise BlendbenchError(f"{key}: {text!r} is no text; write it in quotes")
     return settings
+
+
+def _refuse_first_judges(judges: dict[str, Any]) -> None:
+    """Raise BlendbenchError for a further judge whose entry means the first one by `${evaluator.NAME}`."""
+    for judge, entries in judges.items():
+        for name, entry in (entries or {}).items():
+            if isinstance(entry, str) and entry.startswith("${evaluator."):
+                local = entry.replace("${evaluator.", "${.")
+                raise BlendbenchError(
+                    f"judges.{judge}.{name}: {entry} would be the first evaluator's; write {local} in its YAML"
+                )
 
 
 class Keys:
@@ -308,6 +321,8 @@ _FIRST_METRICS = ("fad", "kl", "clap", "audibility")
 def _counted(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that name a default run folder, as runs were named before there were tasks and metrics in them."""
     counted = {name: value for name, value in settings.items() if name not in _PLACES}
+    if not counted.get("judges"):
+        counted.pop("judges", None)
     if (counted.get("task") or {}).get("_target_") == _FIRST_TASK:
         del counted["task"]
         others = {name: value for name, value in settings.items() if name != "metric"}

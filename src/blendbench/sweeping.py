@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendbench import telling
-from blendbench.composing import checked, compose, compose_here, explain
+from blendbench.composing import checked, compose, compose_here, explain, with_judges
 from blendbench.errors import UsageError
 from blendbench.guard import STOPPED, guarded
 from blendbench.resources import quiet
@@ -24,6 +24,7 @@ _HYDRA_FLAGS = {
 
 def run(arguments: list[str]) -> int:
     arguments = ["retry_failed=true" if word == "--retry-failed" else word for word in arguments]
+    arguments = with_judges(arguments)
     if any(word.split("=")[0] in _HYDRA_FLAGS for word in arguments):
         return _hydra(arguments)
     return _start(arguments, compose(arguments), compose)

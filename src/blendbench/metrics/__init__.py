@@ -78,6 +78,12 @@ class Measured(Protocol):
         ...
 
 
+def called(value: str, judge: str) -> str:
+    """The name of a metric's value, `fad` or `fad@100`, by a further judge; its own if that is empty."""
+    base, at, size = value.partition("@")
+    return f"{base}_{judge}{at}{size}" if judge else value
+
+
 class Metric(ABC):
     """What all metrics have.
 
@@ -87,6 +93,8 @@ class Metric(ABC):
         By the names of its values; several where one pass gives several.
     name : str
         Its entry in the configuration, set by the run.
+    judge : str
+        Empty, or the further judge (`judges.NAME`) that is asked in the first one's place; set by the run.
     evaluator : Evaluator or None
         Whose scores it reads; the YAML names an entry of the group `evaluator`, and the run hands it over built.
     entry : mapping of str to Any
@@ -95,6 +103,7 @@ class Metric(ABC):
 
     facts: ClassVar[dict[str, Facts]]
     name: str = ""
+    judge: str = ""
     evaluator: Evaluator | None = None
     entry: Mapping[str, Any] = {}
 
@@ -102,6 +111,10 @@ class Metric(ABC):
         """What changes its values: the class and, where there is one, the evaluator; a metric adds its settings."""
         own = {"metric": f"{type(self).__module__}.{type(self).__qualname__}"}
         return own | ({} if self.evaluator is None else {"evaluator": self.evaluator.signature()})
+
+    def called(self, value: str) -> str:
+        """What one of its values is called in a run's files: `fad@100` asked of musicnn is `fad_musicnn@100`."""
+        return called(value, self.judge)
 
     def kept_under(self) -> dict[str, Any]:
         """`signature()`, and for a metric of one's own its whole entry and its module's text, which may be edited."""

@@ -1,9 +1,10 @@
 """The models that blendbench knows: what they are called, where each comes from, and where it lies here.
 
 They are the entries of `data_manifests/models/*.yaml`, and of a folder of the user's that BLENDBENCH_MODELS names.
-There are three kinds: folders that travel with the package ("builtin"), snapshots in the Hugging Face hub's cache
-("hub"), and single files in torch hub's folder, where the tools that read them look ("file"). Nothing here asks the
-network; `fetch` beside this module does. It honours HF_HOME and TORCH_HOME. Sizes are in MB of 10^6 bytes.
+There are four kinds: folders that travel with the package ("builtin"), snapshots in the Hugging Face hub's cache
+("hub"), single files in torch hub's folder, where the tools that read them look ("file"), and folders made of what lies
+in a Python wheel ("wheel"), below `blendbench` in torch hub's folder. Nothing here asks the network; `fetch` beside
+this module does. It honours HF_HOME and TORCH_HOME. Sizes are in MB of 10^6 bytes.
 """
 
 import os
@@ -30,19 +31,24 @@ class Model:
     name : str
         What `blendbench models` calls it.
     kind : str
-        "builtin", "hub" or "file".
+        "builtin", "hub", "file" or "wheel".
     source : str
-        Folder in the package's assets, hub id, or URL.
+        Folder in the package's assets, hub id, URL, or PACKAGE==VERSION.
     revision : str or None
         Of a hub model: a commit hash, or "main" where no commit is pinned.
     files : tuple of str
         What has to be there: patterns of paths in the folder, its marker first and its weights last; or the one file.
     folder : str
         Of a plain file: its folder below torch hub's, "" or "checkpoints".
+    wheel : str
+        The wheel's file name.
+    convert : str
+        Of a wheel: the function of this package, by its dotted name, that makes the files of it; it gets the wheel's
+        path and the folder to write to.
     megabytes : float or None
-        Exact size of the plain file or of the hub model's weights; None where it is not known beforehand.
+        Exact size of the plain file, the wheel or the hub model's weights; None where it is not known beforehand.
     sha256 : str or None
-        Of the plain file or of the hub model's weights file, in hex; None where it is not known beforehand.
+        Of the plain file, the wheel or the hub model's weights file, in hex; None where it is not known beforehand.
     licence : str
         Of the weights.
     used_by : str
@@ -57,11 +63,13 @@ class Model:
     """
 
     name: str
-    kind: Literal["builtin", "hub", "file"]
+    kind: Literal["builtin", "hub", "file", "wheel"]
     source: str
     revision: str | None = None
     files: tuple[str, ...] = ()
     folder: str = ""
+    wheel: str = ""
+    convert: str = ""
     megabytes: float | None = None
     sha256: str | None = None
     licence: str = "not stated"
@@ -80,6 +88,15 @@ class Model:
             raise ValueError(f"source: {self.source!r} is no URL")
         if self.kind == "file" and (len(self.files) > 1 or "/" in self.files[0]):
             raise ValueError("files: is not the one file's name")
+        if self.kind == "wheel":
+            if not re.fullmatch(r"[\w.-]+==[\w.]+", self.source):
+                raise ValueError(f"source: {self.source!r} is no PACKAGE==VERSION")
+            if not re.fullmatch(r"[\w.+-]+\.whl", self.wheel):
+                raise ValueError(f"wheel: {self.wheel!r} is no wheel's file name")
+            if not self.convert.startswith("blendbench."):
+                raise ValueError(f"convert: {self.convert!r} is no function of blendbench")
+            if self.sha256 is None:
+                raise ValueError("sha256: is missing")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: {self.sha256!r} is no SHA-256 in lower case")
 
@@ -88,7 +105,7 @@ class Model:
         """Where it is from, in words; says so where no commit is pinned."""
         if self.kind == "builtin":
             return "built in"
-        if self.kind == "file":
+        if self.kind in ("file", "wheel"):
             return self.source
         return f"{self.source}@{self.revision}" + ("" if _COMMIT.fullmatch(self.revision or "") else " (not pinned)")
 
@@ -166,10 +183,11 @@ def place(model: Model) -> Path | None:
 
 
 def target(model: Model) -> Path:
-    """Where a plain file lies once it is here."""
+    """Where a plain file, or the folder made of a wheel, lies once it is here."""
     import torch
 
-    return Path(torch.hub.get_dir()) / model.folder / model.files[0]
+    folder = Path(torch.hub.get_dir())
+    return folder / "blendbench" / model.name if model.kind == "wheel" else folder / model.folder / model.files[0]
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

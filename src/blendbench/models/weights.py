@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from blendbench import stand_ins
@@ -55,7 +57,9 @@ _ARRAYS: list[Any] = [
 
 
 def read_state(path: Path) -> Any:
-    """What a PyTorch file holds, on the CPU: tensors, NumPy arrays of numbers and plain containers of them, no code.
+    """What a file of weights holds, on the CPU: tensors, NumPy arrays of numbers and plain containers of them, no code.
+
+    A file named `.safetensors` is read as such, any other as PyTorch's.
 
     Raises
     ------
@@ -68,6 +72,12 @@ def read_state(path: Path) -> Any:
     except OSError as error:
         stand_ins.refuse(path)
         raise BlendbenchError(f"{printable(path)}: cannot be read ({error.strerror}); fetch it again") from error
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            stand_ins.refuse_weights(path, failed=True)
+            raise BlendbenchError(f"{printable(path)}: damaged or no safetensors file; fetch it again") from error
     try:
         with torch.serialization.safe_globals(_ARRAYS):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -197,11 +197,12 @@ def _add_paper(
     columns: list[Column], lines: Mapping[str, list[Cell]], figures: _Figures, block: Mapping[str, str], group: str
 ) -> None:
     """The paper's figures beside a block of metrics and, where ours are comparable, the differences."""
-    rows, names = figures.run.experiment.layout.rows, figures.metrics()
+    rows = figures.run.experiment.layout.rows
+    names = [name for name in figures.metrics() if figures.run.first_name(name) == name]
     shown = figures.paper_set(block["dataset"]) if "dataset" in block else ""
     if shown is None or not figures.theirs or rows == "pair_id":
         return
-    title = "/".join(figures.run.fact(name).label for name in names)
+    title = "/".join(map(figures.run.plain_label, names))
     columns.append(Column(group, f"paper's {title} ({shown})" if shown else f"paper's {title}"))
     if figures.run.comparable:
         columns.append(Column(group, "difference"))
@@ -224,8 +225,24 @@ def agreements(run: Run, results: pd.DataFrame) -> dict[tuple[str, str, str], Ag
             mine = {arm: figures.ours[key].value for arm in figures.arms()
                     if (key := (dataset, arm, presentation, name)) in figures.ours}  # fmt: skip
             paper = {arm: figures.theirs[key] for arm in figures.arms()
-                     if (key := (str(shown), arm, presentation, name)) in figures.theirs}  # fmt: skip
+                     if (key := (str(shown), arm, presentation, run.first_name(name))) in figures.theirs}  # fmt: skip
             one = agreement(mine, paper, bool(run.fact(name).higher_is_better))
+            if one.n >= 2:
+                found[dataset, presentation, name] = one
+    return found
+
+
+def between_judges(run: Run, results: pd.DataFrame) -> dict[tuple[str, str, str], Agreement]:
+    """Agreement of each further judge's ordering with the first one's, by data set, presentation and its metric."""
+    figures, found = _Figures(run, results), {}
+    for presentation, dataset, name in itertools.product(run.presentations, run.datasets, figures.metrics()):
+        if run.first_name(name) != name:
+            mine, first = (
+                {arm: figures.ours[key].value for arm in figures.arms()
+                 if (key := (dataset, arm, presentation, one)) in figures.ours}
+                for one in (name, run.first_name(name))
+            )  # fmt: skip
+            one = agreement(mine, first, bool(run.fact(name).higher_is_better))
             if one.n >= 2:
                 found[dataset, presentation, name] = one
     return found
@@ -247,6 +264,8 @@ def notes(run: Run, results: pd.DataFrame) -> list[str]:
             "evaluators and data); compare orderings with them, never values."
         )
         told += [_agreement_note(run, figures.arms(), key, one) for key, one in agreements(run, results).items()]
+    for key, one in between_judges(run, results).items():
+        told.append(_agreement_note(run, figures.arms(), key, one, f"{run.fact(run.first_name(key[2])).label}'s"))
     ran = results[results["metric"] == run.experiment.metrics[0]]
     per_cell = "; ".join(
         f"{dataset}, {arm}: {int(group['n'].min())} of {int((group['n'] + group['n_failed']).max())}"
@@ -264,12 +283,14 @@ def notes(run: Run, results: pd.DataFrame) -> list[str]:
     return told
 
 
-def _agreement_note(run: Run, arms: Mapping[str, str], key: tuple[str, str, str], one: Agreement) -> str:
+def _agreement_note(
+    run: Run, arms: Mapping[str, str], key: tuple[str, str, str], one: Agreement, other: str = "the paper's"
+) -> str:
     dataset, presentation, name = key
     flips = "; ".join(f"{arms[a]} and {arms[b]}" for a, b in one.flips)
     text = (
         f"Ordering of {one.n} methods by {run.fact(name).label}, {run.presentations[presentation]}, "
-        f"{dataset}: Kendall's tau with the paper's {one.tau:.2f}"
+        f"{dataset}: Kendall's tau with {other} {one.tau:.2f}"
     )
     return text + (f"; the other way round: {flips}." if flips else "; no two the other way round.")
 

@@ -6,6 +6,7 @@ This module, and `runs.plan`, are where settings end: what is below is built fro
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Evaluator
 from blendbench.facts import Facts
-from blendbench.metrics import Metric
+from blendbench.metrics import Metric, called
 from blendbench.runs import KEY, ROWS
 from blendbench.runs.device import pick_device
 from blendbench.runs.experiment import Experiment, Statistics
@@ -84,9 +85,13 @@ class Run:
     def experiment(self) -> Experiment:
         """The experiment; raises BlendbenchError if an entry is unknown."""
         try:
-            return Experiment(**self.given.experiment)
+            experiment = Experiment(**self.given.experiment)
         except TypeError as error:
             raise BlendbenchError(f"experiment: {error}; mend that entry") from None
+        if not self.given.judges:
+            return experiment
+        several = [name for value in experiment.metrics for name in (value, *self.by_judge(value).values())]
+        return replace(experiment, metrics=list(dict.fromkeys(several)))
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -138,7 +143,7 @@ class Run:
 
     @cached_property
     def evaluators(self) -> dict[str, Evaluator]:
-        """Evaluators by name; a definition that stands twice is built once.
+        """Evaluators by name, a further judge's with its name after it; a definition that stands twice is built once.
 
         Raises
         ------
@@ -147,13 +152,20 @@ class Run:
         """
         built: dict[str, Evaluator] = {}
         chosen: dict[str, Evaluator] = {}
-        for name, entry in (self.given.evaluator or {}).items():
-            if entry is not None:
-                key = canonical(entry)
-                if key not in built:
-                    built[key] = config.build(entry, f"evaluator.{name}", self.allowed)
-                chosen[name] = built[key]
+        for judge, entries in self.judges.items():
+            where = f"judges.{judge}" if judge else "evaluator"
+            for name, entry in entries.items():
+                if entry is not None:
+                    key = canonical(entry)
+                    if key not in built:
+                        built[key] = config.build(entry, f"{where}.{name}", self.allowed)
+                    chosen[called(name, judge)] = built[key]
         return chosen
+
+    @property
+    def judges(self) -> dict[str, dict[str, Any]]:
+        """The evaluators' entries: the first judge's under the empty name, then those of further ones by theirs."""
+        return {"": self.given.evaluator or {}, **self.given.judges}
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -167,14 +179,15 @@ class Run:
         named, found = set(self.experiment.metrics), {}
         for name, entry in self.given.metric.items():
             own, asked = dict(entry), entry.get("evaluator")
-            if "evaluator" in own:
-                if asked not in self.evaluators:
-                    continue
-                own["evaluator"] = self.evaluators[asked]
-            metric: Metric = config.build(own, f"metric.{name}", self.allowed)
-            metric.name, metric.entry = name, entry
-            if asked is not None or named & set(metric.facts):
-                found[name] = metric
+            for judge in self.judges if asked else ("",):
+                if "evaluator" in own:
+                    if called(str(asked), judge) not in self.evaluators:
+                        continue
+                    own["evaluator"] = self.evaluators[called(str(asked), judge)]
+                metric: Metric = config.build(own, f"metric.{name}", self.allowed)
+                metric.name, metric.judge, metric.entry = name, judge, entry
+                if asked is not None or named & set(metric.facts):
+                    found[metric.called(name)] = metric
         return found
 
     @property
@@ -187,14 +200,49 @@ class Run:
     def facts(self) -> dict[str, Facts]:
         """Facts by name of all metrics of the configuration."""
         found: dict[str, Facts] = {}
-        for name, entry in self.given.metric.items():
-            found |= config.named(entry.get("_target_"), f"metric.{name}", self.allowed).facts
+        for value, (entry, fact) in self._values.items():
+            judges = self._asked_of(entry)
+            found[value] = fact
+            for judge in judges if len(judges) > 1 else ():
+                # Which judge is meant has to be said of the first, too.
+                found[called(value, judge)] = replace(fact, label=f"{fact.label} ({self._judge(entry, judge)})")
         return found
+
+    @cached_property
+    def _values(self) -> dict[str, tuple[dict[str, Any], Facts]]:
+        """The values that the configuration's metrics give, by their own names, with entry and facts."""
+        found: dict[str, tuple[dict[str, Any], Facts]] = {}
+        for name, entry in self.given.metric.items():
+            facts = config.named(entry.get("_target_"), f"metric.{name}", self.allowed).facts
+            found |= {value: (entry, fact) for value, fact in facts.items()}
+        return found
+
+    def _asked_of(self, entry: dict[str, Any]) -> list[str]:
+        """The judges that a metric's entry asks: those that have its evaluator."""
+        return [judge for judge, entries in self.judges.items() if entries.get(str(entry.get("evaluator"))) is not None]
+
+    def _judge(self, entry: dict[str, Any], judge: str) -> str:
+        """How the judge that a metric's entry asks is called in tables: by its evaluator's name."""
+        return str(self.judges[judge][entry["evaluator"]].get("name") or judge)
+
+    def by_judge(self, value: str) -> dict[str, str]:
+        """What a metric's value is called, by the names of the judges that it is asked of, the first one's first."""
+        entry = self._values[value][0] if value in self._values else {}
+        return {self._judge(entry, judge): called(value, judge) for judge in self._asked_of(entry)}
+
+    def first_name(self, name: str) -> str:
+        """The name of the same value by the first judge."""
+        return next((value for value in self._values if name in self.by_judge(value).values()), name)
 
     @cached_property
     def scales(self) -> dict[str, Facts]:
         """Facts by name of the scales that listeners have rated; none where the run has no analysis."""
         return Listened(self.dir).facts
+
+    def plain_label(self, name: str) -> str:
+        """How a value is called whoever judged."""
+        first = self.first_name(name)
+        return self._values[first][1].label if first in self._values else self.fact(name).label
 
     def fact(self, name: str) -> Facts:
         """Facts about a metric, `fad@N` as those of `fad`; one that is not known has its own name and no direction."""

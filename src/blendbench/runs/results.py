@@ -111,8 +111,9 @@ def _measures(run: Run, heard: Heard) -> list["_Measure"]:
         assert isinstance(metric, ItemMetric)
         values = _values_of(metric, heard)
         for name in metric.facts:
-            if metric.evaluator is not None or name in named:
-                place = -1 if metric.evaluator is not None else named[name]
+            told = metric.called(name)
+            if metric.evaluator is not None or told in named:
+                place = -1 if metric.evaluator is not None else named[told]
                 found.append((place, _OfItem(heard, metric, name, values)))
     found.sort(key=lambda one: one[0])
     listened = Listened(run.dir)
@@ -121,7 +122,7 @@ def _measures(run: Run, heard: Heard) -> list["_Measure"]:
 
 def _values_of(metric: ItemMetric, heard: Heard) -> list[dict[str, float]]:
     if metric.keep:
-        return list(heard.scoring.measured(metric, heard, metric.name))
+        return list(heard.scoring.measured(metric, heard, metric.called(metric.name)))
     if type(metric).measure_all is ItemMetric.measure_all:
         return [measure_one(metric, sound) for sound in heard]
     return list(metric.measure_all(heard))
@@ -264,7 +265,7 @@ class _OfItem(_PerItem):
 
     def __init__(self, heard: Heard, metric: ItemMetric, name: str, values: Sequence[dict[str, float]]) -> None:
         super().__init__(heard)
-        self.metric, self.name, self.asked = metric, name, self._asked(metric)
+        self.metric, self.plain, self.name, self.asked = metric, name, metric.called(name), self._asked(metric)
         self.per_item = np.array([one.get(name, math.nan) for one in values], dtype=float)
         self.lost = np.array([not one for one in values], dtype=bool)
 
@@ -275,7 +276,7 @@ class _OfItem(_PerItem):
     @cached_property
     def recipe(self) -> str:
         """The metric's."""
-        return self.metric.recipe(self.name, self.heard)
+        return self.metric.recipe(self.plain, self.heard)
 
 
 class _Rated(_PerItem):
@@ -301,7 +302,7 @@ class _OfSet(_Measure):
     def __init__(self, heard: Heard, metric: SetMetric) -> None:
         super().__init__(heard)
         assert metric.evaluator is not None
-        self.metric, self.name, self.asked = metric, metric.name, self._asked(metric)
+        self.metric, self.name, self.asked = metric, metric.called(metric.name), self._asked(metric)
         self.lost: set[tuple[str, str, str]] = set()
         self.test = f"bootstrap of both arms over {self.units}"
         self.scores = heard.scores(metric.evaluator)
@@ -337,7 +338,8 @@ class _OfSet(_Measure):
                 row["draws"] = self.arrays.append(draws)
             self.kept.append(row)
             self.kept.close()
-        yield from (_Value(*one) for one in row["values"])
+        for name, *rest in row["values"]:
+            yield _Value(self.metric.called(name), *rest)
 
     def _key(self, cell: _Cell) -> str:
         digest = hashlib.sha256()
@@ -358,7 +360,7 @@ class _OfSet(_Measure):
         draws = bootstrap.resample(statistic, n, cell.groups, given.resamples, given.seed)
         low, high = (math.nan, math.nan) if draws is None else bootstrap.interval(draws, value, given.confidence, how)
         recipe = f"{self.metric.recipe}; {given.interval(self.units)}, {how}"
-        out = [_Value(self.name, value, low, high, n, recipe)]
+        out = [_Value(self.metric.name, value, low, high, n, recipe)]  # kept for whatever the run calls it
         for one in self.metric.further(own, self.reference, given.seed):
             out.append(_Value(one.name, one.value, math.nan, math.nan, one.n, one.recipe))
         return out, draws

@@ -136,10 +136,11 @@ class Scoring:
         return [one for one in self.run.metrics.values() if isinstance(one, ItemMetric) and one.keep]
 
     def _ledger(self, metric: ItemMetric) -> Ledger:
-        if metric.name not in self._ledgers:
+        key = metric.called(metric.name)
+        if key not in self._ledgers:
             name = signature(metric.stage, metric.version, metric.kept_under())
-            self._ledgers[metric.name] = Ledger(self.run.store / metric.place / name / "measures.jsonl", ("key",))
-        return self._ledgers[metric.name]
+            self._ledgers[key] = Ledger(self.run.store / metric.place / name / "measures.jsonl", ("key",))
+        return self._ledgers[key]
 
     def measured(self, metric: ItemMetric, sounds: Sequence["RowSound"], title: str = "") -> Iterator[dict[str, float]]:
         """Values of a metric whose values are kept; none for a sound that cannot be measured, with a line on stderr."""

@@ -53,6 +53,26 @@ def placing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def placing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside a path, which takes the path's place at the end, or is gone after a failure.
+
+    What stood at the path stays until then; raises BlendbenchError if it cannot be written.
+    """
+    temporary, old = (path.parent / f".{secrets.token_hex(8)}.{kind}" for kind in ("part", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except (OSError, ValueError) as error:
+        raise BlendbenchError(f"{printable(path)}: cannot be written ({write_failure(error)})") from None
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Replace a file by lines that end in a newline each, unless it holds just them; errors as `write_bytes`."""
     with placing(path) as temporary:
