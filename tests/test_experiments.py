@@ -16,7 +16,7 @@ from blendbench.runs.experiment import Experiment
 
 FOLDER = package_folder("blendbench.conf") / "experiment"
 NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*.yaml"))
-OF_BLEND = [name for name in NAMES if name.startswith("bnmusic/")]
+OF_BLEND = [name for name in NAMES if "override /task" not in (FOLDER / f"{name}.yaml").read_text()]
 """Of the blend task, whose world is at hand; another task's tests run its own."""
 FIGURES = {"bnmusic/fig3": "fig3", "bnmusic/fig4": "fig4", "bnmusic/fig6": "fig6", "bnmusic/fig7": "fig7"}
 PUBLISHED = "bnmusic/ablation_classifier"
@@ -91,9 +91,10 @@ def test_experiment_names_its_arms_and_the_papers_rows(name):
     settings = compose([f"experiment={name}"])
     experiment = settings["experiment"]
     assert experiment["name"] == name
-    assert set(experiment["rows"]) == set(settings["arms"])
+    rows = set(experiment.get("rows") or settings["arms"])  # without rows, arms are called by their methods' labels
+    assert rows == set(settings["arms"])
     figures = Experiment(**experiment).paper_figures()
-    assert set(figures["arm"]) <= set(experiment["rows"])
+    assert set(figures["arm"]) <= rows
     assert set(figures["presentation"]) <= set(settings["presentations"])
 
 

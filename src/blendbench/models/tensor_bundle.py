@@ -1,9 +1,9 @@
 """Reads TensorFlow's checkpoints, the "tensor bundle" of an index and a data file, without TensorFlow.
 
-The index is a table in LevelDB's format: blocks of sorted entries whose keys share prefixes, each with a checksum, found
-through a block of handles that the file's last 48 bytes point to. A value is a BundleEntryProto, which tells a tensor's
-type, shape and place; the data file holds the numbers, little-endian. Every checksum (CRC-32C, masked as both formats
-do) is held against what is read. Sources: LevelDB's doc/table_format.md, TensorFlow's core/protobuf/tensor_bundle.proto.
+The index is a table in LevelDB's format: blocks of sorted entries whose keys share prefixes, each with a checksum,
+found through a block of handles that the file's last 48 bytes point to. A value is a BundleEntryProto, which tells a
+tensor's type, shape and place; the data file holds the numbers, little-endian. Every checksum (CRC-32C, masked as both
+formats do) is held against what is read. Sources: LevelDB's doc/table_format.md and TensorFlow's tensor_bundle.proto.
 """
 
 import math

@@ -62,6 +62,8 @@ class Table:
 Key = tuple[str, str, str, str]
 """Data set, arm, presentation and metric."""
 _AXES = ("dataset", "arm", "presentation", "metric")
+_FLIPS = 10
+"""Pairs of methods that a note names at most."""
 _HEADS = {
     "arm": "Method", "dataset": "Data set", "presentation": "Presentation", "metric": "Metric", "pair_id": "Item",
 }  # fmt: skip
@@ -287,7 +289,8 @@ def _agreement_note(
     run: Run, arms: Mapping[str, str], key: tuple[str, str, str], one: Agreement, other: str = "the paper's"
 ) -> str:
     dataset, presentation, name = key
-    flips = "; ".join(f"{arms[a]} and {arms[b]}" for a, b in one.flips)
+    flips = "; ".join(f"{arms[a]} and {arms[b]}" for a, b in one.flips[:_FLIPS])
+    flips += f"; and {len(one.flips) - _FLIPS} more" if len(one.flips) > _FLIPS else ""
     text = (
         f"Ordering of {one.n} methods by {run.fact(name).label}, {run.presentations[presentation]}, "
         f"{dataset}: Kendall's tau with {other} {one.tau:.2f}"
