@@ -92,7 +92,7 @@ def test_own_models_are_listed_fetched_and_found_without_touching_the_package(ow
         assert call("models", "list") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[-1].split()[2] == "pann_mine" and "mine, nothing yet" in lines[-1]
-        assert len(lines) == 1 + len(catalog._read(None))
+        assert len(lines) == 1 + len(catalog._read(None, None))
         assert call("models", "fetch", "pann_mine") == 0
         assert catalog.find("pann_mine").read_bytes() == b"weights"
         assert call("models", "check", "pann_mine") == 0
@@ -104,7 +104,7 @@ def test_own_model_takes_the_place_of_the_packages_of_that_name(own, monkeypatch
     (own / "mine.yaml").write_text(OWN_MODELS.replace("SERVER", "https://here"))
     monkeypatch.setenv("BLENDBENCH_MODELS", str(own))
     assert catalog.pinned("riffusion/riffusion-model-v1") == "79993436c342ff529802d1dabb016ebe15b5c4ae"
-    assert list(catalog.models())[:4] == list(catalog._read(None))[:4]
+    assert list(catalog.models())[:4] == list(catalog._read(None, None))[:4]
 
 
 @pytest.fixture
@@ -202,12 +202,12 @@ def test_malformed_model_is_one_line_that_names_file_and_key(own, monkeypatch, c
     assert changed[0] in OWN_MODELS
     file.write_text(OWN_MODELS.replace(*changed).replace("SERVER", "https://here"))
     monkeypatch.setenv("BLENDBENCH_MODELS", str(own))
-    catalog._read.cache_clear()
+    catalog.forget()
     assert call("models", "list") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"blendbench: {file}: ")
     assert told in line
-    catalog._read.cache_clear()
+    catalog.forget()
 
 
 @pytest.mark.parametrize(
@@ -262,6 +262,6 @@ def test_folder_without_entries_is_told(own, monkeypatch, capsys, made):
     if made:
         place.mkdir()
     monkeypatch.setenv("BLENDBENCH_MODELS", str(place))
-    catalog._read.cache_clear()
+    catalog.forget()
     assert call("models", "list") == 1
     assert f"BLENDBENCH_MODELS={place}: no folder with .yaml files" in capsys.readouterr().err

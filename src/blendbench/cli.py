@@ -30,6 +30,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench push RUN_DIR       mirror a run to Weights & Biases
   blendbench data check|fetch|manifest [NAME ...]  which data sets are there; download; write down what is there
   blendbench models list|check|fetch [NAME ...]   which models are there and whole; download those that are not
+  blendbench models add NAME PATH|HUB_ID --as KIND  a checkpoint of your own by name, pickled weights converted
   blendbench list [KIND ...]    all methods, metrics, data sets, ... that there are, and whether what they need is here
   blendbench doctor             what this machine has, and what to do about what is missing
   blendbench train ...          train the built-in models again
@@ -210,9 +211,23 @@ def _models(arguments: list[str]) -> int:
     parser = Parser(
         prog="blendbench models", description="Which models there are, whether they are whole, and downloads of them."
     )
-    parser.add_argument("action", choices=["list", "check", "fetch"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which of those that `list` prints; all if left out")
+    parser.add_argument("action", choices=["list", "check", "fetch", "add"])
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME",
+        help="which of those that `list` prints; all if left out. After add: NAME and PATH or HUB_ID",
+    )  # fmt: skip
+    parser.add_argument("--as", dest="kind", help="what an added model is: riffusion, musicgen, clap, encodec")
     words = parser.parse_args(arguments)
+    if (words.action == "add") != (words.kind is not None):
+        raise UsageError("add and --as belong together: `blendbench models add NAME PATH --as riffusion`")
+    if words.action == "add":
+        from blendbench.models import adding
+
+        if len(words.names) != 2:
+            raise UsageError("add: give a name and a path or hub id: `blendbench models add NAME PATH --as riffusion`")
+        name, source = words.names
+        adding.add(name, source, words.kind)
+        return 0
     from blendbench.checks import print_checks
     from blendbench.models import catalog, fetch
 

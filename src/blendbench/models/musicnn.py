@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torchaudio
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from blendbench.errors import BlendbenchError
 from blendbench.models import tensor_bundle
+from blendbench.models.convert import save_made_of
 from blendbench.models.weights import fill
 from blendbench.store.signature import file_hash
 
@@ -185,10 +185,8 @@ def convert(wheel: Path, folder: Path) -> None:
         except KeyError as error:
             raise BlendbenchError(f"{wheel}: {network}_musicnn lacks {error}; fetch the published wheel") from error
         fill(MusiCNN(), state, wheel, "cpu")
-        save_file(
-            state,
-            folder / f"{network}_musicnn.safetensors",
-            metadata={"format": "pt", "source": f"{wheel.name}: musicnn/{network}_musicnn", "source_sha256": source},
+        save_made_of(
+            state, folder / f"{network}_musicnn.safetensors", f"{wheel.name}: musicnn/{network}_musicnn", source
         )
 
 

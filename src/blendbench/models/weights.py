@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,11 @@ _ARRAYS: list[Any] = [
 ]
 
 
-def read_state(path: Path) -> Any:
+def read_state(path: Path, mapped: bool = False) -> Any:
     """What a file of weights holds, on the CPU: tensors, NumPy arrays of numbers and plain containers of them, no code.
 
-    A file named `.safetensors` is read as such, any other as PyTorch's.
+    A file named `.safetensors` is read as such, any other as PyTorch's. With `mapped` tensors stay in the file until
+    they are used, where its format allows it.
 
     Raises
     ------
@@ -80,7 +82,8 @@ def read_state(path: Path) -> Any:
             raise BlendbenchError(f"{printable(path)}: damaged or no safetensors file; fetch it again") from error
     try:
         with torch.serialization.safe_globals(_ARRAYS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            zipped = mapped and zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can raise anything
         stand_ins.refuse_weights(path, failed=True)
         named = re.search(r"GLOBAL (\S+)", str(error))
