@@ -72,7 +72,7 @@ def responses(run: Run, name: str = "judge_check") -> list[Path]:
                 places = range(len(part))
                 axis.plot(places, part["value"], marker="o", ms=3, color=COLOURS[number], label=words(dataset, 30))
                 axis.fill_between(places, part["ci_low"], part["ci_high"], alpha=0.15, color=COLOURS[number])
-                axis.set_xticks(list(places), ["0", *(f"{strength:g}" for strength, _ in way.arms)][: len(part)])
+                axis.set_xticks(list(places), ["none", *(f"{strength:g}" for strength, _ in way.arms)][: len(part)])
                 lines.append(_line(dataset, metric, facts, way, part, told, clean))
             axis.tick_params(labelsize=6)
             axis.grid(alpha=0.3)
@@ -116,6 +116,7 @@ def _line(
     values = [float(value) for value in part["value"]]
     worse = -facts.better or 1
     tau = float(stats.kendalltau(range(len(values)), values).statistic) * worse if len(values) > 1 else math.nan
+    tau = round(tau, 9)  # which comes out a hair below 1
     line: dict[str, Any] = {
         "dataset": dataset, "metric": metric, "label": facts.label, "degradation": way.kind,
         "strengths": " ".join(f"{strength:g}" for strength, _ in way.arms),
