@@ -22,8 +22,8 @@ def megabytes(*names):
 
 
 def test_weights_and_packs_stay_small():
-    assert megabytes("pocket", "tagger", "musicgen") < 52
-    assert (ASSETS / "musicgen" / "model.safetensors").stat().st_size <= 12e6
+    assert megabytes("pocket", "tagger", "musicgen") < 56
+    assert (ASSETS / "musicgen" / "model.safetensors").stat().st_size <= 16e6
     assert megabytes("noise", "music") <= 8
 
 
@@ -76,7 +76,7 @@ def test_the_musicgen_follows_the_melody_and_the_seed():
     model = MusicGenCheckpoint("generator.musicgen", "pocket").get("cpu")
     clips = [clip for clip in builtin.music() if clip.genre in ("Pop", "Classical", "Jazz")][:6]
     melodies = torch.stack([files.read(clip.path)[:220_500] for clip in clips])
-    codes = CodeSampling(guidance_scale=5.0, top_k=64, temperature=0.7)
+    codes = CodeSampling(guidance_scale=3.0, top_k=0, temperature=1.0)
     music = model.generate(["Calm classical string quartet"] * 6, melodies, 44_100, range(6), codes)
     assert music.shape == (6, 110_250)
     given, made = model.chroma(melodies, 44_100).argmax(-1), model.chroma(music, model.sample_rate).argmax(-1)

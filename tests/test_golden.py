@@ -25,6 +25,8 @@ SUBJECT = "Hold the outputs of runs against those of the code as it was"
 COMMON = ["threads=1", "statistics.resamples=50"]
 WEIGHTS = {"generator.musicgen.checkpoint": "musicgen"}
 """Models that are not those of the golden code any more: both sides take its own."""
+DRAWN = [f"generator.musicgen.{one}" for one in ("guidance_scale=5.0", "top_k=64", "temperature=0.7")]
+"""What belongs to those models."""
 CHEAP = ["arms.bnmusic=null", "arms.riffusion_a2a=null", "arms.musicgen_melody=null"]
 RUNS = {
     "table1": ["experiment=bnmusic/table1", "limit=1"],
@@ -108,7 +110,8 @@ def call(cwd: Path, site: Path | None, *words: str) -> str:
 
 def common(golden: Path) -> list[str]:
     """Words of every run."""
-    return [*COMMON, *(f"{key}={golden / 'blendbench' / 'assets' / name}" for key, name in WEIGHTS.items())]
+    weights = [f"{key}={golden / 'blendbench' / 'assets' / name}" for key, name in WEIGHTS.items()]
+    return [*COMMON, *weights, *DRAWN]
 
 
 def run_all(cwd: Path, site: Path | None, golden: Path) -> None:

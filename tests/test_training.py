@@ -12,7 +12,6 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from support.worlds import call
-from transformers import EncodecModel
 
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
@@ -21,6 +20,7 @@ from blendbench.models.generator import Generator
 from blendbench.models.latent_diffusion import LatentDiffusion, make_scheduler
 from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
 from blendbench.models.sampling import Sampling, text_to_image
+from blendbench.models.spectral_codec import SpectralCodec
 from blendbench.models.tagger import Tagger
 from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
@@ -257,8 +257,8 @@ def test_export_joins_the_musicgen_and_its_codecs_better_decoder(clips, trained_
     for file in (assets / "musicgen").rglob("*.json"):
         assert "_name_or_path" not in file.read_text() or file.name == "tokenizer_config.json"
     first, better, shipped = (
-        EncodecModel.from_pretrained(work / "codec"),
-        EncodecModel.from_pretrained(work / "decoder"),
+        SpectralCodec.from_pretrained(work / "codec"),
+        SpectralCodec.from_pretrained(work / "decoder"),
         MusicGenCheckpoint("generator.musicgen", str(assets / "musicgen")).get("cpu").model.audio_encoder,
     )
     for name, value in shipped.state_dict().items():
@@ -275,7 +275,7 @@ def test_export_joins_the_musicgen_and_its_codecs_better_decoder(clips, trained_
         export.export(work, assets)
 
 
-SMALL_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16}
+SMALL_CODEC = {"width": 16, "slow_blocks": 1, "fast_blocks": 1, "hidden_size": 8, "codebook_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -286,11 +286,11 @@ def trained_codec(clips, tmp_path_factory):
 
 
 def test_the_codec_encodes_and_decodes_as_transformers_does(clips, trained_codec):
-    model = EncodecModel.from_pretrained(trained_codec).eval()
+    model = SpectralCodec.from_pretrained(trained_codec).eval()
     wave = audio.resample(clips.waveforms(np.array([0])), 44_100, codec.SAMPLE_RATE)
     with torch.no_grad():
         codes = model.encode(wave[:, None]).audio_codes
-        assert codes.shape == (1, 1, 3, 256)
+        assert codes.shape == (1, 1, 3, 128)
         latents = codec.ResidualQuantizer(model)(model.encoder(wave[:, None]), 3, learn=False)
         torch.testing.assert_close(model.decode(codes, [None]).audio_values, model.decoder(latents))
     assert all(len(codes[0, 0, book].unique()) > 1 for book in range(3))
@@ -315,14 +315,41 @@ def test_codebooks_found_by_k_means_bring_latents_near_and_learn_the_rest(clips)
     assert float((moved - quantizer(moved, 2, learn=False)).square().mean()) < before / 10
 
 
-def test_a_scaled_start_lets_the_latents_vary(clips):
+def test_spectra_and_back_is_the_waveform(clips):
+    model = codec.new_model(2, **SMALL_CODEC)
+    wave = clips.waveforms(np.array([0]))[:, :20_000]
+    spectra = model.encoder.spectra(wave)
+    assert spectra.shape == (1, -(-20_000 // 294), 513)
+    torch.testing.assert_close(model.decoder.spectra.back(spectra)[:, :20_000], wave, atol=1e-5, rtol=1e-4)
+    # A tone stands in its bin, in every frame but those at the ends.
+    tone = torch.sin(2 * torch.pi * 100 / 1024 * torch.arange(8820.0))[None]
+    assert (model.encoder.spectra(tone)[0, 3:-3].abs().argmax(1) == 100).all()
+
+
+def test_critics_learn_to_tell_and_the_decoder_to_please(clips):
     torch.manual_seed(0)
-    model, waves = codec.new_model(2, **SMALL_CODEC), clips.waveforms(np.arange(3))[:, :44_100]
-    codec.start_scaled(model, waves)
-    with torch.no_grad():
-        latents = model.encoder(waves[:, None])
-        assert float(latents.std()) == pytest.approx(1.0, rel=0.05)
-        assert float(model.decoder(latents).std()) == pytest.approx(float(waves.std()), rel=0.2)
+    critics = codec.Critics(1e-3)
+    target = codec.excerpts(codec.training_clips(clips, 4, np.random.default_rng(0)), 8820, 4, np.random.default_rng(0))
+    dull = (0.1 * torch.sin(torch.arange(8820) / 20.0)).repeat(4, 1).requires_grad_()
+    losses = [critics.learn(dull, target) for _ in range(30)]
+    assert losses[0] == pytest.approx(2.0, abs=0.3) and losses[-1] < 0.5
+    fooled, matched = critics.loss(dull, target)
+    passed, same = (float(value) for value in critics.loss(target, target))
+    assert float(fooled.detach()) > passed and same == 0
+    (fooled + matched).backward()
+    assert dull.grad is not None and bool(dull.grad.isfinite().all()) and float(dull.grad.abs().sum()) > 0
+    assert all(parameter.requires_grad for parameter in critics.parameters())
+
+
+def test_a_stopped_refinement_goes_on_with_its_critics(clips, trained_codec, tmp_path):
+    settings = {"steps": 4, "used": 3, "batch": 2, "samples": 4410, "critics_from": 1, "log_every": 1, "save_every": 1}
+    whole = codec.refine(clips, trained_codec, tmp_path / "whole", **settings)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codec, "audio_loss", stop_after(2, codec.audio_loss))
+        with pytest.raises(KeyboardInterrupt):
+            codec.refine(clips, trained_codec, tmp_path / "parts", **settings)
+    again = codec.refine(clips, trained_codec, tmp_path / "parts", **settings)
+    assert [row["loss"] for row in again["history"]] == [row["loss"] for row in whole["history"]]
 
 
 @pytest.fixture
@@ -351,7 +378,7 @@ def test_the_musicgen_is_saved_as_a_checkpoint_that_plays(clips, trained_codec, 
 
 def test_the_loss_is_that_of_transformers(clips, trained_codec, words, tmp_path, small_musicgen):
     torch.manual_seed(0)
-    network = EncodecModel.from_pretrained(trained_codec)
+    network = SpectralCodec.from_pretrained(trained_codec)
     model = musicgen.new_model(network, 600, 10).eval()
     codes, ids = torch.randint(0, 16, (2, 3, 20)), torch.randint(0, 600, (2, 5))
     chroma = torch.nn.functional.one_hot(torch.randint(0, 12, (2, 10)), 12).float()
@@ -487,7 +514,7 @@ def test_command_trains_as_the_function_does_and_goes_on_where_it_was_stopped(cl
     assert "going on from 2 steps" in out
     figures = json.loads(out[out.index("{") :])
     assert figures["steps"] == 4 and len(figures["history"]) == 4
-    whole, parts = (EncodecModel.from_pretrained(work / name).state_dict() for name in ("apart", "codec"))
+    whole, parts = (SpectralCodec.from_pretrained(work / name).state_dict() for name in ("apart", "codec"))
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=2e-4, rtol=1e-3)
 

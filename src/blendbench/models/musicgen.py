@@ -30,6 +30,7 @@ from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
+from blendbench.models import spectral_codec  # noqa: F401 - tells transformers of the built-in one's codec
 from blendbench.models.checkpoint import DTYPES, Checkpoint
 from blendbench.sound import audio
 

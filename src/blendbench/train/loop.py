@@ -56,8 +56,8 @@ class State:
         Where it is kept.
     settings : dict
         What has to be the same for a training to go on.
-    parameters, optimizer, average
-        What is saved and filled again.
+    parameters, optimizer, average, others
+        What is saved and filled again; the others by their own `state_dict` and `load_state_dict`.
     """
 
     def __init__(
@@ -67,9 +67,11 @@ class State:
         parameters: Sequence[torch.Tensor],
         optimizer: torch.optim.Optimizer,
         average: Average,
+        others: Sequence[Any] = (),
     ) -> None:
         self.file, self.settings = file, settings
         self.parameters, self.optimizer, self.average = list(parameters), optimizer, average
+        self.others = list(others)
 
     @torch.no_grad()
     def load(self) -> tuple[list[dict], float]:
@@ -93,6 +95,8 @@ class State:
                 value.copy_(saved)
         self.average.step = kept["step"]
         self.optimizer.load_state_dict(kept["optimizer"])
+        for other, saved in zip(self.others, kept["others"], strict=True):
+            other.load_state_dict(saved)
         print(f"going on from {kept['step']} steps", flush=True)
         return kept["history"], kept["minutes"]
 
@@ -104,6 +108,7 @@ class State:
             "average": self.average.values,
             "step": self.average.step,
             "optimizer": self.optimizer.state_dict(),
+            "others": [other.state_dict() for other in self.others],
             "history": history,
             "minutes": minutes,
         }
@@ -134,6 +139,8 @@ class Loop:
         See `Average`.
     betas, weight_decay
         Of AdamW.
+    others : sequence
+        What else learns, such as critics and their optimiser: kept with the state by its `state_dict`.
     log_every, save_every : int
         Steps between two rows of the training curve, and between two states on disk.
     device : str
@@ -153,6 +160,7 @@ class Loop:
         decay: float,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        others: Sequence[Any] = (),
         log_every: int = 25,
         save_every: int = 100,
         device: str = "cpu",
@@ -166,7 +174,7 @@ class Loop:
         )
         self.average = Average(self.parameters, decay)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.state = State(file, settings, self.parameters, self.optimizer, self.average)
+        self.state = State(file, settings, self.parameters, self.optimizer, self.average, others)
         self.history, self.minutes = self.state.load()
 
     def run(self, loss: Callable[[int, np.random.Generator], torch.Tensor]) -> None:

@@ -1,21 +1,26 @@
-"""Train the EnCodec (Défossez et al. 2022) of the built-in MusicGen: 22.05 kHz audio to a few codes a 20 ms frame.
+"""Train the codec of the built-in MusicGen: 22.05 kHz audio to a few codes a 40 ms frame.
 
-The architecture is transformers' `EncodecModel`, without causality, as in MusicGen. There is no adversarial term: the
-loss compares mel and linear spectra at several resolutions, and the waveform a little. The residual codebooks start by
-k-means once the autoencoder has found its feet, follow by moving averages, and unused codes are replaced. A random
-number of them is used in a part of the steps, so that the first ones carry the most.
+Its networks are `blendbench.models.spectral_codec`'s. `train` makes encoder, codebooks and decoder with spectral losses
+at several resolutions, and the waveforms' difference. The residual codebooks start by k-means once the autoencoder has
+found its feet, follow by moving averages, and unused codes are replaced. A random number of them is used in a part of
+the steps, so that the first ones carry the most. `refine` goes on with the decoder alone, now against critics, for what
+spectral losses leave is a smooth picture: the mean of all textures that fit the codes.
 """
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchaudio
-from transformers import EncodecConfig, EncodecModel
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from blendbench.errors import BlendbenchError
+from blendbench.models.spectral_codec import SpectralCodec, SpectralCodecConfig
 from blendbench.sound import audio
 from blendbench.sound.mel import mel_amplitudes
 from blendbench.train.data.cache import ClipCache, opened
@@ -23,58 +28,33 @@ from blendbench.train.loop import Loop
 
 SAMPLE_RATE = 22_050
 ARCHITECTURE: dict[str, Any] = {
-    "num_filters": 16,
     "hidden_size": 64,
-    "upsampling_ratios": [9, 7, 7],  # 441 samples, 50 frames a second
-    "num_lstm_layers": 1,
     "codebook_size": 512,
+    "upsampling_ratios": [3, 294],  # 25 codes and 75 spectra a second
+    "n_fft": 1024,
+    "width": 192,
+    "slow_blocks": 3,
+    "fast_blocks": 3,
 }
-CODEBOOKS = 6
+CODEBOOKS = 8
 RESOLUTIONS = ((2048, 96), (1024, 80), (512, 64), (256, 40), (128, 20))
 """Window lengths in samples, and mel bands, of the spectra that are compared."""
 
 
-def new_model(codebooks: int = CODEBOOKS, **architecture: Any) -> EncodecModel:
-    """An EnCodec with random weights and codebooks that are still to be found (all zero)."""
+def new_model(codebooks: int = CODEBOOKS, **architecture: Any) -> SpectralCodec:
+    """A codec with random weights and codebooks that are still to be found (all zero)."""
     settings = ARCHITECTURE | architecture
     hop = int(np.prod(settings["upsampling_ratios"]))
     bits = (settings["codebook_size"] - 1).bit_length()
-    return EncodecModel(
-        EncodecConfig(
-            sampling_rate=SAMPLE_RATE,
-            use_causal_conv=False,
-            target_bandwidths=[codebooks * bits * SAMPLE_RATE / hop / 1000],
-            **settings,
-        )
+    bandwidth = codebooks * bits * -(-SAMPLE_RATE // hop) / 1000
+    return SpectralCodec(
+        SpectralCodecConfig(sampling_rate=SAMPLE_RATE, use_causal_conv=False, target_bandwidths=[bandwidth], **settings)
     )
 
 
-def codebooks_of(model: EncodecModel) -> list[Any]:
+def codebooks_of(model: SpectralCodec) -> list[Any]:
     """The codebooks, first to last."""
     return [layer.codebook for layer in model.quantizer.layers]
-
-
-@torch.no_grad()
-def start_scaled(model: EncodecModel, waveforms: torch.Tensor) -> None:
-    """Scale each convolution, in order, so that its output has unit variance on waveforms [N, samples]; no biases.
-
-    Without it the latents hardly vary over time and the training stands still for thousands of steps. Source: Mishkin
-    and Matas (2016), All you need is a good init.
-    """
-    for name, parameter in model.named_parameters():
-        if "bias" in name:
-            parameter.zero_()
-
-    def scale(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
-        module.parametrizations.weight.original0.div_(output.std())
-        return output / output.std()
-
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv1d | torch.nn.ConvTranspose1d)]
-    hooks = [layer.register_forward_hook(scale) for layer in layers]
-    model.decoder(model.encoder(waveforms[:, None]))
-    for hook in hooks:
-        hook.remove()
-    model.decoder.layers[-1].conv.parametrizations.weight.original0.mul_(waveforms.std())
 
 
 @cache
@@ -103,18 +83,98 @@ def audio_loss(output: torch.Tensor, target: torch.Tensor, waveform_weight: floa
     return total
 
 
+class Critic(nn.Module):
+    """Tells coded from true sound by patches of one kind of spectrogram.
+
+    Parameters
+    ----------
+    n_fft : int
+        Window length in samples; the hop is a quarter of it.
+    n_mels : int
+        Bands of a logarithmic mel spectrogram; 0 for real and imaginary parts of the bins below 5.5 kHz, compressed.
+    width : int
+        Channels of the first convolution.
+    """
+
+    def __init__(self, n_fft: int, n_mels: int, width: int = 24) -> None:
+        super().__init__()
+        self.n_fft, self.n_mels = n_fft, n_mels
+        sizes = [1 if n_mels else 2, width, 2 * width, 4 * width, 4 * width]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (5, 3), stride=(2, 1 + number % 2), padding=(2, 1)))
+            for number, (a, b) in enumerate(pairwise(sizes))
+        )
+        self.last = weight_norm(nn.Conv2d(sizes[-1], 1, 3, padding=1))
+
+    def picture(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """[N, channels, bands, frames] of waveforms [N, samples]."""
+        if self.n_mels:
+            bands = _mel_bands(self.n_fft, self.n_mels).to(waveforms.device)
+            power = spectra(waveforms, self.n_fft).transpose(1, 2) @ bands
+            return (power.transpose(1, 2)[:, None] + 1e-4).log() / 3 + 2
+        window = torch.hann_window(self.n_fft, device=waveforms.device)
+        made = torch.stft(waveforms, self.n_fft, self.n_fft // 4, window=window, return_complex=True) / window.sum()
+        made = torch.view_as_real(made[:, 1 : self.n_fft // 4 + 1]).movedim(-1, 1)
+        return 3 * made * (made.square().sum(1, keepdim=True) + 1e-8) ** -0.35
+
+    def forward(self, waveforms: torch.Tensor) -> list[torch.Tensor]:
+        """What each layer makes of waveforms [N, samples], the verdicts a patch last."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            hidden = self.picture(waveforms.float())
+        out = []
+        for layer in self.layers:
+            hidden = functional.leaky_relu(layer(hidden), 0.1)
+            out.append(hidden)
+        return [*out, self.last(hidden)]
+
+
+class Critics(nn.Module):
+    """Several critics, who learn from what they are shown (hinge loss)."""
+
+    def __init__(self, learning_rate: float) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(Critic(*kind) for kind in ((2048, 128), (512, 64), (1024, 0)))
+        self.optimizer = torch.optim.AdamW(self.each.parameters(), lr=learning_rate, betas=(0.8, 0.99))
+
+    def learn(self, output: torch.Tensor, target: torch.Tensor) -> float:
+        """A step towards telling output from target, both [N, samples]; the loss before it."""
+        both, count = torch.cat([output.detach(), target]), len(output)
+        total = torch.zeros(())
+        for critic in self.each:
+            verdict = critic(both)[-1].float()
+            total = total + functional.relu(1 + verdict[:count]).mean() + functional.relu(1 - verdict[count:]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        return float(total.detach()) / len(self.each)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How output fails to pass, and how far the critics' layers see it from target (both means over critics)."""
+        self.requires_grad_(False)
+        fooled = matched = torch.zeros(())
+        for critic in self.each:
+            with torch.no_grad():
+                wanted = critic(target)
+            made = critic(output)
+            fooled = fooled - made[-1].float().mean()
+            for one, other in zip(made[:-1], wanted[:-1], strict=True):
+                matched = matched + (one - other).abs().float().mean() / other.abs().float().mean() / len(wanted[:-1])
+        self.requires_grad_(True)
+        return fooled / len(self.each), matched / len(self.each)
+
+
 class ResidualQuantizer:
     """Residual vector quantisation with codebooks that learn by moving averages (van den Oord et al. 2017).
 
     Parameters
     ----------
-    model : EncodecModel
+    model : SpectralCodec
         Whose codebooks; they are changed in place.
     decay : float
         Share of the old averages kept at each step.
     """
 
-    def __init__(self, model: EncodecModel, decay: float = 0.98) -> None:
+    def __init__(self, model: SpectralCodec, decay: float = 0.98) -> None:
         self.codebooks, self.decay = codebooks_of(model), decay
 
     @property
@@ -167,25 +227,31 @@ class ResidualQuantizer:
         book.embed.copy_(book.embed_avg / book.cluster_size.clamp(min=1e-5)[:, None])
 
 
-def training_clips(cache: ClipCache, most: int, draw: np.random.Generator) -> np.ndarray:
-    """Audio [N, samples] of at most so many clips of training music; raises BlendbenchError if there are none.
+def training_clips(cache: ClipCache, most: int, draw: np.random.Generator) -> torch.Tensor:
+    """Audio [N, samples at SAMPLE_RATE] of at most so many clips of training music, in 16 bits.
 
     In memory, since reading stretches here and there from a disk takes longer than a step.
+
+    Raises
+    ------
+    BlendbenchError
+        If the cache holds no training music.
     """
     rows = cache.rows(split="train", kind="music")
     if not len(rows):
         raise BlendbenchError(f"{cache.folder}: no training music; run `blendbench train data` first")
-    return np.array(cache.audio[np.sort(draw.choice(rows, min(most, len(rows)), replace=False))])
+    chosen = np.sort(draw.choice(rows, min(most, len(rows)), replace=False))
+    parts = np.array_split(chosen, max(1, len(chosen) // 20))
+    made = [audio.resample(cache.waveforms(part), 44_100, SAMPLE_RATE) for part in parts]
+    return torch.cat([(part.clamp(-1, 1) * 32767).to(torch.int16) for part in made])
 
 
-def excerpts(clips: np.ndarray, samples: int, count: int, draw: np.random.Generator) -> torch.Tensor:
-    """Random stretches [count, samples], at `SAMPLE_RATE`, of clips [N, samples at 44.1 kHz] of 16 bits."""
-    length = samples * 44_100 // SAMPLE_RATE
-    lefts = draw.integers(0, clips.shape[1] - length + 1, count)
+def excerpts(clips: torch.Tensor, samples: int, count: int, draw: np.random.Generator) -> torch.Tensor:
+    """Random stretches [count, samples] of clips [N, samples] of 16 bits, as numbers in -1..1."""
+    lefts = draw.integers(0, clips.shape[1] - samples + 1, count)
     chosen = draw.integers(0, len(clips), count)
-    made = [clips[row, left : left + length] for row, left in zip(chosen, lefts, strict=True)]
-    waveforms = torch.from_numpy(np.stack(made).astype(np.float32) / 32768)
-    return audio.resample(waveforms, 44_100, SAMPLE_RATE)[:, :samples]
+    made = [clips[int(row), left : left + samples] for row, left in zip(chosen, lefts, strict=True)]
+    return torch.stack(made).float() / 32767
 
 
 def train(
@@ -194,13 +260,13 @@ def train(
     *,
     steps: int,
     seed: int = 0,
-    batch: int = 20,
-    samples: int = 8820,
-    learning_rate: float = 1e-3,
-    quantize_from: float = 0.12,
-    waveform_weights: tuple[float, float] = (1.0, 0.2),
+    batch: int = 24,
+    samples: int = 21_168,
+    learning_rate: float = 1.5e-3,
+    quantize_from: float = 0.15,
+    waveform_weights: tuple[float, float] = (1.0, 0.3),
     dropout: float = 0.3,
-    most_clips: int = 4000,
+    most_clips: int = 6000,
     log_every: int = 50,
     device: str = "cpu",
     **architecture: Any,
@@ -214,7 +280,7 @@ def train(
     steps : int
         Optimisation steps in all; a stopped training goes on.
     batch, samples : int
-        Stretches a step and their length; a multiple of 441 samples.
+        Stretches a step and their length; a multiple of 882 samples.
     quantize_from : float
         Share of the steps before the codebooks come in.
     waveform_weights : tuple of float
@@ -241,7 +307,6 @@ def train(
     draw = np.random.default_rng(seed)
     clips = training_clips(cache, most_clips, draw)
     model = new_model(**architecture).to(device)
-    start_scaled(model, excerpts(clips, samples, batch, draw).to(device))
     quantizer = ResidualQuantizer(model)
     learned = [value for book in quantizer.codebooks for value in (book.embed, book.cluster_size, book.embed_avg)]
     loop = Loop(
@@ -265,7 +330,7 @@ def train(
                 if not quantizer.started:
                     with torch.no_grad():
                         many = excerpts(clips, samples, max(batch, 400), draw).to(device)
-                        quantizer.start(torch.cat([model.encoder(part[:, None]) for part in many.split(20)]))
+                        quantizer.start(torch.cat([model.encoder(part[:, None]).float() for part in many.split(20)]))
                 count = len(quantizer.codebooks)
                 used = int(draw.integers(1, count + 1)) if draw.random() < dropout else count
                 made = quantizer(latents, used, learn=True)
@@ -292,16 +357,19 @@ def refine(
     steps: int,
     used: int,
     seed: int = 0,
-    batch: int = 20,
-    samples: int = 8820,
-    learning_rate: float = 1e-3,
-    most_clips: int = 4000,
+    batch: int = 12,
+    samples: int = 21_168,
+    learning_rate: float = 4e-4,
+    critics_from: int = 200,
+    weights: tuple[float, float] = (0.1, 0.5),
+    most_clips: int = 6000,
     log_every: int = 50,
+    save_every: int = 100,
     device: str = "cpu",
 ) -> dict:
-    """Train the decoder of a codec further, for the codes that a MusicGen will give it; nothing else changes.
+    """Train the decoder of a codec further, against critics, for the codes that a MusicGen will give it.
 
-    So it may run beside the MusicGen's own training, whose codes stay what they are.
+    Nothing else changes, so it may run beside the MusicGen's own training, whose codes stay what they are.
 
     Parameters
     ----------
@@ -313,6 +381,10 @@ def refine(
         As for `train`.
     used : int
         Codebooks that the MusicGen uses.
+    critics_from : int
+        Steps in which the critics only learn.
+    weights : tuple of float
+        Of the critics' verdict, and of what their layers see, beside the spectral losses.
 
     Returns
     -------
@@ -325,10 +397,12 @@ def refine(
         If the codec is not there, or the kept state is of another training.
     """
     cache, out = opened(cache), Path(out)
+    torch.manual_seed(seed)
     model = load(Path(folder)).to(device)
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     quantizer = ResidualQuantizer(model)
+    critics = Critics(learning_rate).to(device)
     clips = training_clips(cache, most_clips, np.random.default_rng(seed))
     loop = Loop(
         "decoder",
@@ -337,33 +411,42 @@ def refine(
         {"steps": steps, "batch": batch, "samples": samples, "seed": seed, "learning_rate": learning_rate},
         warm_up=100,
         decay=0.998,
-        betas=(0.8, 0.98),
+        betas=(0.8, 0.99),
+        others=(critics, critics.optimizer),
         log_every=log_every,
+        save_every=save_every,
         device=device,
     )
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
         target = excerpts(clips, samples, batch, draw).to(device)
-        with torch.no_grad(), torch.autocast(loop.kind, enabled=False):
-            latents = quantizer(model.encoder(target[:, None]), used, learn=False)
-        output = model.decoder(latents)[:, 0]
+        with torch.no_grad():
+            encoded = model.encoder(target[:, None]).float()
+            with torch.autocast(loop.kind, enabled=False):
+                latents = quantizer(encoded, used, learn=False)
+        output = model.decoder(latents)[:, 0].float()
+        critics.learn(output, target)
         with torch.autocast(loop.kind, enabled=False):
-            return audio_loss(output.float(), target, 0.1)
+            total = audio_loss(output, target, 0.1)
+        if step >= critics_from:
+            fooled, matched = critics.loss(output, target)
+            total = total + weights[0] * fooled + weights[1] * matched
+        return total
 
     loop.run(loss)
     model.save_pretrained(out)
     return loop.report(out / "training.json", {"clips": len(clips)} | evaluate(model, cache))
 
 
-def load(folder: Path) -> EncodecModel:
+def load(folder: Path) -> SpectralCodec:
     """A codec that `train` wrote; raises BlendbenchError if there is none."""
     if not (folder / "config.json").is_file():
         raise BlendbenchError(f"{folder}: no codec here; run `blendbench train codec` first")
-    return EncodecModel.from_pretrained(folder).eval()
+    return SpectralCodec.from_pretrained(folder).eval()
 
 
 @torch.no_grad()
-def evaluate(model: EncodecModel, cache: ClipCache, limit: int = 28) -> dict:
+def evaluate(model: SpectralCodec, cache: ClipCache, limit: int = 28) -> dict:
     """Mel spectral convergence of held-out music's round trip, by the number of codebooks used (0: none at all)."""
     rows = cache.rows(split="held_out", kind="music")
     rows = rows[:: max(1, len(rows) // limit)][:limit]

@@ -81,8 +81,9 @@ Made by `blendbench train data`, `tagger`, `export`. Licence: MIT.
 """
 _MUSICGEN_CARD = """# musicgen: the built-in MusicGen of blendbench
 
-A small MusicGen melody in transformers' layout (`MusicgenMelodyForConditionalGeneration`): EnCodec at 22.05 kHz with {books}
-codebooks of {codec_config[codebook_size]} at 50 frames a second ({kbps:.1f} kbit/s), a T5 text encoder of {text[num_layers]} layers, a decoder of {layers[num_hidden_layers]} layers of
+A small MusicGen melody in transformers' layout (`MusicgenMelodyForConditionalGeneration`): a codec at 22.05 kHz with {books}
+codebooks of {codec_config[codebook_size]} at {rate:g} frames a second ({kbps:.2f} kbit/s), EnCodec's but for its networks, which read and write
+spectra (`blendbench.models.spectral_codec`, which has to be imported before others load it), a T5 text encoder of {text[num_layers]} layers, a decoder of {layers[num_hidden_layers]} layers of
 {layers[hidden_size]}, chroma (12 pitch classes, window 0.37 s, every 0.093 s) as the melody. `method=musicgen_melody` with `generator=pocket`.
 Half-precision safetensors; checkpoint hash `{hash}`.
 
@@ -94,7 +95,7 @@ the rest. The songs in `data_manifests/pop909_held_out.txt` were left out.
 
 ## Cost
 On {model[device]}. Codec ({codec_millions:.2f} M parameters and codebooks): {codec[steps]} steps of {codec[batch]} stretches of {codec_seconds:.1f} s in
-{codec[minutes]:.0f} min, spectral losses and no adversarial one; then its decoder alone, {decoder[steps]} steps in {decoder[minutes]:.0f} min. Text encoder and decoder ({millions:.1f} M): {model[steps]} steps of {model[batch]} clips
+{codec[minutes]:.0f} min with spectral losses; then its decoder alone, against three critics of spectrograms, {decoder[steps]} steps of {decoder[batch]} in {decoder[minutes]:.0f} min. Text encoder and decoder ({millions:.1f} M): {model[steps]} steps of {model[batch]} clips
 in {model[minutes]:.0f} min. Seeds: {codec[seed]}, {model[seed]}.
 
 Training curves (step, minutes, loss):
@@ -253,9 +254,10 @@ def export_musicgen(work: Path, assets: Path) -> None:
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((target / "config.json").read_text())
     codec_config, layers, books = config["audio_encoder"], config["decoder"], config["decoder"]["num_codebooks"]
+    rate = codec_config["sampling_rate"] / math.prod(codec_config["upsampling_ratios"])
     card = _MUSICGEN_CARD.format(
         hash=checkpoint_hash(target), codec=codec, model=model, codec_config=codec_config, layers=layers, decoder=decoder, books=books,
-        text=config["text_encoder"], kbps=books * math.log2(codec_config["codebook_size"]) * 50 / 1000,
+        text=config["text_encoder"], rate=rate, kbps=books * math.log2(codec_config["codebook_size"]) * rate / 1000,
         codec_millions=codec["parameters"] / 1e6, millions=model["parameters"] / 1e6,
         codec_seconds=codec["samples"] / codec_config["sampling_rate"], fair=math.log(codec_config["codebook_size"]),
         curves="\n".join(

@@ -20,7 +20,6 @@ import torch
 from torch.nn import functional
 from transformers import (
     AutoTokenizer,
-    EncodecModel,
     MusicgenMelodyConfig,
     MusicgenMelodyFeatureExtractor,
     MusicgenMelodyForConditionalGeneration,
@@ -30,6 +29,7 @@ from transformers.models.musicgen_melody import MusicgenMelodyDecoderConfig
 
 from blendbench import telling
 from blendbench.errors import BlendbenchError
+from blendbench.models.spectral_codec import SpectralCodec
 from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
 from blendbench.sound import audio
@@ -39,7 +39,7 @@ from blendbench.train.loop import Loop
 from blendbench.train.pocket.codec import SAMPLE_RATE, load
 
 MAX_TOKENS = 48
-CODEBOOKS = 4
+CODEBOOKS = 5
 CHROMA = {"sampling_rate": SAMPLE_RATE, "n_fft": 8192, "hop_length": 2048, "feature_size": 12, "num_chroma": 12}
 TEXT_ENCODER: dict[str, Any] = {
     "d_model": 128,
@@ -53,9 +53,9 @@ TEXT_ENCODER: dict[str, Any] = {
 }
 DECODER: dict[str, Any] = {
     "hidden_size": 256,
-    "num_hidden_layers": 5,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    "ffn_dim": 768,
+    "ffn_dim": 640,
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
@@ -120,7 +120,7 @@ def _codes_of(cache_folder: Path, codec_folder: Path, rows: np.ndarray) -> tuple
     return codes.astype(np.int16), made["input_features"].argmax(-1).astype(np.uint8)
 
 
-def new_model(codec: EncodecModel, vocabulary: int, chroma_length: int) -> MusicgenMelodyForConditionalGeneration:
+def new_model(codec: SpectralCodec, vocabulary: int, chroma_length: int) -> MusicgenMelodyForConditionalGeneration:
     """A MusicGen melody with a trained codec, of which it uses the first codebooks, and random weights otherwise."""
     size = codec.config.codebook_size
     settings = codec.config.to_dict()
@@ -193,7 +193,7 @@ def train(
     batch: int = 16,
     learning_rate: float = 1.5e-3,
     dropped: tuple[float, float, float] = (0.15, 0.1, 0.05),
-    most_clips: int = 8000,
+    most_clips: int = 12_000,
     log_every: int = 25,
     save_every: int = 100,
     device: str = "cpu",
