@@ -168,12 +168,14 @@ def test_blend_takes_a_channel_and_writes_it_down(world: World, tmp_path: Path, 
 
 
 def test_default_folders_of_runs_keep_their_names():
-    table1 = ["experiment=bnmusic/table1"]
+    # How codes were drawn then.
+    then = [f"generator.musicgen.{one}" for one in ("guidance_scale=5.0", "top_k=64", "temperature=0.7")]
+    table1 = ["experiment=bnmusic/table1", *then]
     other = [*table1, "dataset=esc50", "music=musicbench", "noise.short_clip=context", "limit=24"]
     assert config.digest(compose(table1)) == "5ee487bb"
     assert config.digest(compose([*table1, "noise.channel=null"])) == "5ee487bb"
     assert config.digest(compose(other)) == "f11ba749"
-    assert config.digest(compose(["experiment=bnmusic/audibility"])) == "29bffea0"
+    assert config.digest(compose(["experiment=bnmusic/audibility", *then])) == "29bffea0"
     assert config.digest(compose([*table1, "noise.channel=0"])) not in ("5ee487bb", "f11ba749")
 
 
