@@ -265,6 +265,7 @@ def test_a_folder_a_file_and_a_hub_model_are_added_by_name(hub, torch_home, tmp_
     assert catalog.find("single") == diffusion
 
 
+@pytest.mark.soak
 def test_a_run_takes_an_added_model_by_its_name(torch_home, world: World, tmp_path):
     assert call("models", "add", "mine", str(pickled(world.generator, tmp_path / "p")), "--as", "riffusion") == 0
     words = ["limit=1", "arms.musicgen_melody=null", "arms.random_music=null", "presentations.direct=null"]

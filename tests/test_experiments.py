@@ -21,7 +21,7 @@ OF_BLEND = [name for name in NAMES if not name.startswith(OTHERS)]
 """Of the blend task, whose world is at hand; another task's tests run its own."""
 FIGURES = {"bnmusic/fig3": "fig3", "bnmusic/fig4": "fig4", "bnmusic/fig6": "fig6", "bnmusic/fig7": "fig7"}
 PUBLISHED = "bnmusic/ablation_classifier"
-LONG = ("ablation_presets", "fig4", "seeds", "sweep_core_fraction", "sweep_steps")
+LONG = ("ablation_presets", "fig4", "judges", "seeds", "sweep_core_fraction", "sweep_steps")
 """Those that make the most music or measure the most sets."""
 
 

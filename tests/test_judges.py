@@ -141,6 +141,7 @@ def test_a_judge_without_weights_is_one_line(world, tmp_path, capsys, monkeypatc
     assert line.endswith("not here; type `blendbench models fetch musicnn`")
 
 
+@pytest.mark.soak
 def test_a_sweep_of_hydras_keeps_both_judges(world, other, tmp_path):
     folder = tmp_path / "config" / "evaluator"
     folder.mkdir(parents=True)
