@@ -1,5 +1,6 @@
 """Real music made worse in known ways, and how a judge's answers are told."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,3 +149,19 @@ def test_a_genre_that_the_music_lacks_is_told(world, tmp_path):
     assert call(*words(world, tmp_path / "run", *more)) == 1
     for row in rows_of(tmp_path / "run"):
         assert row["reason"].endswith("the music has no clip of degradation.other_genre=Polka; name one it has")
+
+
+def test_a_clip_whose_file_is_gone_is_a_failed_row_and_the_run_goes_on(world, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(world.root, root)
+    there = world.with_root(root)
+    arms = [f"arms.{kind}_{number}=null" for kind in ("noise", "low_pass", "gain", "stretch", "shuffle", "other_genre")
+            for number in range(1, 6)]  # fmt: skip
+    assert call(*words(there, tmp_path / "plan", *arms, "~judges", "limit=5")) == 0
+    # Every clip of the other genre stands in for others, too.
+    lost = next(row["clip"] for row in rows_of(tmp_path / "plan") if row["genre"] != "Classical")
+    (file,) = root.rglob(f"{lost.partition('@')[0]}.ogg")
+    file.unlink()
+    assert call(*words(there, tmp_path / "run", *arms, "~judges", "limit=5")) == 0
+    failed = {row["clip"] for row in rows_of(tmp_path / "run") if row["status"] == "failed"}
+    assert failed == {lost}

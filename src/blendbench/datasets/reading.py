@@ -67,6 +67,15 @@ def content_of(clip: NoiseClip, seconds: float, short_clip: str = "loop", channe
         return ""
 
 
+def content_of_music(clip: MusicClip) -> str:
+    """SHA-256 of a music clip's file; "" where that cannot be read."""
+    try:
+        check_links(clip.path, clip.root)
+        return file_hash(clip.path)
+    except (OSError, ValueError, ClipError):
+        return ""
+
+
 def _name(clip: NoiseClip) -> str:
     start, stop = clip.span or (0.0, 0.0)
     inside = f" {clip.member}" if clip.member else ""

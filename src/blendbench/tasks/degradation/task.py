@@ -7,7 +7,7 @@ degraded more. Nothing is brought to a common level: what is not degraded sounds
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ import torch
 
 from blendbench.datasets import MusicClip, NoiseClip
 from blendbench.datasets.choosing import split_music
-from blendbench.datasets.reading import content_of, read_clip, read_music
+from blendbench.datasets.reading import content_of, content_of_music, read_clip, read_music
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio
-from blendbench.store.signature import file_hash
 from blendbench.tasks import BaseTask, Column, Given
 
 
@@ -91,6 +90,7 @@ class Degradation(BaseTask):
 
     def __init__(self, sources: Sources, store: Path | None, degradation: Mapping[str, Any]) -> None:
         super().__init__(sources)
+        self._content, self._noise_content = (lru_cache(maxsize=100_000)(one) for one in (content_of_music, content_of))
         self.seconds, self.other_genre = float(degradation["seconds"]), str(degradation["other_genre"])
 
     @cached_property
@@ -130,8 +130,8 @@ class Degradation(BaseTask):
 
     def inputs(self, item: Excerpt) -> str:
         """Hash of the files that are read."""
-        other = "" if item.other is None else file_hash(item.other.path)[:8]
-        return "-".join((file_hash(item.clip.path)[:16], content_of(item.noise, self.seconds)[:8], other))
+        other = "" if item.other is None else self._content(item.other)[:8]
+        return "-".join((self._content(item.clip)[:16], self._noise_content(item.noise, self.seconds)[:8], other))
 
     def read(self, item: Excerpt) -> Degradable | ClipError:
         """What is given of a clip, or why it cannot be read."""
@@ -152,17 +152,18 @@ class Degradation(BaseTask):
 
     def given(self, row: Mapping[str, Any]) -> Degradable:
         """A finished row's clip; raises BlendbenchError where its files are gone or sound otherwise."""
-        for item in self._by_clip(row["dataset"]).get(row["clip"], []):
+        for item in self._known.get((row["dataset"], row["clip"]), []):
             if self.inputs(item) == row.get("inputs"):
                 return self._read(item)
         raise ClipError(f"{row['clip']}: is not what the run heard; put it back, or run the same command again")
 
-    def _by_clip(self, dataset: str) -> dict[str, list[Excerpt]]:
-        if not hasattr(self, "_known"):
-            self._known: dict[str, dict[str, list[Excerpt]]] = {}
-            for item in self.items(None):
-                self._known.setdefault(item.dataset, {}).setdefault(item.clip.id, []).append(item)
-        return self._known.get(dataset, {})
+    @cached_property
+    def _known(self) -> dict[tuple[str, str], list[Excerpt]]:
+        """Items by data set and clip."""
+        known: dict[tuple[str, str], list[Excerpt]] = {}
+        for item in self.items(None):
+            known.setdefault((item.dataset, item.clip.id), []).append(item)
+        return known
 
     def parts(self, given: Degradable, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The clip as it was."""

@@ -15,12 +15,12 @@ import torch
 
 from blendbench import config
 from blendbench.datasets import MusicClip
+from blendbench.datasets.reading import content_of_music
 from blendbench.datasets.sources import Sources
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio, files
-from blendbench.store.signature import file_hash
 from blendbench.tasks import BaseTask, Column, Given, Heard, Music, Study
 from blendbench.tasks.long_gap.gap import FADE, Gap, paste
 
@@ -116,7 +116,7 @@ class LongGap(BaseTask):
         super().__init__(sources)
         self.gap, self.settings = Gap(gap["start"], gap["stop"]), dict(gap)
         self.samples, self.corpus = int(gap["window"]), str(gap["corpus"])
-        self._recording, self._content = lru_cache(maxsize=16)(_read), lru_cache(maxsize=100_000)(_content)
+        self._recording, self._content = lru_cache(maxsize=16)(_read), lru_cache(maxsize=100_000)(content_of_music)
 
     def files(self, items: Sequence[Window]) -> set[Path]:
         """Recordings."""
@@ -205,15 +205,6 @@ class LongGap(BaseTask):
 def _read(clip: MusicClip) -> torch.Tensor:
     check_links(clip.path, clip.root)
     return files.read(clip.path, audio.SAMPLE_RATE)
-
-
-def _content(clip: MusicClip) -> str:
-    """SHA-256 of a recording's file; "" where it cannot be read."""
-    try:
-        check_links(clip.path, clip.root)
-        return file_hash(clip.path)
-    except (OSError, ValueError, ClipError):
-        return ""
 
 
 @dataclass(frozen=True)
