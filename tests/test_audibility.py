@@ -27,12 +27,12 @@ from blendbench.metrics.audibility import (
     masked_share_core,
     measure,
     noise_core,
-    noise_to_mask_ratio,
     onset_agreement,
     onsets,
     smr_share,
 )
-from blendbench.metrics.masking_model import (
+from blendbench.sound import audio, files
+from blendbench.sound.masking_model import (
     CRITICAL_BAND_EDGES,
     band_energies,
     band_tonality,
@@ -40,12 +40,12 @@ from blendbench.metrics.masking_model import (
     ear_weighting,
     internal_noise,
     masked_threshold,
+    noise_to_mask_ratio,
     quiet_threshold,
     spectra,
     spreading_function,
     threshold_in_quiet,
 )
-from blendbench.sound import audio, files
 from blendbench.sound.mel import mel_amplitudes
 from blendbench.tasks.blend import masking
 

@@ -13,9 +13,10 @@ from PIL import Image
 from blendbench.errors import BlendbenchError
 from blendbench.figures.drawing import COLOURS, save_all, tell, words
 from blendbench.methods.bnmusic import BNMusic
-from blendbench.metrics import audibility, masking_model
+from blendbench.metrics import audibility
 from blendbench.runs.folder import Run
 from blendbench.runs.shelf import file_name
+from blendbench.sound import masking_model
 from blendbench.sound.audio import SAMPLE_RATE
 from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.mel import mel_amplitudes

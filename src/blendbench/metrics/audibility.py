@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.facts import Facts
-from blendbench.metrics import ItemMetric, Measured, Sound, masking_model
-from blendbench.metrics.masking_model import FLUX_HOP, HOP, PLAYBACK_DB_SPL, WINDOW
-from blendbench.sound import audio
+from blendbench.metrics import ItemMetric, Measured, Sound
+from blendbench.sound import audio, masking_model
 from blendbench.sound.audio import SAMPLE_RATE
 from blendbench.sound.lattice import RIFFUSION
+from blendbench.sound.masking_model import FLUX_HOP, HOP, PLAYBACK_DB_SPL, WINDOW, noise_to_mask_ratio
 from blendbench.sound.mel import encode_image, mel_amplitudes
 from blendbench.tasks.blend import masking
 
@@ -174,34 +174,6 @@ def measure(
     }
 
 
-def noise_to_mask_ratio(energies: Tensor, threshold: Tensor) -> float:
-    """Total NMR: 10 log10 of the mean over frames of the mean over bands of E / T.
-
-    The headline measure: being a standard's, it needs no choice of bands. As a mean of ratios, not of dB, it is ruled
-    by what stands out most. Over the frames in which the noise would be heard alone, where BS.1387 takes all but the
-    silence at both ends: the silence that a clip is padded with must not make its noise less audible.
-
-    Parameters
-    ----------
-    energies, threshold : Tensor [24, frames]
-        The noise's, and those that the music masks.
-
-    Returns
-    -------
-    float
-        In dB; nan where the noise would not be heard alone.
-
-    Raises
-    ------
-    BlendbenchError
-        The shapes differ or are not [24, frames].
-
-    Source: ITU-R BS.1387-1, annex 2, Total NMR.
-    """
-    ratio = _ratio_when_sounding(energies, threshold)
-    return 10 * math.log10(float(ratio.mean())) if ratio.numel() else math.nan
-
-
 def audible_noise_to_mask_ratio(energies: Tensor, threshold: Tensor) -> float:
     """NMR as the peer DPNMM gives it: the mean, in dB, of E / T over the bands of frames where E > T.
 
@@ -221,11 +193,11 @@ def audible_noise_to_mask_ratio(energies: Tensor, threshold: Tensor) -> float:
     Raises
     ------
     BlendbenchError
-        As `noise_to_mask_ratio`.
+        As `masking_model.check_bands`.
 
     Source: Berger, Badeau and Essid (2025), section on metrics.
     """
-    _check_bands(energies, threshold)
+    masking_model.check_bands(energies, threshold)
     audible = energies > threshold
     return float(10 * (energies[audible] / threshold[audible]).log10().mean()) if bool(audible.any()) else math.nan
 
@@ -245,11 +217,11 @@ def disturbed_frames(energies: Tensor, threshold: Tensor) -> float:
     Raises
     ------
     BlendbenchError
-        As `noise_to_mask_ratio`.
+        As `masking_model.check_bands`.
 
     Source: ITU-R BS.1387-1, annex 2, Relative Disturbed Frames.
     """
-    ratio = _ratio_when_sounding(energies, threshold)
+    ratio = masking_model.ratio_when_sounding(energies, threshold)
     disturbed = ratio.amax(0) >= 10 ** (DISTURBED_DB / 10) if ratio.numel() else ratio
     return float(disturbed.double().mean()) if ratio.numel() else math.nan
 
@@ -269,9 +241,9 @@ def masked_share(energies: Tensor, threshold: Tensor) -> float:
     Raises
     ------
     BlendbenchError
-        As `noise_to_mask_ratio`.
+        As `masking_model.check_bands`.
     """
-    _check_bands(energies, threshold)
+    masking_model.check_bands(energies, threshold)
     total = float(energies.sum())
     return float(energies[energies <= threshold].sum()) / total if total > 0 else math.nan
 
@@ -293,9 +265,9 @@ def masked_bands(energies: Tensor, threshold: Tensor) -> float:
     Raises
     ------
     BlendbenchError
-        As `noise_to_mask_ratio`.
+        As `masking_model.check_bands`.
     """
-    _check_bands(energies, threshold)
+    masking_model.check_bands(energies, threshold)
     alone = energies > masking_model.quiet_threshold()
     masked = (energies <= threshold)[alone]
     return float(masked.double().mean()) if masked.numel() else math.nan
@@ -323,9 +295,9 @@ def masked_share_core(energies: Tensor, threshold: Tensor, core: Tensor) -> floa
     Raises
     ------
     BlendbenchError
-        As `noise_to_mask_ratio`, or the core is not boolean with 512 rows.
+        As `masking_model.check_bands`, or the core is not boolean with 512 rows.
     """
-    _check_bands(energies, threshold)
+    masking_model.check_bands(energies, threshold)
     if core.dtype != torch.bool or core.ndim != 2 or len(core) != RIFFUSION.n_mels:
         raise BlendbenchError(f"core is {core.dtype} of shape {tuple(core.shape)}: give noise_core's")
     centres = torch.arange(core.shape[1]) * RIFFUSION.hop_length
@@ -587,13 +559,6 @@ def chroma_fit(noise_chroma: Tensor, music_chroma: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([noise_chroma, music_chroma]))[0, 1])
 
 
-def _check_bands(energies: Tensor, threshold: Tensor) -> None:
-    bands = len(masking_model.CRITICAL_BAND_EDGES) - 1
-    if energies.shape != threshold.shape or energies.ndim != 2 or len(energies) != bands or not energies.numel():
-        shapes = f"{tuple(energies.shape)} and {tuple(threshold.shape)}"
-        raise BlendbenchError(f"band energies and thresholds have shapes {shapes}: give [{bands}, frames] for both")
-
-
 def _mel_of(waveform: Tensor, known: Tensor | None) -> Tensor:
     if known is None:
         return mel_amplitudes(waveform)
@@ -602,13 +567,6 @@ def _mel_of(waveform: Tensor, known: Tensor | None) -> Tensor:
     if known.shape != shape:
         raise BlendbenchError(f"mel amplitudes have shape {tuple(known.shape)}: give {shape}, those of this clip")
     return known.detach().cpu()
-
-
-def _ratio_when_sounding(energies: Tensor, threshold: Tensor) -> Tensor:
-    """E / T, [24, frames in which the noise would be heard alone]."""
-    _check_bands(energies, threshold)
-    sounding = (energies > masking_model.quiet_threshold()).any(0)
-    return energies[:, sounding] / threshold[:, sounding]
 
 
 def _a_weighted(spectrum: Tensor) -> Tensor:

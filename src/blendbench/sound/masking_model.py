@@ -306,6 +306,48 @@ def masked_threshold(spectrum: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL)
     return _spread_in_time(_spreading_matrix() @ maskers).maximum(quiet_threshold())
 
 
+def noise_to_mask_ratio(energies: Tensor, threshold: Tensor) -> float:
+    """Total NMR: 10 log10 of the mean over frames of the mean over bands of E / T.
+
+    The headline measure: being a standard's, it needs no choice of bands. As a mean of ratios, not of dB, it is ruled
+    by what stands out most. Over the frames in which the noise would be heard alone, where BS.1387 takes all but the
+    silence at both ends: the silence that a clip is padded with must not make its noise less audible.
+
+    Parameters
+    ----------
+    energies, threshold : Tensor [24, frames]
+        The noise's, and those that the music masks.
+
+    Returns
+    -------
+    float
+        In dB; nan where the noise would not be heard alone.
+
+    Raises
+    ------
+    BlendbenchError
+        The shapes differ or are not [24, frames].
+
+    Source: ITU-R BS.1387-1, annex 2, Total NMR.
+    """
+    ratio = ratio_when_sounding(energies, threshold)
+    return 10 * math.log10(float(ratio.mean())) if ratio.numel() else math.nan
+
+
+def ratio_when_sounding(energies: Tensor, threshold: Tensor) -> Tensor:
+    """E / T, [24, frames in which the noise would be heard alone]."""
+    check_bands(energies, threshold)
+    sounding = (energies > quiet_threshold()).any(0)
+    return energies[:, sounding] / threshold[:, sounding]
+
+
+def check_bands(energies: Tensor, threshold: Tensor) -> None:
+    """Refuse what is not energies and thresholds [24, frames] of one shape, with a BlendbenchError."""
+    if energies.shape != threshold.shape or energies.ndim != 2 or len(energies) != _BANDS or not energies.numel():
+        shapes = f"{tuple(energies.shape)} and {tuple(threshold.shape)}"
+        raise BlendbenchError(f"band energies and thresholds have shapes {shapes}: give [{_BANDS}, frames] for both")
+
+
 def _spread_in_time(excitation: Tensor) -> Tensor:
     """The larger of each band's excitation and its running mean, whose time constant falls from 30 to 8 ms."""
     constants = 0.008 + 100 / _band_centres() * (0.030 - 0.008)
