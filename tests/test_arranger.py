@@ -1,5 +1,6 @@
 """The music source: songs read and composed, arrangements, captions, sound."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from blendbench.errors import BlendbenchError
 from blendbench.train.data import render
-from blendbench.train.data.arranger import GENRES, STYLES, Arrangement, arrange
+from blendbench.train.data.arranger import DRUM_LEVEL, DRUM_PATTERNS, GENRES, STYLES, Arrangement, arrange
 from blendbench.train.data.captions import GENRE_KEYS, captions
 from blendbench.train.data.songs import MAJOR_SCALE, MINOR_SCALE, compose, held_out_songs, read_pop909
 
@@ -122,12 +123,38 @@ def test_genres_differ_in_facts_and_drums() -> None:
         tempi[genre] = [a.facts.tempo for a in made]
         drums[genre] = {a.facts.drums for a in made}
         assert all(any(i.is_drum for i in a.midi.instruments) == (genre != "Classical") for a in made)
-    assert min(tempi["Punk"]) >= 160 > max(tempi["EDM"])
+    assert min(tempi["Punk"]) >= 132
+    assert sorted(tempi["Punk"])[6] > 150 > max(tempi["EDM"])
     assert max(tempi["Hip-hop"]) <= 95
     named = [words for genre in GENRES for words in drums[genre] if words]
     assert len(named) == len(set(named))
     for genre in GENRES:
         assert len(STYLES[genre]) >= 3
+
+
+@pytest.mark.parametrize("genre", GENRES)
+def test_every_style_can_be_played(genre: str) -> None:
+    played: set[str] = set()
+    seed = 0
+    while played < {style.name for style in STYLES[genre]} or seed < 24:
+        played.add(arrange(compose(seed % 5), genre, seed, 8.0).facts.style)
+        seed += 1
+        assert seed < 200, f"never drawn: { ({style.name for style in STYLES[genre]} - played) }"
+    drums = {name for style in STYLES[genre] for name in style.drums}
+    assert {drum for name in drums for drum in DRUM_PATTERNS[name]} <= set(DRUM_LEVEL)
+
+
+def test_parts_are_mixed_by_seed_within_a_few_decibels() -> None:
+    volumes: dict[str, set[int]] = {}
+    for seed in range(12):
+        for track in arrange(compose(1), "Pop", seed, 8.0).midi.instruments:
+            (change,) = track.control_changes
+            assert (change.number, change.time) == (7, 0.0)
+            volumes.setdefault(track.name, set()).add(change.value)
+    assert all(len(values) > 5 for name, values in volumes.items() if name in ("lead", "chords", "bass", "drums"))
+    # 40 log10 of the ratio is the gain: 10 dB for the drums.
+    assert 40 * math.log10(max(volumes["drums"]) / min(volumes["drums"])) <= 10.3
+    assert max(max(values) for values in volumes.values()) <= 127
 
 
 @pytest.mark.parametrize("genre", GENRES)

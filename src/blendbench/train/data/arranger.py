@@ -1,7 +1,8 @@
 """Arrangements: a song set for the instruments, tempo and drum patterns of one of seven genres.
 
-Each genre has several styles; a seed picks the style, instruments, tempo, transposition, fills and density, and moves
-notes and velocities a little off the grid as players do. The same song, genre and seed give the same notes.
+Each genre has several styles; a seed picks the style, instruments, tempo, transposition, fills, density and the parts'
+volumes, and moves notes and velocities a little off the grid as players do. The same song, genre and seed give the same
+notes.
 
 Conventions: inside, times are in beats; in an `Arrangement` they are in seconds. Drum patterns are sixteenth steps of a
 bar: `X` accent, `x` normal, `o` ghost, `.` rest.
@@ -117,6 +118,14 @@ DRUM_PATTERNS: dict[str, dict[int, str]] = {
         SNARE: "....x.......x...",
         OPEN_HAT: "..X...X...X...X.",
     },
+    "soft house": {
+        KICK: "X...X...X...X...",
+        STICK: "....x.......x...",
+        HAT: "..x...x...x...x.",
+        SHAKER: "o.o.o.o.o.o.o.o.",
+    },
+    "kick alone": {KICK: "X...X...X...X...", HAT: "..o...o...o...o."},
+    "electro": {KICK: "X...X...X...X...", SNARE: "....X.......X...", HAT: "x.x.x.x.x.x.x.x."},
     "trance": {
         KICK: "X...X...X...X...",
         SNARE: "....X.......X...",
@@ -141,6 +150,9 @@ DRUM_PATTERNS: dict[str, dict[int, str]] = {
     "d-beat": {KICK: "X..x..x.X..x..x.", SNARE: "..X...X...X...X.", CRASH: "X.......X......."},
     "skate punk": {KICK: "X.x...x.X.x...x.", SNARE: "..X...X...X...X.", RIDE_BELL: "X.X.X.X.X.X.X.X."},
     "pogo": {KICK: "X...X...X.x.X...", SNARE: "..X...X...X...X.", OPEN_HAT: "X.X.X.X.X.X.X.X."},
+    "street punk": {KICK: "X.....x.X.x.....", SNARE: "....X.......X...", OPEN_HAT: "x.x.x.x.x.x.x.x."},
+    "garage punk": {KICK: "X...X...X...X...", SNARE: "..x...x...x...x.", HAT: "x.x.x.x.x.x.x.x."},
+    "tom punk": {KICK: "X...X...X...X...", LOW_TOM: "x.x...x.x.x...x.", SNARE: "....X.......X..."},
     # Jazz is written in swung eighths: the off-beat eighth is played late.
     "swing": {RIDE: "X...x.x.X...x.x.", PEDAL_HAT: "....X.......X...", KICK: "o...o...o...o..."},
     "swing comping": {
@@ -158,7 +170,7 @@ DRUM_PATTERNS: dict[str, dict[int, str]] = {
     },
 }
 # Velocity of a normal hit.
-_DRUM_LEVEL = {
+DRUM_LEVEL = {
     KICK: 112,
     SNARE: 108,
     ELECTRIC_SNARE: 106,
@@ -167,12 +179,18 @@ _DRUM_LEVEL = {
     HAT: 88,
     PEDAL_HAT: 82,
     OPEN_HAT: 84,
+    LOW_TOM: 102,
     CRASH: 92,
     RIDE: 88,
     RIDE_BELL: 92,
     TAMBOURINE: 72,
     SHAKER: 64,
 }
+
+# MIDI volume of each role, and how far a seed moves each from it, in dB: what one mixing desk sounds like is not
+# what makes a genre.
+_MIX = {"lead": 112, "chords": 92, "fill": 84, "pad": 80, "bass": 108, "drums": 112}
+_MIX_SPREAD = {"lead": (-4, 2), "chords": (-3, 4), "fill": (-4, 3), "pad": (-3, 5), "bass": (-4, 1), "drums": (-9, 1)}
 
 
 @dataclass(frozen=True)
@@ -259,6 +277,35 @@ STYLES: dict[str, tuple[Style, ...]] = {
             ("lush", "polished", "wide"),
             names=("pop ballad", "slow pop song", "emotional pop song"),
         ),
+        Style(
+            "guitar pop",
+            (104, 138),
+            (27, 80, 73, 11),
+            ((27, "strum"), (27, "eighths"), (25, "strum")),
+            ((33, "eighths"), (34, "pop")),
+            ("pop", "pop rock", "pop syncopated"),
+            (48, 89),
+            ((0, "push"), (16, "sustained"), (28, "arpeggio")),
+            "bouncy guitar-pop drums",
+            ("jangly", "sunny", "bright", "carefree"),
+            ("clean", "catchy", "organic"),
+            names=("guitar pop song", "indie pop song", "pop tune"),
+        ),
+        Style(
+            "synth-pop",
+            (98, 122),
+            (80, 81, 73, 82),
+            ((90, "eighths"), (50, "halves"), (5, "push")),
+            ((39, "eighths"), (38, "pop")),
+            ("pop", "pop dance"),
+            (89, 50, 95),
+            ((80, "arpeggio"), (11, "arpeggio")),
+            "crisp synth-pop drums",
+            ("nostalgic", "bright", "dreamy", "upbeat"),
+            ("retro", "glossy", "polished"),
+            loose=0.003,
+            names=("synth-pop tune", "eighties pop song", "pop track"),
+        ),
     ),
     "EDM": (
         Style(
@@ -325,6 +372,37 @@ STYLES: dict[str, tuple[Style, ...]] = {
             loose=0.0,
             drum_kit=25,
             names=("techno track", "electronic dance track", "electro club track"),
+        ),
+        Style(
+            "melodic EDM",
+            (96, 130),
+            (81, 81, 80, 90),
+            ((89, "sustained"), (90, "pumped"), (50, "sustained"), (95, "sustained")),
+            ((38, "off-beat"), (39, "off-beat")),
+            ("kick alone", "electro", "soft house"),
+            (89, 95, 50, 88),
+            ((80, "arpeggio"), (90, "house stabs")),
+            "plain four-on-the-floor kick",
+            ("energetic", "uplifting", "bright", "dreamy"),
+            ("wide", "clean", "spacious"),
+            loose=0.002,
+            names=("melodic EDM track", "EDM track", "electronic dance tune"),
+        ),
+        Style(
+            "deep house",
+            (112, 124),
+            (80, 81, 11, 87),
+            ((4, "house stabs"), (5, "pumped"), (89, "sustained")),
+            ((38, "off-beat"), (39, "rolling")),
+            ("soft house", "house"),
+            (89, 95, 88),
+            ((90, "house stabs"), (80, "arpeggio16")),
+            "soft four-on-the-floor kick and rim clicks",
+            ("hypnotic", "smooth", "groovy", "warm"),
+            ("deep", "spacious", "club-ready"),
+            loose=0.003,
+            drum_kit=25,
+            names=("deep house track", "electronic dance track", "mellow EDM track"),
         ),
     ),
     "Rock": (
@@ -482,6 +560,35 @@ STYLES: dict[str, tuple[Style, ...]] = {
             ("energetic", "catchy", "youthful", "upbeat"),
             ("bright", "punchy", "loud"),
             names=("pop punk song", "skate punk song", "upbeat punk rock song"),
+        ),
+        Style(
+            "street punk",
+            (132, 176),
+            (30, 29),
+            ((30, "power eighths"), (29, "power eighths")),
+            ((34, "eighths"), (33, "eighths")),
+            ("street punk", "tom punk", "pogo"),
+            (),
+            ((30, "power sustained"), (29, "power eighths")),
+            "stomping street punk drums",
+            ("defiant", "rowdy", "rebellious", "aggressive"),
+            ("raw", "shouted-along", "loud"),
+            names=("street punk song", "old-school punk song", "punk anthem"),
+        ),
+        Style(
+            "garage punk",
+            (168, 212),
+            (30, 29),
+            ((30, "power eighths"), (30, "power gallop")),
+            ((34, "eighths"), (33, "eighths")),
+            ("garage punk", "punk"),
+            (),
+            ((30, "power eighths"), (29, "power sustained")),
+            "frantic garage punk drums",
+            ("frantic", "fast", "wild", "aggressive"),
+            ("lo-fi", "raw", "muffled"),
+            loose=0.010,
+            names=("garage punk song", "fast punk song", "noisy punk track"),
         ),
     ),
     "Jazz": (
@@ -733,6 +840,11 @@ class _Arranger:
         self.fill = rng.choice(choices) if choices and rng.random() < 0.65 else None
         self.drums = rng.choice(style.drums) if style.drums else ""
         self.light = [rng.random() < 0.15 for _ in range(self.bars // 4 + 1)]
+        desk = random.Random(f"mix/{song.id}/{genre}/{seed}")
+        # General MIDI's volume v is a gain of 40 log10(v / 127) dB.
+        self.volume = {
+            role: min(round(level * 10 ** (desk.uniform(*_MIX_SPREAD[role]) / 40)), 127) for role, level in _MIX.items()
+        }
 
     # What part of the song
 
@@ -804,6 +916,7 @@ class _Arranger:
         key = (program, drum, role)
         if key not in self.tracks:
             self.tracks[key] = self.pretty_midi.Instrument(program, is_drum=drum, name=role)
+            self.tracks[key].control_changes.append(self.pretty_midi.ControlChange(7, self.volume[role], 0.0))
         return self.tracks[key]
 
     def swung(self, beat: float) -> float:
@@ -1056,7 +1169,7 @@ class _Arranger:
                     mark = row[step % 16]
                     if mark == "." or (turn and step >= steps - 4 and drum != KICK):
                         continue
-                    level = _DRUM_LEVEL[drum] + {"X": 6, "x": -8, "o": -36}[mark]
+                    level = DRUM_LEVEL[drum] + {"X": 6, "x": -8, "o": -36}[mark]
                     self.add(track, drum, at + step / 4, 0.22, level)
                     if self.drums == "trap" and drum == HAT and self.rng.random() < 0.12:
                         self.add(track, drum, at + step / 4 + 0.125, 0.11, level - 10)

@@ -40,8 +40,6 @@ SOUNDFONTS = (
 _REST = 2.5
 _TICKS_PER_SECOND = 1920
 _KNEE = 0.8
-# MIDI volume of each role.
-_MIX = {"lead": 112, "chords": 92, "fill": 84, "pad": 80, "bass": 108, "drums": 112}
 
 
 def find_soundfont(soundfont: Path | None = None) -> Path:
@@ -76,7 +74,7 @@ def render(midi: "pretty_midi.PrettyMIDI", soundfont: Path | None = None, sample
     Parameters
     ----------
     midi : pretty_midi.PrettyMIDI
-        The score; notes in seconds.
+        The score; notes in seconds. Of its control changes a track's volume (7) counts, one value a track.
     soundfont : Path, optional
         General MIDI soundfont; see `find_soundfont`.
     sample_rate : int
@@ -270,7 +268,8 @@ def _joined(scores: Sequence["pretty_midi.PrettyMIDI"]) -> tuple["mido.MidiFile"
         melodic = itertools.cycle([c for c in range(16) if c != 9])
         for instrument in score.instruments:
             channel = 9 if instrument.is_drum else next(melodic)
-            level = _MIX.get(instrument.name, 100)
+            # The last volume set; 100 is General MIDI's own.
+            level = next((c.value for c in reversed(instrument.control_changes) if c.number == 7), 100)
             events += [
                 (at, 0, mido.Message("control_change", channel=channel, control=120, value=0)),
                 (at, 0, mido.Message("control_change", channel=channel, control=121, value=0)),

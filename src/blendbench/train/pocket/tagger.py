@@ -204,7 +204,7 @@ class _Examples:
                 power[:shift] = power[shift]
             elif shift < 0:
                 power[shift:] = power[shift - 1]
-        points = torch.from_numpy(self.draw.normal(0, 4.0 if noise else 2.0, 5)).float()
+        points = torch.from_numpy(self.draw.normal(0, 4.0 if noise else 3.0, 5)).float()
         colour = interpolate(points[None, None], size=bands, mode="linear", align_corners=True)[0, 0]
         return power * (10 ** (colour / 10))[:, None]
 
