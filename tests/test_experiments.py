@@ -19,19 +19,24 @@ NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in F
 OTHERS = ("simdps/", "bnmusic/judge_check")
 OF_BLEND = [name for name in NAMES if not name.startswith(OTHERS)]
 """Of the blend task, whose world is at hand; another task's tests run its own."""
-FIGURES = {"bnmusic/fig3": "fig3", "bnmusic/fig4": "fig4", "bnmusic/fig6": "fig6", "bnmusic/fig7": "fig7"}
+FIGURES = {
+    "bnmusic/fig3": "fig3",
+    "bnmusic/fig4": "fig4",
+    "bnmusic/fig6": "fig6",
+    "bnmusic/fig7": "fig7",
+    "beyond/frontier": "frontier",
+}
 PUBLISHED = "bnmusic/ablation_classifier"
-LONG = ("ablation_presets", "fig4", "judges", "seeds", "sweep_core_fraction", "sweep_steps")
+LONG = ("ablation_presets", "fig4", "frontier", "judges", "seeds", "sweep_core_fraction", "sweep_steps")
 """Those that make the most music or measure the most sets."""
 
 
 def words_of(world: World, name: str, run_dir: Path, *words: str) -> list[str]:
     """A small run of an experiment in the tests' world."""
     settings = compose([f"experiment={name}"])
-    cheap = [
-        f"arms.{arm}.griffin_lim_iterations=1" for arm in settings["arms"] if "griffin" in str(settings["arms"][arm])
-    ]
     arms = settings["arms"]
+    cheap = ["generator.adapter=null"] if settings["generator"].get("adapter") else []
+    cheap += [f"arms.{arm}.griffin_lim_iterations=1" for arm in arms if "griffin_lim_iterations" in arms[arm]]
     usual = {use["steps"] for use in settings["generator"]["sampling"].values()}
     presets = [arm for arm in arms if (arms[arm].get("sampling") or {}).get("steps", min(usual)) not in usual]
     cheap += [f"arms.{arm}.sampling.steps=4" for arm in presets]

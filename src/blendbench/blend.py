@@ -58,7 +58,7 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     timings = {"read_s": time.perf_counter() - start}
     method = config.build(run.given.method, "method", run.allowed)
     check(method, "method", task.gives)
-    context, start = context_of(run), time.perf_counter()
+    context, start = context_of(run, keep=False), time.perf_counter()
     with telling.stage("load", bar=False):
         method.prepare(context.only(method.uses))
     timings["load_s"] = time.perf_counter() - start

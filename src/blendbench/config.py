@@ -267,12 +267,17 @@ def named(target: Any, key: str, allowed: list[str]) -> Any:
 def build(settings: dict[str, Any], key: str, allowed: list[str], /, **extra: Any) -> Any:
     """Call what `_target_` names with the other entries, or, with `_partial_`, make ready to be called.
 
+    An entry that has a `_target_` itself, as the method that a method builds on, is built before.
+
     Raises
     ------
     BlendbenchError
         If the target is missing, not allowed or unknown, or does not take an entry.
     """
     entries = {name: value for name, value in settings.items() if name not in ("_target_", "_partial_", "keys")}
+    for name, value in entries.items():
+        if isinstance(value, dict) and "_target_" in value:
+            entries[name] = build(value, f"{key}.{name}", allowed)
     function = named(settings.get("_target_"), key, allowed)
     try:
         if settings.get("_partial_"):

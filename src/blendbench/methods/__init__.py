@@ -31,6 +31,8 @@ class Context:
         Names that may be borrowed; all where it is left out.
     channels : int
         Of every waveform.
+    keep : callable, optional
+        From a method, the context and a variant to what stands for the method and keeps its music; see `kept`.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class Context:
         lenders: Mapping[str, Callable[[], Lent]],
         uses: Sequence[str] | None = None,
         channels: int = 1,
+        keep: "Callable[[Method, Context, str], Method] | None" = None,
     ) -> None:
         self.sample_rate, self.channels, self.device, self.seed = sample_rate, channels, device, seed
-        self._lenders, self._uses = lenders, uses
+        self._lenders, self._uses, self._keep = lenders, uses, keep
         self._lent: dict[str, Lent] = {}
 
     def borrow(self, name: str) -> Any:
@@ -65,9 +68,23 @@ class Context:
 
     def only(self, uses: Sequence[str]) -> "Context":
         """The context as a method gets it that uses so much; what is lent is shared."""
-        narrow = Context(self.sample_rate, self.device, self.seed, self._lenders, uses, self.channels)
+        narrow = Context(self.sample_rate, self.device, self.seed, self._lenders, uses, self.channels, self._keep)
         narrow._lent = self._lent
         return narrow
+
+    def kept(self, method: "Method", variant: str = "") -> "Method":
+        """A method that another builds on, ready to generate: what it has made in any run is not made again.
+
+        Parameters
+        ----------
+        method : Method
+        variant : str
+            Tells its music apart from what it makes of the same items as they are, where it is handed changed ones.
+        """
+        if self._keep is not None:
+            return self._keep(method, self, variant)
+        method.prepare(self.only(method.uses))
+        return method
 
 
 class Method(Protocol):
@@ -98,6 +115,16 @@ class Method(Protocol):
     def generate(self, given: list[Any]) -> list[Music]:
         """Music of every item, in order; raises ClipError where one item alone cannot be done."""
         ...
+
+
+def built_on(method: Any, label: str) -> Method:
+    """The method that a wrapper of it was handed; raises BlendbenchError where it is none, as of an arm left out."""
+    if method is None or not callable(getattr(method, "generate", None)):
+        raise BlendbenchError(
+            f"arm {label!r}: `of` is no method (was the arm that it names left out?); choose one as method@arms.NAME.of"
+        )
+    checked: Method = method
+    return checked
 
 
 def check(method: Any, key: str, gives: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from blendbench.facts import Facts
 from blendbench.metrics import ItemMetric, Measured, Sound
 from blendbench.sound import audio, masking_model
 from blendbench.sound.audio import SAMPLE_RATE
-from blendbench.sound.lattice import RIFFUSION
+from blendbench.sound.lattice import RIFFUSION, mel_centres
 from blendbench.sound.masking_model import FLUX_HOP, HOP, PLAYBACK_DB_SPL, WINDOW, noise_to_mask_ratio
 from blendbench.sound.mel import encode_image, mel_amplitudes
 from blendbench.tasks.blend import masking
@@ -82,6 +82,8 @@ class Audibility(ItemMetric):
     def measure(self, sound: Sound) -> dict[str, float]:
         """All measures of a mix."""
         parts = sound.parts()
+        if "noise" not in parts:
+            return dict.fromkeys(FACTS, math.nan)
         fraction, threshold = self.core
         return measure(
             parts["noise"], parts["music"], core_fraction=fraction, pixel_threshold=threshold, smr_db=self.smr_db
@@ -585,11 +587,7 @@ def _a_weighting_power() -> Tensor:
 @lru_cache(maxsize=1)
 def _mel_to_critical_band() -> Tensor:
     """Critical band, from 0, that holds each mel band's centre, [512]."""
-    settings = RIFFUSION
-    lowest, highest = (2595 * math.log10(1 + limit / 700) for limit in (settings.f_min, settings.f_max))
-    mels = torch.linspace(lowest, highest, settings.n_mels + 2, dtype=torch.float64)[1:-1]
-    centres = 700 * (10 ** (mels / 2595) - 1)
-    return torch.bucketize(centres, torch.tensor(masking_model.CRITICAL_BAND_EDGES[1:], dtype=torch.float64))
+    return torch.bucketize(mel_centres(), torch.tensor(masking_model.CRITICAL_BAND_EDGES[1:], dtype=torch.float64))
 
 
 @lru_cache(maxsize=1)

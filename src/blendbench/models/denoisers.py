@@ -5,7 +5,8 @@ is, what it is told, how it is guided and what it must agree with are wrappers: 
 network for one. They compose, from the network outwards:
 
     network    unet_network, with_control      latents, time step, conditions -> output
-    denoiser   conditioned, guided, doubly_guided, posterior_guided, by_parts      latents, time step -> output
+    denoiser   conditioned, guided, doubly_guided, by_parts      latents, time step -> output
+               posterior_guided, estimate_moved: around another
     hook       repainted                       latents after a step, next time step -> latents
 
 Conventions: latents [B, C, h, w] are float32, at the scale that the network was trained at: alpha_t x_0 + sigma_t e
@@ -201,6 +202,55 @@ def posterior_guided(
             clean = (noisy - sigma * output) / alpha if in_noise else alpha * noisy - sigma * output
             (gradient,) = torch.autograd.grad(log_likelihood(clean).sum(), noisy)
         return output.detach() - (sigma if in_noise else sigma / alpha) * gradient
+
+    return denoise
+
+
+def estimate_moved(
+    denoiser: Denoiser,
+    move: Callable[[torch.Tensor, float], torch.Tensor],
+    alphas_cumprod: torch.Tensor,
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+) -> Denoiser:
+    """Guidance of the estimate: what the denoiser takes for the clean latents is moved, and the output follows.
+
+    With x_0 = (x_t - sigma_t e) / alpha_t the output becomes e' = (x_t - alpha_t x_0') / sigma_t, or
+    v' = (alpha_t x_t - x_0') / sigma_t. No gradient goes through the denoiser, which makes this cheap beside
+    `posterior_guided` (Bansal et al., 2023, universal guidance, "backward"; Yu et al., 2023, FreeDoM).
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+    move : callable
+        From the estimate [B, C, h, w] and sigma_t, how much of the latents is noise, 0..1, to the moved estimate.
+    alphas_cumprod : torch.Tensor [T]
+        As for `posterior_guided`.
+    prediction_type : str
+        What the denoiser's output is.
+
+    Returns
+    -------
+    Denoiser
+        Where the latents tell nothing of x_0 (alpha_t is 0 and the output is noise), or hold no noise, it is the
+        denoiser's own.
+
+    Raises
+    ------
+    BlendbenchError
+        If the prediction type is unknown.
+    """
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise BlendbenchError(f"prediction_type {prediction_type!r}: unknown; use epsilon or v_prediction")
+    in_noise = prediction_type == "epsilon"
+
+    def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        output = denoiser(latents, timestep)
+        alpha, sigma = noise_level(alphas_cumprod, timestep)
+        if sigma == 0 or (alpha == 0 and in_noise):
+            return output
+        clean = (latents - sigma * output) / alpha if in_noise else alpha * latents - sigma * output
+        moved = move(clean, sigma)
+        return output + (alpha / sigma if in_noise else 1 / sigma) * (clean - moved)
 
     return denoise
 

@@ -354,10 +354,14 @@ def encode_images(
 @torch.no_grad()
 def decode_latents(model: LatentDiffusion, latents: torch.Tensor) -> torch.Tensor:
     """Images [B, 3, H, W], clamped to -1..1 as the pipelines do, of scaled latents [B, C, H/8, W/8]."""
+    return decode_with_gradient(model, latents).clamp(-1, 1)
+
+
+def decode_with_gradient(model: LatentDiffusion, latents: torch.Tensor) -> torch.Tensor:
+    """As `decode_latents`, not clamped; carries gradients to the latents, where the caller has them on."""
     scaled = (latents / model.vae.config.scaling_factor).to(model.device, model.dtype)
     vae: Any = model.vae
-    images = torch.cat([vae.decode(scaled[items]).sample for items in in_parts(model, len(scaled))])
-    return images.float().clamp(-1, 1)
+    return torch.cat([vae.decode(scaled[items]).sample for items in in_parts(model, len(scaled))]).float()
 
 
 def in_parts(model: LatentDiffusion, count: int) -> list[slice]:

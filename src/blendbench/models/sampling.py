@@ -44,6 +44,8 @@ from blendbench.models.latent_diffusion import (
 
 Progress = Callable[[int, int], None]
 """Called after each step with the number of steps done and their total."""
+Around = Callable[[Denoiser, SchedulerMixin], Denoiser]
+"""Puts something around a denoiser, as `denoisers.estimate_moved`; the scheduler is the run's own."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def text_to_image(
     height: int | None = None,
     width: int | None = None,
     progress: Progress | None = None,
+    around: Around | None = None,
 ) -> torch.Tensor:
     """Images from prompts alone, as `StableDiffusionPipeline` makes them.
 
@@ -115,6 +118,8 @@ def text_to_image(
         Size in pixels; by default the size that the U-Net was trained for.
     progress : callable, optional
         Called with (steps done, steps in all).
+    around : Around, optional
+        What steers the denoiser beside the prompt.
 
     Returns
     -------
@@ -136,6 +141,8 @@ def text_to_image(
     shape = (len(prompts), model.vae.config.latent_channels, height // model.factor, width // model.factor)
     noise = randn_tensor(shape, generator=generators, device=model.device, dtype=torch.float32)
     denoiser = prompted(model, prompts, settings)
+    if around is not None:
+        denoiser = around(denoiser, scheduler)
     latents = noise * scheduler.init_noise_sigma
     latents = sample(denoiser, scheduler, timesteps, latents, generators, settings.eta, progress=progress)
     return decode_latents(model, latents)

@@ -114,6 +114,15 @@ class _Figures:
                      if (dataset, shown) in beside and not math.isnan(value)}  # fmt: skip
         return {arm: own.get(arm) or str(rows[arm] or arm) for arm in [*rows, *own] if arm in own or arm in published}
 
+    def asked(self, metric: str, place: Mapping[str, str]) -> bool:
+        """Whether a metric is defined at a place's presentation: not if it has values, but of none of its sounds."""
+        values = {key[2]: False for key in self.ours if key[3] == metric}
+        for key, found in self.ours.items():
+            if key[3] == metric and not math.isnan(found.value):
+                values[key[2]] = True
+        shown = place.get("presentation")
+        return shown is None or values.get(shown, True) or not any(values.values())
+
     def labels(self, axis: str) -> dict[str, str]:
         """Labels by name of what stands along an axis, in order."""
         if axis == "arm":
@@ -156,6 +165,8 @@ def layout(run: Run, results: pd.DataFrame) -> Table:
         block = alone | dict(zip(outer, place, strict=True))
         group = ", ".join(labels[axis][block[axis]] for axis in outer if axis == outer[0] or len(labels[axis]) > 1)
         for name, label in labels[inner].items():
+            if inner == "metric" and not figures.asked(name, block):
+                continue
             columns.append(Column(group, label))
             cells = {row: _ours(figures, {**block, inner: name, plan.rows: row}) for row in lines}
             for row, cell in _with_best(cells, figures, block | {inner: name}).items():
@@ -269,6 +280,8 @@ def notes(run: Run, results: pd.DataFrame) -> list[str]:
     for key, one in between_judges(run, results).items():
         told.append(_agreement_note(run, figures.arms(), key, one, f"{run.fact(run.first_name(key[2])).label}'s"))
     ran = results[results["metric"] == run.experiment.metrics[0]]
+    defined = ran.groupby("presentation")["n"].transform("max") > 0
+    ran = ran[defined] if bool(defined.any()) else ran
     per_cell = "; ".join(
         f"{dataset}, {arm}: {int(group['n'].min())} of {int((group['n'] + group['n_failed']).max())}"
         for (dataset, arm), group in ran.groupby(["dataset", "arm"], sort=False)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendbench.runs.folder import load_sound
+from blendbench.runs.music import made_with, music_shelf, music_signature
 from blendbench.runs.plan import Plan
 from blendbench.runs.shelf import Shelf, file_name
 from blendbench.store.signature import signature
 from blendbench.store.write import link_file, size_of
 from blendbench.tasks import Music
 
-GENERATE_VERSION = 2
 PRESENT_VERSION = 1
 
 
@@ -50,15 +50,9 @@ class Arm:
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan, self.task, self.name, self.rows = plan, plan.task, name, plan.rows
         self.method = method = plan.arms[name]
-        self.generate_settings: dict[str, Any] = {
-            "method": type(method).__module__ + "." + type(method).__qualname__,
-            "settings": method.signature(),
-            "seed": plan.run.seed,
-        }
-        self.generate_settings |= plan.task.signature()
-        self.generate_settings |= {lent: plan.context.borrow(lent).signature() for lent in method.uses}
-        own = signature("generate", GENERATE_VERSION, self.generate_settings)
-        self.music = Shelf(plan.store / "music" / own, ".wav", "FLOAT", plan.task.sample_rate)
+        self.generate_settings = made_with(method, plan.task, plan.context)
+        own = music_signature(self.generate_settings)
+        self.music = music_shelf(plan.store, plan.task, self.generate_settings)
         self.mix_signatures = {
             key: signature("present", PRESENT_VERSION, {"music": own, "presentation": shown.signature(method)})
             for key, shown in plan.presentations.items()

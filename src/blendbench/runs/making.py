@@ -162,6 +162,8 @@ class Making:
         if (other := arm.kept(item)) is not None:
             self._present(given, other)
             return
+        # What builds on another method knows better what it costs: that one's music may have been there.
+        piece.facts = {"cost_s": round(seconds, 3)} | piece.facts
         facts: dict[str, Any] = {"facts": piece.facts, "seconds": round(seconds, 3)}
         if self.plan.run.given.keep_images:
             stem = arm.music.file(item.id).stem

@@ -14,9 +14,10 @@ import torch
 
 from blendbench import config
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context, check
+from blendbench.methods import Context, Method, check
 from blendbench.runs import progress
 from blendbench.runs.folder import Run
+from blendbench.runs.music import Kept
 from blendbench.runs.scoring import Scoring
 from blendbench.store.ledger import Ledger
 from blendbench.tasks import Item, Presentation, Task
@@ -99,13 +100,21 @@ class Shard:
         return items[self.index :: self.of] if self.of > 1 else items
 
 
-def context_of(run: Run) -> Context:
-    """What methods borrow from a run: the generator, not yet loaded, and what the task lends."""
+def context_of(run: Run, keep: bool = True) -> Context:
+    """What methods borrow from a run: the generator, not yet loaded, and what the task lends.
+
+    With `keep`, what methods make that others build on is kept in the store.
+    """
     entry = run.given.generator
     lenders: dict[str, Any] = dict(run.task.lends())
     if entry is not None:
         lenders["generator"] = lambda: config.build(entry, "generator", run.allowed)
-    return Context(run.task.sample_rate, run.device, run.seed, lenders, channels=run.task.channels)
+
+    def kept(method: Method, context: Context, variant: str) -> Method:
+        return Kept(method, run.task, run.store, context, variant)
+
+    rate, channels = run.task.sample_rate, run.task.channels
+    return Context(rate, run.device, run.seed, lenders, channels=channels, keep=kept if keep else None)
 
 
 def prepare(run: Run) -> Plan:

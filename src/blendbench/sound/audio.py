@@ -148,6 +148,15 @@ def integrated_loudness(waveform: torch.Tensor, sample_rate: int, name: str = "w
     return float(_meter(sample_rate).integrated_loudness(values))
 
 
+def k_weighting(frequencies: torch.Tensor, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """Power response of BS.1770's two filters, the shelf and the high-pass, at frequencies [...] in Hz, float64."""
+    response = np.ones(frequencies.shape)
+    for stage in _meter(sample_rate)._filters.values():
+        _, values = signal.freqz(stage.b, stage.a, worN=frequencies.double().numpy(), fs=sample_rate)
+        response *= np.abs(values * stage.passband_gain) ** 2
+    return torch.from_numpy(response)
+
+
 def normalize_loudness(
     waveform: torch.Tensor, sample_rate: int, target_lufs: float, name: str = "waveform"
 ) -> tuple[torch.Tensor, float]:

@@ -70,6 +70,13 @@ class MelSettings:
 RIFFUSION = MelSettings()
 
 
+def mel_centres(settings: MelSettings = RIFFUSION) -> torch.Tensor:
+    """Centre of each HTK mel band, [n_mels], float64, in Hz."""
+    lowest, highest = (2595 * math.log10(1 + limit / 700) for limit in (settings.f_min, settings.f_max))
+    mels = torch.linspace(lowest, highest, settings.n_mels + 2, dtype=torch.float64)[1:-1]
+    return 700 * (10 ** (mels / 2595) - 1)
+
+
 def extend_to_frames(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) -> torch.Tensor:
     """Loop (or cut) a repeating clip on its samples so that it gives exactly `settings.frames` frames.
 

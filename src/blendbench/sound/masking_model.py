@@ -229,10 +229,10 @@ def band_energies(spectrum: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL, st
     """
     if not math.isfinite(playback_db_spl):
         raise BlendbenchError(f"playback_db_spl is {playback_db_spl}: give the level of -18 LUFS in dB SPL, such as 70")
-    bands = _band_matrix()
+    bands = band_matrix()
     power = spectrum[::stride, : bands.shape[1]].abs().square()
     full_scale = 10 ** ((playback_db_spl - REFERENCE_LUFS) / 10)
-    return (bands * _ear_power()) @ power.T * full_scale
+    return (bands * ear_power()) @ power.T * full_scale
 
 
 def band_tonality(spectrum: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ def band_tonality(spectrum: Tensor) -> Tensor:
 
     Source: Brandenburg and Johnston (1990); ISO/IEC 11172-3, annex D, psychoacoustic model 2.
     """
-    bands = _band_matrix()
+    bands = band_matrix()
     frames = spectrum[::_STRIDE, : bands.shape[1]]
     magnitude = frames.abs()
     direction = frames / magnitude.clamp_min(1e-300)
@@ -273,7 +273,7 @@ def band_tonality(spectrum: Tensor) -> Tensor:
 
 def quiet_threshold() -> Tensor:
     """Band energy at which a sound is just heard alone, Tensor [24, 1], float64, in (20 µPa)^2: the internal noise."""
-    return 10 ** (internal_noise(_band_centres()) / 10)[:, None]
+    return 10 ** (internal_noise(band_centres()) / 10)[:, None]
 
 
 def masked_threshold(spectrum: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL) -> Tensor:
@@ -303,7 +303,7 @@ def masked_threshold(spectrum: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL)
     """
     energies = band_energies(spectrum, playback_db_spl)
     maskers = energies / 10 ** (masking_offset(band_tonality(spectrum)) / 10)
-    return _spread_in_time(_spreading_matrix() @ maskers).maximum(quiet_threshold())
+    return _spread_in_time(spreading_matrix() @ maskers).maximum(quiet_threshold())
 
 
 def noise_to_mask_ratio(energies: Tensor, threshold: Tensor) -> float:
@@ -350,37 +350,44 @@ def check_bands(energies: Tensor, threshold: Tensor) -> None:
 
 def _spread_in_time(excitation: Tensor) -> Tensor:
     """The larger of each band's excitation and its running mean, whose time constant falls from 30 to 8 ms."""
-    constants = 0.008 + 100 / _band_centres() * (0.030 - 0.008)
-    # Below 100 Hz the formula would give more than the 30 ms that it is anchored at.
-    decay = torch.exp(-HOP / SAMPLE_RATE / constants.clamp_max(0.030))
     smoothed = [
         torch.from_numpy(scipy.signal.lfilter([1 - a], [1, -a], row.numpy()))
-        for a, row in zip(decay.tolist(), excitation, strict=True)
+        for a, row in zip(post_masking().tolist(), excitation, strict=True)
     ]
     return excitation.maximum(torch.stack(smoothed))
 
 
 @lru_cache(maxsize=1)
-def _band_centres() -> Tensor:
+def post_masking() -> Tensor:
+    """What is left of a band's excitation a frame (of hop 1024) later, as a running mean has it, [24]."""
+    constants = 0.008 + 100 / band_centres() * (0.030 - 0.008)
+    # Below 100 Hz the formula would give more than the 30 ms that it is anchored at.
+    return torch.exp(-HOP / SAMPLE_RATE / constants.clamp_max(0.030))
+
+
+@lru_cache(maxsize=1)
+def band_centres() -> Tensor:
+    """Middle of each critical band, [24], in Hz."""
     edges = torch.tensor(CRITICAL_BAND_EDGES, dtype=torch.float64)
     return (edges[1:] + edges[:-1]) / 2
 
 
 @lru_cache(maxsize=1)
-def _band_matrix() -> Tensor:
+def band_matrix() -> Tensor:
     """Share of each bin's width that lies in each band, [24, bins up to 15.5 kHz]."""
     spacing = SAMPLE_RATE / WINDOW
     return share_of_bins(torch.tensor(CRITICAL_BAND_EDGES, dtype=torch.float64), spacing)
 
 
 @lru_cache(maxsize=1)
-def _ear_power() -> Tensor:
-    frequencies = torch.arange(_band_matrix().shape[1], dtype=torch.float64) * SAMPLE_RATE / WINDOW
+def ear_power() -> Tensor:
+    """What passes the outer and middle ear of each bin's power, [bins up to 15.5 kHz]."""
+    frequencies = torch.arange(band_matrix().shape[1], dtype=torch.float64) * SAMPLE_RATE / WINDOW
     return 10 ** (ear_weighting(frequencies) / 10)
 
 
 @lru_cache(maxsize=1)
-def _spreading_matrix() -> Tensor:
+def spreading_matrix() -> Tensor:
     """[maskee, masker], renormalised so that equal energy in all bands stays as it is (Johnston 1988)."""
     band = torch.arange(_BANDS, dtype=torch.float64)
     spread = 10 ** (spreading_function(band[:, None] - band) / 10)

@@ -6,7 +6,8 @@ Kinds:
 - `direct`: the method's own output level, with stage 2 where the method includes it;
 - `loudness_normalized`: music at the noise's loudness;
 - `adaptive`: stage 2 for every method's music;
-- `loudness`: music at a given loudness (`lufs`).
+- `loudness`: music at a given loudness (`lufs`);
+- `alone`: music at the noise's loudness, without the noise, for what is asked of the music itself.
 """
 
 import math
@@ -16,14 +17,14 @@ from typing import Any, Protocol
 
 import torch
 
-from blendbench.errors import BlendbenchError
+from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio
 from blendbench.sound.mel import encode_image, mel_amplitudes
 from blendbench.tasks import Heard, Music
 from blendbench.tasks.blend import masking
 from blendbench.tasks.blend.given import NoiseAndText
 
-KINDS = ("direct", "loudness_normalized", "adaptive", "loudness")
+KINDS = ("direct", "loudness_normalized", "adaptive", "loudness", "alone")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Blended:
         Heard
             `facts`: noise_lufs, music_lufs (after the gain, None for silence), gain_db (applied to the method's
             output), and for stage 2 the gain relative to equal loudness: stage2_gain_db, gain_db_unbounded, bound,
-            core_ratio, alpha. A gain is None for "music off".
+            core_ratio, alpha. A gain is None for "music off". `noise_heard` is False for kind "alone", and left out
+            elsewhere.
 
         Raises
         ------
@@ -118,7 +120,10 @@ class Blended:
         noise, made = given.noise, music.waveform
         noise_lufs = audio.integrated_loudness(noise, audio.SAMPLE_RATE)
         facts: dict[str, Any] = {"noise_lufs": round(noise_lufs, 3)}
+        alone = self.kind == "alone"
         if not bool(made.any()):
+            if alone:
+                raise ClipError("the music is silent, so there is nothing to hear of it alone")
             return Heard(noise.clone(), facts | {"music_lufs": None, "gain_db": None}, {"noise": noise, "music": made})
         own_lufs = audio.integrated_loudness(made, audio.SAMPLE_RATE)
         stage2, wanted = self._is_adaptive(method), self.lufs if self.lufs is not None else noise_lufs
@@ -139,6 +144,8 @@ class Blended:
                 "alpha": self.amplification.alpha,
             }
         facts |= {"music_lufs": round(own_lufs, 3) if math.isfinite(own_lufs) else None, "gain_db": _finite(gain_db)}
+        if alone:
+            return Heard(leveled, facts | {"noise_heard": False}, {"music": leveled})
         return Heard(audio.mix(noise, leveled), facts, {"noise": noise, "music": leveled})
 
     def _stage2(self, noise: torch.Tensor, music: torch.Tensor) -> masking.GainResult:

@@ -167,7 +167,12 @@ class Blend(BaseTask):
             raise ClipError(f"dataset.{dataset}: has no clip {name!r} any longer; put it back") from None
 
     def parts(self, given: NoiseAndText, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The noise, and the music, which is what is heard beyond it; digital silence where there is none."""
+        """The noise, and the music, which is what is heard beyond it; digital silence where there is none.
+
+        Where the noise is not heard, the music is all there is.
+        """
+        if row.get("noise_heard") is False:
+            return {"music": heard}
         if row.get("gain_db") is None:
             return {"noise": given.noise, "music": torch.zeros_like(given.noise)}
         return {"noise": given.noise, "music": heard - given.noise}

@@ -1,0 +1,100 @@
+"""Text to music, steered while it is sampled by how well the music being painted masks the noise."""
+
+from typing import Any
+
+import torch
+
+from blendbench.errors import BlendbenchError
+from blendbench.methods.text_to_music import TextToMusic
+from blendbench.models import sampling
+from blendbench.models.denoisers import Denoiser, estimate_moved
+from blendbench.models.latent_diffusion import decode_with_gradient
+from blendbench.sound.lattice import RIFFUSION
+from blendbench.tasks.blend.given import NoiseAndText
+from blendbench.tasks.blend.mel_masking import MelMasking
+
+
+class MaskingGuided(TextToMusic):
+    """At each step the estimated clean latents are moved against the gradient of the noise-to-mask ratio.
+
+    The ratio is that of the image which the decoder makes of them (`mel_masking`), at equal loudness; the gradient is
+    taken through the decoder alone and brought to a root mean square of 1, then weighed by the latents' own standard
+    deviation. Guidance is strongest at the beginning, where only the rough shape is decided, and ends when the share
+    of noise in the latents falls below `until`; what comes after is the generator's own.
+
+    Parameters
+    ----------
+    label : str
+        Row name.
+    sampling : dict
+        Fields of `sampling.Sampling`.
+    weight : float
+        Length of a move, in standard deviations of the latents, at pure noise.
+    until : float
+        Share of noise (sigma_t, 0..1) at which the weight has fallen to 0.
+    inner_steps : int
+        Moves a step, each with a gradient of its own and its share of the weight.
+    lufs, griffin_lim_iterations
+        As for `TextToMusic`.
+
+    Raises
+    ------
+    BlendbenchError
+        When a setting is out of range.
+    """
+
+    takes = ("noise", "text")
+
+    def __init__(
+        self,
+        label: str,
+        sampling: dict[str, Any],
+        weight: float = 0.1,
+        until: float = 0.5,
+        inner_steps: int = 1,
+        lufs: float = -18.0,
+        griffin_lim_iterations: int = 24,
+    ) -> None:
+        super().__init__(label, sampling, lufs, griffin_lim_iterations)
+        if not 0 <= weight < float("inf"):
+            raise BlendbenchError(f"arm {label!r}: weight is {weight}; give a number from 0 up")
+        if not 0 <= until < 1:
+            raise BlendbenchError(f"arm {label!r}: until is {until}; give a share of noise from 0 to below 1")
+        if type(inner_steps) is not int or inner_steps < 1:
+            raise BlendbenchError(f"arm {label!r}: inner_steps is {inner_steps}; give a whole number from 1 up")
+        self.weight, self.until, self.inner_steps = float(weight), float(until), inner_steps
+
+    def signature(self) -> dict[str, Any]:
+        """As text to music, and the guidance."""
+        own = {"weight": self.weight, "until": self.until, "inner_steps": self.inner_steps}
+        return super().signature() | own
+
+    def around(self, items: list[NoiseAndText]) -> sampling.Around | None:
+        """The guidance."""
+        if self.weight == 0:
+            return None
+        model = self.generator.get(self.context.device)
+        masking = MelMasking(torch.stack([item.mel() for item in items]).to(self.context.device))
+
+        def ratio(latents: torch.Tensor) -> torch.Tensor:
+            pixels = decode_with_gradient(model, latents).mean(1)  # -1 is black, loud
+            amplitudes = ((1 - pixels) / 2).clamp(1e-4, 1).flip(-2) ** (1 / RIFFUSION.power)
+            return masking.ratio_db(amplitudes)
+
+        def move(clean: torch.Tensor, sigma: float) -> torch.Tensor:
+            weight = self.weight * max(0.0, (sigma - self.until) / (1 - self.until)) / self.inner_steps
+            if weight == 0:
+                return clean
+            deviation = clean.std(dim=(1, 2, 3), keepdim=True)
+            for _ in range(self.inner_steps):
+                with torch.enable_grad():
+                    moved = clean.detach().requires_grad_(True)
+                    (gradient,) = torch.autograd.grad(ratio(moved).sum(), moved)
+                size = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+                clean = clean - weight * deviation * gradient / size
+            return clean
+
+        def put(denoiser: Denoiser, scheduler: Any) -> Denoiser:
+            return estimate_moved(denoiser, move, scheduler.alphas_cumprod, scheduler.config.prediction_type)
+
+        return put
