@@ -21,14 +21,16 @@ END_TOLERANCE = 0.05
 """How much earlier than its segment a recording may end, in seconds: annotations are rounded, audio is cut."""
 
 
-def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop", channel: int | None = None) -> torch.Tensor:
+def read_clip(
+    clip: NoiseClip, seconds: float | None, short_clip: str = "loop", channel: int | None = None
+) -> torch.Tensor:
     """Read what a run hears of a clip, before it is looped and levelled.
 
     Parameters
     ----------
     clip : NoiseClip
     seconds : float
-        Most that is read, in seconds.
+        Most that is read, in seconds; None for all of it.
     short_clip : {"loop", "context"}
         For a segment of a longer recording: the segment alone, or `seconds` of the recording around its middle.
     channel : int, optional
@@ -55,7 +57,7 @@ def read_clip(clip: NoiseClip, seconds: float, short_clip: str = "loop", channel
     return waveform
 
 
-def content_of(clip: NoiseClip, seconds: float, short_clip: str = "loop", channel: int | None = None) -> str:
+def content_of(clip: NoiseClip, seconds: float | None, short_clip: str = "loop", channel: int | None = None) -> str:
     """SHA-256 of what `read_clip` reads of a segment, and of the whole file otherwise; "" where that cannot be read."""
     try:
         check_links(clip.path, clip.root)
@@ -82,10 +84,11 @@ def _name(clip: NoiseClip) -> str:
     return f"{clip.id} ({printable(clip.path)}{inside}, {start:.3f} to {stop:.3f} s)"
 
 
-def _segment(clip: NoiseClip, seconds: float, short_clip: str, channel: int | None) -> tuple[torch.Tensor, int]:
+def _segment(clip: NoiseClip, seconds: float | None, short_clip: str, channel: int | None) -> tuple[torch.Tensor, int]:
     """The part of a recording that is heard, at its own rate."""
     assert clip.span is not None
     start, stop = clip.span
+    seconds = stop - start if seconds is None else seconds
     around = short_clip == "context" and stop - start < seconds
     if around:
         start = max(0.0, (start + stop - seconds) / 2)

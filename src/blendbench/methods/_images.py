@@ -1,21 +1,126 @@
-"""What the methods over mel images share: a noise as an image, and an image as music of the noise's length."""
+"""What the methods over mel images share: noise as images, windows over one that is longer, and images as music.
+
+A noise of up to 5.11 s is one image of 512 frames, as in the paper. A longer one is painted window by window: each next
+window begins `overlap` frames before the last one ends, and holds what is painted there, so that tempo, key and colour
+go on. All windows share one peak, that of the whole noise, so levels go on, too. What comes of it is one image as long
+as the noise, whose phase is found in one (`sound.streaming`).
+
+Pixels are grey, 0..255, loud is dark, low frequencies at the bottom.
+"""
 
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
+from blendbench.errors import BlendbenchError
 from blendbench.methods import Context
 from blendbench.models.sampling import Sampling
+from blendbench.seeds import stable_seed
 from blendbench.sound import audio, inversion
-from blendbench.sound.lattice import extend_to_frames
+from blendbench.sound.lattice import RIFFUSION, extend_to_frames
 from blendbench.sound.mel import decode_image, encode_image, riffusion_mel
+from blendbench.sound.streaming import StreamingInversion
 from blendbench.tasks import Music
 from blendbench.tasks.blend.given import NoiseAndText
 
+FRAMES = RIFFUSION.frames
+OVERLAP = 128
+"""Frames that a window shares with the one before: 1.28 s."""
+_SEAM = 32
+"""Frames at the overlap's end over which the held pixels go over into the new ones."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is painted at once.
+
+    Attributes
+    ----------
+    pixels : Tensor [B, 512, 512]
+        The noises.
+    items : list of NoiseAndText
+        Whose; the texts and seeds count.
+    number : int
+        Place in a longer noise; draws differ by it.
+    held : Tensor [B, 512, overlap] or None
+        What is painted already, the window's first columns.
+    is_part : bool
+        Whether the noise is longer than the window, which may then be silent.
+    """
+
+    pixels: torch.Tensor
+    items: list[NoiseAndText]
+    number: int = 0
+    held: torch.Tensor | None = None
+    is_part: bool = False
+
+    def seeds(self, step: str) -> list[int]:
+        """A seed an item for a step of a method."""
+        place = (self.number,) if self.number else ()
+        return [stable_seed(item.seed, step, *place) for item in self.items]
+
+    @property
+    def texts(self) -> list[str]:
+        """Prompts."""
+        return [item.text for item in self.items]
+
+    def known(self) -> torch.Tensor:
+        """Which pixels [512, 512] are held, as bool."""
+        mask = torch.zeros(self.pixels.shape[-2:], dtype=torch.bool)
+        if self.held is not None:
+            mask[:, : self.held.shape[-1]] = True
+        return mask
+
+    def with_held(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Images [B, 512, 512] with what is held in their first columns."""
+        if self.held is None:
+            return pixels
+        return torch.cat([self.held.to(pixels), pixels[..., self.held.shape[-1] :]], dim=-1)
+
+    def joined(self, grey: torch.Tensor) -> torch.Tensor:
+        """A painted image [B, 512, 512] with what is held put back, going over into the new by the overlap's end."""
+        if self.held is None:
+            return grey
+        overlap = self.held.shape[-1]
+        weight = ((torch.arange(FRAMES) - (overlap - _SEAM)) / _SEAM).clamp(0, 1)
+        return weight * grey + (1 - weight) * self.with_held(grey)
+
+
+class Painted(NamedTuple):
+    """What a method makes of a window."""
+
+    music: torch.Tensor
+    """[B, 512, 512]"""
+    seconds: dict[str, float]
+    """By step, for all items together"""
+    images: dict[str, torch.Tensor] = {}
+    """Further images [B, 512, 512], by name, for the curious"""
+
+
+@dataclass
+class Long:
+    """What a long noise's music is made of, as far as it is painted; a stopped painting goes on from it.
+
+    Attributes
+    ----------
+    number : int
+        Windows painted.
+    held : Tensor [512, overlap] or None
+        The end of the last one.
+    seconds : dict of str to float
+        Spent, by step.
+    """
+
+    number: int = 0
+    held: torch.Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
 
 class ImageMethod:
-    """A method that paints with the run's generator: its label, sampling settings and context.
+    """A method that paints with the run's generator; what a window becomes is its `paint`.
 
     Parameters
     ----------
@@ -25,23 +130,145 @@ class ImageMethod:
         Fields of `sampling.Sampling`.
     griffin_lim_iterations : int
         Iterations of the phase reconstruction.
+    overlap : int
+        Frames of 10 ms that a window of a long noise shares with the one before, a multiple of 32 from 32 to 480.
+
+    Raises
+    ------
+    BlendbenchError
+        If a setting is out of range.
     """
 
     takes: tuple[str, ...] = ("noise", "text")
     uses: tuple[str, ...] = ("generator",)
 
-    def __init__(self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24) -> None:
+    def __init__(
+        self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24, overlap: int = OVERLAP
+    ) -> None:
+        if type(overlap) is not int or not _SEAM <= overlap <= FRAMES - _SEAM or overlap % _SEAM:
+            raise BlendbenchError(
+                f"arm {label!r}: overlap is {overlap}; give frames of 10 ms, a multiple of {_SEAM} from {_SEAM} to "
+                f"{FRAMES - _SEAM}"
+            )
         self.label, self.sampling, self.iterations = label, Sampling(**sampling), griffin_lim_iterations
+        self.overlap = overlap
 
     def signature(self) -> dict[str, Any]:
-        """Sampling and phase reconstruction."""
-        return {"sampling": vars(self.sampling), "griffin_lim_iterations": self.iterations}
+        """Sampling and phase reconstruction; the overlap where it is not the usual one."""
+        own = {"sampling": vars(self.sampling), "griffin_lim_iterations": self.iterations}
+        return own | ({} if self.overlap == OVERLAP else {"overlap": self.overlap})
 
     def prepare(self, context: Context) -> None:
         """Load the generator; comes before `generate`."""
         self.context = context
         self.generator = context.borrow("generator")
         self.generator.get(context.device)
+
+    def paint(self, window: Window) -> Painted:
+        """The image of a window's music."""
+        raise NotImplementedError
+
+    def finished(self, music: Music) -> Music:
+        """A music of its item's length as the method gives it out."""
+        return music
+
+    def generate(self, items: list[NoiseAndText]) -> list[Music]:
+        """Music of each item, at the level of the painted image; items longer than an image one by one."""
+        long = [item.samples > RIFFUSION.samples for item in items]
+        short = iter(self._short([item for item, is_long in zip(items, long, strict=True) if not is_long]))
+        return [
+            self.finished(self._long(item) if is_long else next(short))
+            for item, is_long in zip(items, long, strict=True)
+        ]
+
+    def _short(self, items: list[NoiseAndText]) -> list[Music]:
+        if not items:
+            return []
+        pixels, peaks = self.noise_images(items)
+        painted = self.paint(Window(pixels, items))
+        music, vocoded = to_music(painted.music, peaks, items, self.context, self.iterations)
+        for index, made in enumerate(music):
+            seconds = painted.seconds | {"vocode_s": vocoded}
+            made.facts = {name: round(value / len(items), 3) for name, value in seconds.items()}
+            made.images = {"noise": pixels[index]} if "noise" in self.takes else {}
+            made.images |= {name: image[index] for name, image in painted.images.items()}
+            made.images["music"] = painted.music[index]
+        return music
+
+    def _long(self, item: NoiseAndText) -> Music:
+        """A noise of more than an image."""
+        frames = 2 + item.samples // RIFFUSION.hop_length
+        if "noise" in self.takes:
+            pixels, peaks = encode_image(item.mel()[None], quantize=self.generator.quantize)
+            noise, peak = pixels[0], float(peaks[0])
+        else:
+            noise, peak = torch.full((RIFFUSION.n_mels, frames), 255.0), self.peak
+        state, start = Long(), time.perf_counter()
+        sound = StreamingInversion(peak, iterations=self.iterations, seed=item.seed, device=self.context.device)
+        columns, waves = [], []
+        for part in self.painted(noise[None], item, state, frames):
+            columns.append(part)
+            waves.append(sound.push(decode_image(part, peak)))
+        waves.append(sound.finish())
+        total = time.perf_counter() - start
+        music = Music(audio.extend_circular(torch.cat(waves), item.samples).clone())
+        spent = sum(state.seconds.values())
+        music.facts = {name: round(value, 3) for name, value in state.seconds.items()}
+        music.facts |= {"vocode_s": round(total - spent, 3), "windows": state.number}
+        music.images = {"noise": noise} if "noise" in self.takes else {}
+        music.images["music"] = torch.cat(columns, dim=1)
+        return music
+
+    peak = 1.0
+    """Mel amplitude of a black pixel where there is no noise to say so."""
+
+    def noise_images(self, items: list[NoiseAndText]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels [B, 512, 512] and peaks [B]."""
+        if "noise" not in self.takes:
+            blank = torch.full((len(items), RIFFUSION.n_mels, FRAMES), 255.0)
+            return blank, torch.full((len(items),), self.peak)
+        return noise_images(items, self.generator.quantize)
+
+    def painted(
+        self, noise: Iterable[torch.Tensor], item: NoiseAndText, state: Long, frames: int
+    ) -> Iterator[torch.Tensor]:
+        """Columns [512, n] of a long noise's music, window by window.
+
+        Parameters
+        ----------
+        noise : iterable of Tensor [512, n]
+            Columns of the noise's image from the first that `state` lacks, in parts of any size; what lacks at the end
+            is its beginning once more.
+        item : NoiseAndText
+            Whose text and seed count.
+        state : Long
+            Brought up to date before each part is given out.
+        frames : int
+            Of the whole music; the last part is cut there.
+        """
+        step = FRAMES - self.overlap
+        source, waiting = iter(noise), torch.empty(RIFFUSION.n_mels, 0)
+        while True:
+            while waiting.shape[1] < FRAMES and (more := next(source, None)) is not None:
+                waiting = torch.cat([waiting, more], dim=1)
+            if not waiting.shape[1]:
+                return
+            pixels = waiting[:, torch.arange(FRAMES) % waiting.shape[1]][None]
+            held = None if state.held is None else state.held[None]
+            window = Window(pixels, [item], state.number, held, is_part=True)
+            made = self.paint(window)
+            music = window.joined(made.music)[0]
+            for name, value in made.seconds.items():
+                state.seconds[name] = state.seconds.get(name, 0.0) + value
+            # The last columns go over into the next window's, so they are given out with those.
+            begin = state.number * step
+            first = begin + self.overlap - _SEAM if state.number else 0
+            stop = frames if begin + FRAMES >= frames else begin + FRAMES - _SEAM
+            state.number, state.held = state.number + 1, music[:, step:].clone()
+            waiting = waiting[:, step:]
+            yield music[:, first - begin : stop - begin]
+            if stop == frames:
+                return
 
 
 def noise_images(items: list[NoiseAndText], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from blendbench.errors import BlendbenchError
-from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_model, to_music
+from blendbench.methods._images import OVERLAP, ImageMethod, Painted, Window, to_grey, to_model
 from blendbench.models import sampling
-from blendbench.seeds import stable_seed
 from blendbench.tasks import Music
 from blendbench.tasks.blend import masking
-from blendbench.tasks.blend.given import NoiseAndText
 
 
 class BNMusic(ImageMethod):
@@ -34,8 +32,8 @@ class BNMusic(ImageMethod):
         `latent_reduce` ("nearest" as the reference pipelines do, "max" keeps every core pixel).
     outpaint, inpaint, adaptive : bool
         The components of the paper's Table 3.
-    griffin_lim_iterations : int
-        Iterations of the phase reconstruction.
+    griffin_lim_iterations, overlap : int
+        As for `ImageMethod`.
 
     Raises
     ------
@@ -52,13 +50,14 @@ class BNMusic(ImageMethod):
         inpaint: bool = True,
         adaptive: bool = True,
         griffin_lim_iterations: int = 24,
+        overlap: int = OVERLAP,
     ) -> None:
         if not (outpaint or inpaint):
             raise BlendbenchError(f"arm {label!r}: outpaint and inpaint are both off; use method noise_only instead")
         known = {"core_fraction", "pixel_threshold", "inpaint_fraction", "inpaint_threshold", "latent_reduce"}
         if unknown := set(mask) - known:
             raise BlendbenchError(f"mask.{min(unknown)}: unknown key; known are {', '.join(sorted(known))}")
-        super().__init__(label, sampling, griffin_lim_iterations)
+        super().__init__(label, sampling, griffin_lim_iterations, overlap)
         self.mask = dict(mask)
         self.outpaint, self.inpaint, self.adaptive = outpaint, inpaint, adaptive
 
@@ -71,32 +70,41 @@ class BNMusic(ImageMethod):
             mask = {k: v for k, v in mask.items() if not k.startswith("inpaint")}
         return super().signature() | {"mask": mask, "outpaint": self.outpaint, "inpaint": self.inpaint}
 
-    def generate(self, items: list[NoiseAndText]) -> list[Music]:
-        """Music at the level of the generated image, with the images of both steps."""
-        context = self.context
-        quantize = self.generator.quantize
-        pixels, peaks = noise_images(items, quantize)
-        core, enlarged = self.core(pixels), self.enlarged_core(pixels)
-        images, seconds = to_model(pixels), {}
-        kept: dict[str, torch.Tensor] = {"noise": pixels}
+    def paint(self, window: Window) -> Painted:
+        """Both steps on one image, with the images between."""
+        quantize, pixels = self.generator.quantize, window.pixels
+        core, enlarged = self._masks(window)
+        images, seconds = to_model(window.with_held(pixels)), {}
+        kept: dict[str, torch.Tensor] = {}
         if self.outpaint:
             start = time.perf_counter()
-            images = self._repaint(images, core, False, "outpaint", items)
+            images = self._repaint(images, core, False, "outpaint", window)
             seconds["outpaint_s"] = time.perf_counter() - start
             kept["mid"] = to_grey(images, quantize)
-            if quantize:
-                images = to_model(kept["mid"])  # an 8-bit image is what the next step is given there
+            if quantize or window.held is not None:
+                # An 8-bit image is what the next step is given there; and what is held is given as it was.
+                images = to_model(window.with_held(kept["mid"]))
         if self.inpaint:
             start = time.perf_counter()
-            images = self._repaint(images, enlarged, True, "inpaint", items)
+            images = self._repaint(images, enlarged, True, "inpaint", window)
             seconds["inpaint_s"] = time.perf_counter() - start
-        kept["music"] = to_grey(images, quantize)
-        music, seconds["vocode_s"] = to_music(kept["music"], peaks, items, context, self.iterations)
-        for index, made in enumerate(music):
-            made.facts = {name: round(value / len(items), 3) for name, value in seconds.items()}
-            made.facts["core_share"] = round(float(core[index].float().mean()), 4)
-            made.images = {name: image[index] for name, image in kept.items()} | {"core": core[index]}
+        return Painted(to_grey(images, quantize), seconds, kept | {"core": core})
+
+    def finished(self, music: Music) -> Music:
+        """With the core's share of the image, where it is one."""
+        core = music.images.pop("core", None)
+        if core is not None:
+            music.facts["core_share"] = round(float(core.float().mean()), 4)
+            music.images["core"] = core
         return music
+
+    def _masks(self, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
+        """Core and enlarged core; a silent part of a longer noise has none."""
+        pixels = window.pixels
+        if window.is_part and float(pixels.amin()) == float(pixels.amax()):
+            none = torch.zeros_like(pixels, dtype=torch.bool)
+            return none, none
+        return self.core(pixels), self.enlarged_core(pixels)
 
     def core(self, pixels: torch.Tensor) -> torch.Tensor:
         """The area that outpainting keeps of images [..., H, W], as bool."""
@@ -107,17 +115,20 @@ class BNMusic(ImageMethod):
         return masking.core_mask(pixels, self.mask["inpaint_fraction"], self.mask["inpaint_threshold"])
 
     def _repaint(
-        self, images: torch.Tensor, core: torch.Tensor, inside: bool, step: str, items: list[NoiseAndText]
+        self, images: torch.Tensor, core: torch.Tensor, inside: bool, step: str, window: Window
     ) -> torch.Tensor:
         """Repaint the core (`inside`) or everything else; the mask is reduced as core, then inverted if need be."""
         model = self.generator.get(self.context.device)
+        held = window.known()
+        mask = (core if inside else ~core) & ~held
         reduced = masking.latent_mask(core, model.factor, self.mask["latent_reduce"])
+        latent = (reduced if inside else ~reduced) & ~held[:: model.factor, :: model.factor]
         return sampling.masked_repaint(
             model,
             images.cpu(),
-            (core if inside else ~core)[:, None].float(),
-            [item.text for item in items],
-            [stable_seed(item.seed, step) for item in items],
+            mask[:, None].float(),
+            window.texts,
+            window.seeds(step),
             self.sampling,
-            latent_masks=(reduced if inside else ~reduced)[:, None].float(),
+            latent_masks=latent[:, None].float(),
         )

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 
 from blendbench.errors import BlendbenchError
+from blendbench.methods._images import OVERLAP, Window
 from blendbench.methods.text_to_music import TextToMusic
 from blendbench.models import sampling
 from blendbench.models.denoisers import Denoiser, estimate_moved
 from blendbench.models.latent_diffusion import decode_with_gradient
 from blendbench.sound.lattice import RIFFUSION
-from blendbench.tasks.blend.given import NoiseAndText
+from blendbench.sound.mel import decode_image
 from blendbench.tasks.blend.mel_masking import MelMasking
 
 
@@ -34,7 +35,7 @@ class MaskingGuided(TextToMusic):
         Share of noise (sigma_t, 0..1) at which the weight has fallen to 0.
     inner_steps : int
         Moves a step, each with a gradient of its own and its share of the weight.
-    lufs, griffin_lim_iterations
+    lufs, griffin_lim_iterations, overlap
         As for `TextToMusic`.
 
     Raises
@@ -54,8 +55,9 @@ class MaskingGuided(TextToMusic):
         inner_steps: int = 1,
         lufs: float = -18.0,
         griffin_lim_iterations: int = 24,
+        overlap: int = OVERLAP,
     ) -> None:
-        super().__init__(label, sampling, lufs, griffin_lim_iterations)
+        super().__init__(label, sampling, lufs, griffin_lim_iterations, overlap)
         if not 0 <= weight < float("inf"):
             raise BlendbenchError(f"arm {label!r}: weight is {weight}; give a number from 0 up")
         if not 0 <= until < 1:
@@ -69,12 +71,12 @@ class MaskingGuided(TextToMusic):
         own = {"weight": self.weight, "until": self.until, "inner_steps": self.inner_steps}
         return super().signature() | own
 
-    def around(self, items: list[NoiseAndText]) -> sampling.Around | None:
+    def around(self, window: Window) -> sampling.Around | None:
         """The guidance."""
         if self.weight == 0:
             return None
         model = self.generator.get(self.context.device)
-        masking = MelMasking(torch.stack([item.mel() for item in items]).to(self.context.device))
+        masking = MelMasking(decode_image(window.pixels, 1.0).to(self.context.device))
 
         def ratio(latents: torch.Tensor) -> torch.Tensor:
             pixels = decode_with_gradient(model, latents).mean(1)  # -1 is black, loud

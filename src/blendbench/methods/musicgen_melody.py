@@ -64,22 +64,57 @@ class MusicGenMelody:
         self.checkpoint.get(context.device)
 
     def generate(self, items: list[NoiseAndText]) -> list[Music]:
-        """Music at the checkpoint's own level, at the run's sample rate and of the noise's length."""
+        """Music at the checkpoint's own level, at the run's sample rate and of the noise's length.
+
+        What is longer than the checkpoint's longest melody is made in pieces, which are cross-faded: it does not hear
+        what it played before.
+        """
+        music: list[Music | None] = [None] * len(items)
+        alike: dict[int, list[int]] = {}
+        for index, item in enumerate(items):
+            alike.setdefault(item.samples, []).append(index)
+        for samples, chosen in alike.items():
+            for index, made in zip(chosen, self._of_length([items[i] for i in chosen], samples), strict=True):
+                music[index] = made
+        return [made for made in music if made is not None]
+
+    def _of_length(self, items: list[NoiseAndText], samples: int) -> list[Music]:
+        """Music of items of one length."""
         model, rate = self.checkpoint.get(self.context.device), self.context.sample_rate
         start = time.perf_counter()
-        melodies = torch.stack([item.noise for item in items])
-        if self.separation is not None:
-            melodies = self.separation.melody_stems(melodies, rate)
-        waves = model.generate(
-            [item.text for item in items],
-            melodies,
-            rate,
-            [stable_seed(item.seed, "musicgen") for item in items],
-            self.sampling,
-        )
+        longest = int(model.longest_seconds * rate)
+        waves = None
+        fade = min(round(FADE_S * rate), longest // 4)
+        for number, begin in enumerate(pieces(samples, longest, fade)):
+            melodies = torch.stack([item.noise[begin : begin + longest] for item in items])
+            if self.separation is not None:
+                melodies = self.separation.melody_stems(melodies, rate)
+            place = (number,) if number else ()
+            seeds = [stable_seed(item.seed, "musicgen", *place) for item in items]
+            made = model.generate([item.text for item in items], melodies, rate, seeds, self.sampling)
+            made = torch.stack([audio.resample(wave, model.sample_rate, rate) for wave in made])
+            wanted = melodies.shape[1]
+            made = torch.stack([audio.extend_circular(wave, wanted) for wave in made])
+            waves = made if waves is None else joined(waves, made, waves.shape[1] - begin)
+        assert waves is not None
         seconds = round((time.perf_counter() - start) / len(items), 3)
-        music = []
-        for item, wave in zip(items, waves, strict=True):
-            resampled = audio.resample(wave, model.sample_rate, rate)
-            music.append(Music(audio.extend_circular(resampled, item.samples).clone(), {"generate_s": seconds}))
-        return music
+        return [Music(wave.clone(), {"generate_s": seconds}) for wave in waves]
+
+
+FADE_S = 1.0
+"""Over which two pieces go over into each other."""
+
+
+def pieces(samples: int, longest: int, fade: int) -> list[int]:
+    """Where pieces of at most `longest` samples begin that overlap by `fade` or more and cover all."""
+    if samples <= longest:
+        return [0]
+    last = samples - longest
+    return [*range(0, last, longest - fade), last]
+
+
+def joined(before: torch.Tensor, after: torch.Tensor, overlap: int) -> torch.Tensor:
+    """Waveforms [N, samples] one after the other, the last of the one under the first of the other at equal power."""
+    turn = torch.linspace(0, torch.pi / 2, overlap + 2)[1:-1]
+    mixed = before[:, -overlap:] * turn.cos() + after[:, :overlap] * turn.sin()
+    return torch.cat([before[:, :-overlap], mixed, after[:, overlap:]], dim=1)

@@ -2,11 +2,8 @@
 
 import time
 
-from blendbench.methods._images import ImageMethod, noise_images, to_grey, to_model, to_music
+from blendbench.methods._images import ImageMethod, Painted, Window, to_grey, to_model
 from blendbench.models import sampling
-from blendbench.seeds import stable_seed
-from blendbench.tasks import Music
-from blendbench.tasks.blend.given import NoiseAndText
 
 
 class RiffusionA2A(ImageMethod):
@@ -17,23 +14,14 @@ class RiffusionA2A(ImageMethod):
 
     adaptive = False
 
-    def generate(self, items: list[NoiseAndText]) -> list[Music]:
-        """Music at the level of the generated image."""
-        context = self.context
-        model = self.generator.get(context.device)
-        pixels, peaks = noise_images(items, self.generator.quantize)
-        start = time.perf_counter()
-        images = sampling.image_to_image(
-            model,
-            to_model(pixels),
-            [item.text for item in items],
-            [stable_seed(item.seed, "image_to_image") for item in items],
-            self.sampling,
-        )
-        painted = time.perf_counter() - start
-        grey = to_grey(images, self.generator.quantize)
-        music, vocoded = to_music(grey, peaks, items, context, self.iterations)
-        for index, made in enumerate(music):
-            made.facts = {"paint_s": round(painted / len(items), 3), "vocode_s": round(vocoded / len(items), 3)}
-            made.images = {"noise": pixels[index], "music": grey[index]}
-        return music
+    def paint(self, window: Window) -> Painted:
+        """The noise's image, noised in part and denoised; what is held stays."""
+        model, start = self.generator.get(self.context.device), time.perf_counter()
+        seeds = window.seeds("image_to_image")
+        if window.held is None:
+            images = sampling.image_to_image(model, to_model(window.pixels), window.texts, seeds, self.sampling)
+        else:
+            masks = (~window.known())[None, None].float()
+            images = to_model(window.with_held(window.pixels))
+            images = sampling.masked_repaint(model, images, masks, window.texts, seeds, self.sampling)
+        return Painted(to_grey(images, self.generator.quantize), {"paint_s": time.perf_counter() - start})

@@ -144,6 +144,11 @@ class MusicGen:
         return int(self.model.config.audio_encoder.sampling_rate)
 
     @property
+    def longest_seconds(self) -> float:
+        """What it takes as one melody: as many frames of chroma as it was trained on."""
+        return float(self.model.config.chroma_length * self.features.hop_length / self.features.sampling_rate)
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 

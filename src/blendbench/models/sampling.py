@@ -199,6 +199,7 @@ def masked_repaint(
     settings: Sampling,
     latent_masks: torch.Tensor | None = None,
     progress: Progress | None = None,
+    around: Around | None = None,
 ) -> torch.Tensor:
     """Repaint the masked part of images, as `StableDiffusionInpaintPipeline` does with a 4-channel U-Net.
 
@@ -221,6 +222,8 @@ def masked_repaint(
         Blending weights in 0..1 that take the place of the reduced `masks`, for another reduction than the nearest.
     progress : callable, optional
         Called with (steps done, steps in all).
+    around : Around, optional
+        What steers the denoiser beside the prompt.
 
     Returns
     -------
@@ -249,6 +252,8 @@ def masked_repaint(
     randn_tensor(clean.shape, generator=generators, dtype=torch.float32)
     keep = repainted(scheduler, clean, noise, latent_masks.to(model.device, torch.float32))
     denoiser = prompted(model, prompts, settings)
+    if around is not None:
+        denoiser = around(denoiser, scheduler)
     latents = sample(denoiser, scheduler, timesteps, latents, generators, settings.eta, keep, progress)
     return decode_latents(model, latents)
 

@@ -106,8 +106,8 @@ def griffin_lim(
         for first in range(0, len(flat), step):
             wanted = flat[first : first + step]
             lattice = Lattice(settings, wanted, longest, workers)
-            wave = _start(wanted, lattice, seeds[first : first + step], start)
-            waves.append(_alternate(wave, wanted, _set_magnitudes, lattice, iterations, momentum))
+            wave = start_wave(wanted, lattice, seeds[first : first + step], start)
+            waves.append(alternate(wave, wanted, _set_magnitudes, lattice, iterations, momentum))
     return torch.cat(waves)[:, :length].reshape(*magnitudes.shape[:-2], length)
 
 
@@ -175,13 +175,13 @@ def to_audio(
             def invert(
                 items: slice, frames: slice, out: torch.Tensor = magnitudes, mel: torch.Tensor = every_second
             ) -> None:
-                out[items, frames, : bank.bins] = _invert(mel[items, frames], bank, 1)
+                out[items, frames, : bank.bins] = invert_mel(mel[items, frames], bank, 1)
 
             workers.run(invert, *every_second.shape[:2])
-            wave = _start(magnitudes, coarse, seeds[first : first + step], "peaks")
-            wave = _alternate(wave, every_second, partial(_set_mel, bank), coarse, iterations - last, momentum)
+            wave = start_wave(magnitudes, coarse, seeds[first : first + step], "peaks")
+            wave = alternate(wave, every_second, partial(set_mel, bank), coarse, iterations - last, momentum)
             full = Lattice(work, target, samples, workers)
-            wave = _alternate(wave, target, partial(_set_mel, bank), full, last, momentum)
+            wave = alternate(wave, target, partial(set_mel, bank), full, last, momentum)
             resampled = wave.new_empty(len(wave), longest)
 
             def resample(items: slice, _: slice, out: torch.Tensor = resampled, wave: torch.Tensor = wave) -> None:
@@ -194,7 +194,7 @@ def to_audio(
     return waveform.reshape(*mel.shape[:-2], length)
 
 
-def _invert(mel: torch.Tensor, bank: MelBank, iterations: int) -> torch.Tensor:
+def invert_mel(mel: torch.Tensor, bank: MelBank, iterations: int) -> torch.Tensor:
     """Non-negative magnitudes [B, frames, bins] that fit mel amplitudes [B, frames, mels].
 
     Alternating projections onto {A : A F = S} and {A : A >= 0} from a smooth start, which the factorised Gram matrix of
@@ -207,21 +207,34 @@ def _invert(mel: torch.Tensor, bank: MelBank, iterations: int) -> torch.Tensor:
     return magnitudes
 
 
-def _start(magnitudes: torch.Tensor, lattice: Lattice, seeds: Sequence[int], start: str) -> torch.Tensor:
-    """Waveforms [B, samples] of magnitudes [B, frames, bins] under their starting phase."""
-    phase = _starting_phase(magnitudes, lattice, seeds, start)
+def start_wave(
+    magnitudes: torch.Tensor,
+    lattice: Lattice,
+    seeds: Sequence[int],
+    start: str,
+    known: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Waveforms [B, samples] of magnitudes [B, frames, bins] under their starting phase.
+
+    `known` are phases [B, k, bins] of the first frames, in cycles about the window's centre, from which others go on.
+    """
+    phase = _starting_phase(magnitudes, lattice, seeds, start, known)
     return lattice.synthesise(lambda items, frames: torch.polar(magnitudes[items, frames], phase[items, frames]))
 
 
-def _alternate(
+def alternate(
     wave: torch.Tensor,
     wanted: torch.Tensor,
     constrain: Callable[[torch.Tensor, torch.Tensor], None],
     lattice: Lattice,
     iterations: int,
     momentum: float,
+    held: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Fast Griffin-Lim on waveforms [B, samples]; `constrain(spectrum, wanted)` projects in place, frame by frame."""
+    """Fast Griffin-Lim on waveforms [B, samples]; `constrain(spectrum, wanted)` projects in place, frame by frame.
+
+    `held` [B, n] are the first samples where they are decided already: each step puts them back.
+    """
     ahead = wave
     for _ in range(iterations):
         stretches = framed(ahead, lattice.settings)
@@ -232,6 +245,8 @@ def _alternate(
             return spectrum
 
         before, wave = wave, lattice.synthesise(constrained)
+        if held is not None:
+            wave[:, : held.shape[1]] = held
         ahead = torch.lerp(before, wave, 1 + momentum)
     return wave
 
@@ -241,13 +256,15 @@ def _set_magnitudes(spectrum: torch.Tensor, wanted: torch.Tensor) -> None:
     spectrum.mul_(wanted / magnitude.clamp_min_(1e-18))
 
 
-def _set_mel(bank: MelBank, spectrum: torch.Tensor, wanted: torch.Tensor) -> None:
+def set_mel(bank: MelBank, spectrum: torch.Tensor, wanted: torch.Tensor) -> None:
     magnitude = magnitude_of(spectrum[..., : bank.bins]).clamp_min_(1e-10)
     moved = bank.project(magnitude, wanted).clamp_min_(0)
     spectrum[..., : bank.bins].mul_(moved.div_(magnitude))
 
 
-def _starting_phase(magnitudes: torch.Tensor, lattice: Lattice, seeds: Sequence[int], start: str) -> torch.Tensor:
+def _starting_phase(
+    magnitudes: torch.Tensor, lattice: Lattice, seeds: Sequence[int], start: str, known: torch.Tensor | None
+) -> torch.Tensor:
     """Phase [B, frames, bins] in radians, about the window's first sample.
 
     "peaks" is single pass spectrogram inversion: each bin belongs to the nearest spectral peak, whose phase advances
@@ -282,10 +299,15 @@ def _starting_phase(magnitudes: torch.Tensor, lattice: Lattice, seeds: Sequence[
     for frame in range(frames):
         cycles = (cycles + advance[:, frame]).gather(1, owner[:, frame])
         cycles = torch.where(is_transient[:, frame], phase[:, frame], cycles)
+        if known is not None and frame < known.shape[1]:
+            cycles = known[:, frame].to(cycles)
         phase[:, frame] = cycles
-    number = torch.arange(bins, device=magnitudes.device)
-    centre = (number * (settings.win_length // 2) % settings.n_fft) / settings.n_fft
-    return (phase - centre.to(phase)).remainder_(1).mul_(2 * math.pi)
+    return (phase - centre_cycles(settings, bins).to(phase)).remainder_(1).mul_(2 * math.pi)
+
+
+def centre_cycles(settings: MelSettings, bins: int) -> torch.Tensor:
+    """Cycles that each bin turns from the window's first sample to its centre, [bins]."""
+    return (torch.arange(bins) * (settings.win_length // 2) % settings.n_fft) / settings.n_fft
 
 
 def _transients(magnitudes: torch.Tensor, settings: MelSettings) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ class AmplificationConfig:
 
 @dataclass
 class NoiseConfig:
-    seconds: float = 5.0
+    seconds: float | None = 5.0
     lufs: float = -18.0
     short_clip: str = "loop"
     channel: Any = None
@@ -58,11 +58,17 @@ class BlendKeys(Keys):
         channel = noise.get("channel")
         whole = channel is None or (type(channel) is int and channel >= 0)
         return [
-            ("noise.seconds", 0.4 <= noise["seconds"] <= 5.11, "0.4 to 5.11 (one mel image)"),
+            (
+                "noise.seconds",
+                noise["seconds"] is None or 0.4 <= noise["seconds"] <= _MOST_SECONDS,
+                f"0.4 to {_MOST_SECONDS}, or null for whole files",
+            ),
             ("noise.lufs", -70 < noise["lufs"] <= 0, "above -70, at most 0"),
             ("noise.channel", whole, "0, 1, ..., left or right, or null for the mean"),
             ("noise.short_clip", noise["short_clip"] in ("loop", "context"), "loop or context"),
         ]
 
 
+_MOST_SECONDS = 3600
+"""A run holds each noise in memory; `blendbench blend` does not."""
 _SIDES = {"left": 0, "right": 1}

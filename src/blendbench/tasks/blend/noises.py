@@ -2,7 +2,7 @@
 
 What identifies a clip is what is heard of it: the SHA-256 of its file's bytes, or, for a segment of a longer recording,
 that of the segment's samples. Under it, and a signature of length and level, the store keeps the finished waveform
-(float32 `[samples]`, 44.1 kHz) and the mel amplitudes of the clip extended to one image (`[512, 512]`).
+(float32 `[samples]`, 44.1 kHz) and, of a clip of one image at most, its mel amplitudes (`[512, 512]`).
 """
 
 import sys
@@ -20,13 +20,15 @@ from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio
 from blendbench.sound.audio import SAMPLE_RATE
-from blendbench.sound.lattice import extend_to_frames
-from blendbench.sound.mel import mel_amplitudes
+from blendbench.sound.lattice import RIFFUSION
 from blendbench.store.arrays import Arrays
 from blendbench.store.ledger import Ledger
 from blendbench.store.signature import signature
+from blendbench.tasks.blend.given import mel_of
 
 NOISE_VERSION = 1
+_RECENT_SAMPLES = 64 * 5 * SAMPLE_RATE
+"""Of the clips read last that are held in memory."""
 
 
 def _is_key(key: str) -> bool:
@@ -48,7 +50,7 @@ class Noises:
     def __init__(self, settings: Mapping[str, Any], store: Path | None = None) -> None:
         self.seconds, self.lufs, self.short_clip = settings["seconds"], settings["lufs"], settings["short_clip"]
         self.channel = settings.get("channel")
-        self.samples = round(self.seconds * SAMPLE_RATE)
+        self.samples = None if self.seconds is None else round(self.seconds * SAMPLE_RATE)
         self._contents: dict[NoiseClip, str] = {}
         self._recent: OrderedDict[NoiseClip, torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
@@ -67,7 +69,7 @@ class Noises:
         return self._contents[clip]
 
     def read(self, clip: NoiseClip) -> torch.Tensor:
-        """Waveform [samples] at 44.1 kHz and the presentation level, looped to length.
+        """Waveform [samples] at 44.1 kHz and the presentation level, looped to length where there is one.
 
         Raises
         ------
@@ -83,23 +85,24 @@ class Noises:
         waveform = self._kept(content)
         if waveform is None:
             heard = read_clip(clip, self.seconds, self.short_clip, self.channel)
-            waveform, _ = audio.normalize_loudness(
-                audio.extend_circular(heard, self.samples), SAMPLE_RATE, self.lufs, clip.id
-            )
+            if self.samples is not None:
+                heard = audio.extend_circular(heard, self.samples)
+            waveform, _ = audio.normalize_loudness(heard, SAMPLE_RATE, self.lufs, clip.id)
             self._keep(content, waveform)
         with self._lock:
             self._recent[clip] = waveform
-            while len(self._recent) > 64:
+            while len(self._recent) > 1 and sum(map(len, self._recent.values())) > _RECENT_SAMPLES:
                 self._recent.popitem(last=False)
         return waveform
 
     def mel(self, clip: NoiseClip) -> torch.Tensor:
-        """Mel amplitudes [512, 512] of the clip, extended circularly to one image; raises ClipError as `read`."""
+        """Mel amplitudes as `mel_of`, kept where they are one image; raises ClipError as `read`."""
         key = f"{self.content(clip)}:mel"
         mel = self._kept(key)
         if mel is None:
-            mel = mel_amplitudes(extend_to_frames(self.read(clip)))
-            self._keep(key, mel)
+            mel = mel_of(self.read(clip))
+            if mel.shape[-1] <= RIFFUSION.frames:
+                self._keep(key, mel)
         return mel
 
     def attempt(self, clip: NoiseClip) -> torch.Tensor | ClipError:

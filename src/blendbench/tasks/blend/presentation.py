@@ -1,6 +1,8 @@
 """Presentations of the blend task: how music is levelled and laid over the noise before it is heard.
 
 The noise always lies at `noise.lufs`. Music is brought to a level by one gain, in dB, and added; nothing is clipped.
+Where stage 2 takes part in a clip longer than one image, its gain is found window by window and goes over from one to
+the next, never by more than 1 dB in 100 ms.
 Kinds:
 
 - `direct`: the method's own output level, with stage 2 where the method includes it;
@@ -11,14 +13,16 @@ Kinds:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio
+from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.mel import encode_image, mel_amplitudes
 from blendbench.tasks import Heard, Music
 from blendbench.tasks.blend import masking
@@ -109,8 +113,8 @@ class Blended:
         Heard
             `facts`: noise_lufs, music_lufs (after the gain, None for silence), gain_db (applied to the method's
             output), and for stage 2 the gain relative to equal loudness: stage2_gain_db, gain_db_unbounded, bound,
-            core_ratio, alpha. A gain is None for "music off". `noise_heard` is False for kind "alone", and left out
-            elsewhere.
+            core_ratio, alpha; of several windows their means, with all gains in `stage2_gains_db`. A gain is None for
+            "music off". `noise_heard` is False for kind "alone", and left out elsewhere.
 
         Raises
         ------
@@ -131,7 +135,12 @@ class Blended:
         if self.kind != "direct" or stage2:
             leveled, gain_db = audio.normalize_loudness(made, audio.SAMPLE_RATE, wanted)
             own_lufs = wanted
-        if stage2:
+        if stage2 and len(noise) > RIFFUSION.samples:
+            leveled, told = self._amplified(noise, leveled)
+            facts |= told
+            own_lufs = audio.integrated_loudness(leveled, audio.SAMPLE_RATE)
+            gain_db += own_lufs - wanted
+        elif stage2:
             result = self._stage2(noise, leveled)
             leveled = leveled * audio.from_db(result.gain_db)
             gain_db += result.gain_db
@@ -149,6 +158,7 @@ class Blended:
         return Heard(audio.mix(noise, leveled), facts, {"noise": noise, "music": leveled})
 
     def _stage2(self, noise: torch.Tensor, music: torch.Tensor) -> masking.GainResult:
+        """The gain of one window; a silent one has none, which is a ClipError."""
         noise_mel, music_mel = mel_amplitudes(torch.stack([noise, music]))
         pixels, _ = encode_image(noise_mel)
         core = masking.core_mask(pixels, self.core.core_fraction, self.core.pixel_threshold)
@@ -161,6 +171,28 @@ class Blended:
             solve = masking.optimal_gain_gradient_descent
         return solve(music_mel, threshold, core, self.amplification.alpha, *bounds)
 
+    def _tried(self, noise: torch.Tensor, music: torch.Tensor) -> masking.GainResult | None:
+        """Stage 2 of one window of several, or None where one of the two is silent."""
+        try:
+            return self._stage2(noise, music)
+        except ClipError:
+            return None
+
+    def _amplified(self, noise: torch.Tensor, music: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Stage 2 of a clip of several windows: the music under slow gains, and what a row tells of them."""
+        results = [self._tried(part, own) for part, own in windows_of(noise, music)]
+        gains = [None if one is None else max(one.gain_db, OFF_DB) for one in results]
+        found = [one for one in results if one is not None]
+        curve = gain_curve(gains, len(music))
+        return music * curve, {
+            "stage2_gain_db": _finite(float(np.mean([max(one.gain_db, OFF_DB) for one in found] or [0.0]))),
+            "stage2_gains_db": [None if gain is None else round(gain, 2) for gain in gains],
+            "gain_db_unbounded": _finite(float(np.mean([one.gain_db_unbounded for one in found] or [0.0]))),
+            "bound": _most([one.bound for one in found]),
+            "core_ratio": round(float(np.mean([one.core_ratio for one in found] or [0.0])), 5),
+            "alpha": self.amplification.alpha,
+        }
+
     def told(self, row: Mapping[str, Any]) -> str:
         """The music's gain, and what it comes to."""
         if row.get("gain_db") is None:
@@ -168,6 +200,45 @@ class Blended:
         told = f"gain {row['gain_db']:+.1f} dB"
         told += f" (at its {row['bound']}imum)" if row.get("bound") in ("min", "max") else ""
         return told + ("" if row.get("music_lufs") is None else f", {row['music_lufs']:.1f} LUFS")
+
+
+WINDOW = RIFFUSION.samples
+HOP = WINDOW * 3 // 4
+OFF_DB = -60.0
+"""What stands for "music off" in a gain that changes with time."""
+STEEPEST_DB = 10.0
+"""A second."""
+
+
+def windows_of(noise: torch.Tensor, music: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Windows of 5.11 s every 3.83 s of two sounds [samples] of one length; the last ends where they do."""
+    last = max(len(noise) - WINDOW, 0)
+    for begin in [*range(0, last, HOP), last]:
+        yield noise[begin : begin + WINDOW], music[begin : begin + WINDOW]
+
+
+def gain_curve(gains_db: Sequence[float | None], samples: int) -> torch.Tensor:
+    """Gains of the windows of `windows_of` as one factor a sample, [samples].
+
+    In dB it goes straight from the middle of one window to that of the next, at most `STEEPEST_DB` a second: a lower
+    gain is raised until that holds, so that no window is masked less than was found for it. None, a silent window,
+    takes what its neighbours have.
+    """
+    last = max(samples - WINDOW, 0)
+    places = np.array([*range(0, last, HOP), last]) + WINDOW / 2
+    known = [(place, gain) for place, gain in zip(places, gains_db, strict=True) if gain is not None]
+    if not known:
+        return torch.ones(samples)
+    at, values = (np.array(column, dtype=float) for column in zip(*known, strict=True))
+    slopes = STEEPEST_DB / audio.SAMPLE_RATE * np.abs(at[:, None] - at)
+    values = (values[None] - slopes).max(1)
+    curve = np.interp(np.arange(samples, dtype=np.float32), at, values)
+    return torch.from_numpy(10 ** (curve / 20)).float()
+
+
+def _most(bounds: Sequence[str]) -> str:
+    """What most windows say; "none" where there are none."""
+    return max(sorted(set(bounds)), key=list(bounds).count) if bounds else "none"
 
 
 def _finite(level: float) -> float | None:

@@ -1,7 +1,7 @@
 """The blend task (BNMusic, Zuo et al. 2025): music of a prompt that hides an environmental noise.
 
 An item is a noise clip paired with a prompt. A method may take the noise, at its level in the mix, and the text; what
-is heard is noise plus music. Noises last at most 5.11 s, one mel image; all is mono at 44.1 kHz.
+is heard is noise plus music, all mono at 44.1 kHz.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,7 @@ from blendbench.tasks.blend.noises import Noises
 from blendbench.tasks.blend.pairing import Pair, make_pairs
 from blendbench.tasks.blend.presentation import Amplification, Blended, Core
 
+_REFERENCE_SECONDS = 10.0
 _STUDY = Path(__file__).with_name("study.yaml")
 
 
@@ -186,8 +187,8 @@ class Blend(BaseTask):
         return self._halves[0]
 
     def reference_seconds(self) -> float:
-        """As long as a noise."""
-        return self.noises.seconds
+        """As long as a noise, where all are of one length."""
+        return self.noises.seconds if self.noises.seconds is not None else _REFERENCE_SECONDS
 
     def study(self) -> Study:
         """The noise is heard first; in a catch trial the noise alone is rated, and the music alone."""
