@@ -12,6 +12,7 @@ from blendbench.models.denoisers import Denoiser, estimate_moved
 from blendbench.models.latent_diffusion import decode_with_gradient
 from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.mel import decode_image
+from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.mel_masking import MelMasking
 
 
@@ -70,6 +71,10 @@ class MaskingGuided(TextToMusic):
         """As text to music, and the guidance."""
         own = {"weight": self.weight, "until": self.until, "inner_steps": self.inner_steps}
         return super().signature() | own
+
+    def noise_images(self, items: list[NoiseAndText]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The noises' pixels, with the peak of text to music: the music is levelled anyway."""
+        return super().noise_images(items)[0], torch.full((len(items),), self.peak)
 
     def around(self, window: Window) -> sampling.Around | None:
         """The guidance."""

@@ -23,6 +23,7 @@ GENRES = ("Pop", "EDM", "Rock", "Hip-hop", "Punk", "Jazz", "Classical")
 PROGRAM_WORDS = {
     0: "piano",
     1: "bright piano",
+    2: "electric grand piano",
     4: "electric piano",
     5: "electric piano",
     6: "harpsichord",
@@ -106,6 +107,7 @@ DRUM_PATTERNS: dict[str, dict[int, str]] = {
         OPEN_HAT: "x.......x.......",
         TAMBOURINE: "..x...x...x...x.",
     },
+    "soft pop": {KICK: "x.......x.......", SNARE: "....o.......o...", HAT: "o.o.o.o.o.o.o.o."},
     "house": {
         KICK: "X...X...X...X...",
         CLAP: "....X.......X...",
@@ -190,7 +192,7 @@ DRUM_LEVEL = {
 # MIDI volume of each role, and how far a seed moves each from it, in dB: what one mixing desk sounds like is not
 # what makes a genre.
 _MIX = {"lead": 112, "chords": 92, "fill": 84, "pad": 80, "bass": 108, "drums": 112}
-_MIX_SPREAD = {"lead": (-4, 2), "chords": (-3, 4), "fill": (-4, 3), "pad": (-3, 5), "bass": (-4, 1), "drums": (-9, 1)}
+_MIX_SPREAD = {"lead": (-6, 2), "chords": (-3, 6), "fill": (-4, 4), "pad": (-3, 9), "bass": (-9, 1), "drums": (-12, 1)}
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,20 @@ STYLES: dict[str, tuple[Style, ...]] = {
             ("romantic", "emotional", "tender", "sentimental"),
             ("lush", "polished", "wide"),
             names=("pop ballad", "slow pop song", "emotional pop song"),
+        ),
+        Style(
+            "piano pop",
+            (72, 116),
+            (73, 11, 65, 80, 0, 40),
+            ((0, "quarters"), (0, "arpeggio"), (0, "halves"), (0, "push"), (2, "quarters")),
+            ((33, "pop"), (33, "whole"), (35, "pop"), (33, "eighths")),
+            ("pop", "pop ballad", "soft pop"),
+            (48, 49, 48, 50),
+            ((48, "sustained"), (25, "arpeggio"), (89, "sustained")),
+            "soft steady pop drums",
+            ("cheerful", "warm", "hopeful", "gentle", "bright"),
+            ("soft", "round", "polished"),
+            names=("piano pop song", "soft pop song", "pop tune with piano"),
         ),
         Style(
             "guitar pop",
