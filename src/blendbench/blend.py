@@ -1,19 +1,29 @@
-"""One noise, one prompt, one piece of music: the command `blendbench blend`, which is a run of a single item."""
+"""One noise, one prompt, one piece of music: the command `blendbench blend`.
+
+A noise of one image at most goes the way of a run's item; a longer one is `long_blend`.
+"""
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from blendbench import config, telling
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.methods import check
+from blendbench.long_blend import LongBlend, NoiseFile
+from blendbench.methods import Context, check
 from blendbench.runs.folder import Run
+from blendbench.runs.music import made_with
 from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, files
+from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.png import write_image
+from blendbench.store.signature import file_hash, signature
 from blendbench.store.write import make_folder, write_text
 from blendbench.tasks import Heard, Music
 from blendbench.tasks.blend.given import NoiseAndText
@@ -22,7 +32,7 @@ from blendbench.tasks.blend.task import Blend
 
 
 def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Blend the first `noise.seconds` of a noise file into music and write the result to `out`.
+    """Blend a noise file, or its first `noise.seconds`, into music and write the result to `out`.
 
     Parameters
     ----------
@@ -31,8 +41,8 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     prompt : str
         What music, in words.
     out : Path
-        Folder for `music.wav`, `mix.wav`, `noise.wav` (float, scaled down alike if the mix would clip), the method's
-        images as PNG, and `blend.json`.
+        Folder for `music.wav`, `mix.wav`, `noise.wav` (float, scaled down alike if the mix would clip), `blend.json`
+        and, of a noise of one image, the method's images as PNG. Mix and noise have the channels of the file.
     settings : dict
         The checked configuration; `method` is the one used, in presentation "direct".
 
@@ -53,7 +63,9 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     task = run.build_task(store=None)
     if not isinstance(task, Blend):
         raise BlendbenchError(f"task: {task.name} makes no blends; leave it out, or `blendbench run` an experiment")
-    given = _given(task, noise_file, prompt, run.seed)
+    noise = NoiseFile.of(noise_file, task.noises.seconds, task.noises.channel)
+    is_long = noise.samples > RIFFUSION.samples
+    given = _given(task, noise_file, prompt, run.seed, is_long)
     make_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
     method = config.build(run.given.method, "method", run.allowed)
@@ -62,27 +74,65 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     with telling.stage("load", bar=False):
         method.prepare(context.only(method.uses))
     timings["load_s"] = time.perf_counter() - start
+    recipe = _recipe(settings, task, context, noise_file, prompt)
+    if is_long:
+        identity = signature("blend", 1, _identity(method, context, task, noise_file, given))
+        shown = task.presentation("direct", {"kind": "direct", "label": "Direct"})
+        given = replace(given, samples=noise.samples)
+        long = LongBlend(noise, given, method, shown, task.noises.lufs, out, identity, context.device)
+        facts = long.run()
+        facts |= {"seconds": {name: round(value, 3) for name, value in (timings | facts["seconds"]).items()}}
+        facts |= {"recipe": recipe}
+        _tell(out, facts)
+        return facts
     with telling.stage("generate", bar=False):
         made = method.generate([given.only(method.takes)])[0]
     start = time.perf_counter()
     heard = _presented(task, given, made, method, noise_file)
+    heard = _with_channels(heard, noise, task)
     attenuation = _write(out, heard, made)
     timings["present_s"] = time.perf_counter() - start
-    generator = {"name": run.given.generator["name"]} | context.borrow("generator").signature()
-    recipe = {name: settings[name] for name in ("method", "amplification", "mask", "seed")}
-    recipe |= {"generator": generator, "noise": task.noise | {"file": str(noise_file)}, "prompt": prompt}
     stages = timings | {name: value for name, value in made.facts.items() if name.endswith("_s")}
     facts = {"gain_db_unbounded": None, "bound": None} | heard.facts | {"attenuation_db": round(attenuation, 4)}
     facts |= {name: value for name, value in made.facts.items() if not name.endswith("_s")}
     facts |= {"seconds": {name: round(value, 3) for name, value in stages.items()}, "recipe": recipe}
-    write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+    _tell(out, facts)
     return facts
 
 
-def _given(task: Blend, noise_file: Path, prompt: str, seed: int) -> NoiseAndText:
-    """The noise and the text; raises BlendbenchError if the noise cannot be used."""
+def _tell(out: Path, facts: dict[str, Any]) -> None:
+    write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _recipe(settings: dict[str, Any], task: Blend, context: Context, noise_file: Path, prompt: str) -> dict[str, Any]:
+    """Everything that the music came of."""
+    generator = {"name": settings["generator"]["name"]} | context.borrow("generator").signature()
+    recipe = {name: settings[name] for name in ("method", "amplification", "mask", "seed")}
+    return recipe | {"generator": generator, "noise": task.noise | {"file": str(noise_file)}, "prompt": prompt}
+
+
+def _identity(method: Any, context: Context, task: Blend, noise_file: Path, given: NoiseAndText) -> dict[str, Any]:
+    """All that decides a long noise's music and what is kept with it."""
+    made = made_with(method, task, context) | {"file": file_hash(noise_file), "text": given.text, "seed": given.seed}
+    return made | {"direct": task.presentation("direct", {"kind": "direct", "label": ""}).signature(method)}
+
+
+def _with_channels(heard: Heard, noise: NoiseFile, task: Blend) -> Heard:
+    """What is heard, with all the channels of the noise's file; the music is in each."""
+    if noise.channels == 1:
+        return heard
+    mono, music = heard.parts["noise"], heard.parts["music"]
+    every = audio.extend_circular(noise.every(0, noise.samples), len(mono))
+    own = audio.extend_circular(noise.mono(0, noise.samples), len(mono))
+    every = every * audio.from_db(task.noises.lufs - audio.integrated_loudness(own, audio.SAMPLE_RATE))
+    return Heard(every + music, heard.facts, {"noise": every, "music": music})
+
+
+def _given(task: Blend, noise_file: Path, prompt: str, seed: int, is_long: bool) -> NoiseAndText:
+    """The noise, unless it is long, and the text; raises BlendbenchError if the noise cannot be used."""
     clip = NoiseClip(noise_file.stem, noise_file, "", noise_file.stem)
-    noise, pair = task.noises.read(clip), Pair("file", clip, Prompt("prompt", "", prompt))
+    noise = torch.zeros(0) if is_long else task.noises.read(clip)
+    pair = Pair("file", clip, Prompt("prompt", "", prompt))
     return NoiseAndText(pair, stable_seed(seed, noise_file.stem, prompt), len(noise), noise, prompt)
 
 

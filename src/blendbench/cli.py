@@ -95,14 +95,14 @@ def _blend(arguments: list[str]) -> int:
     parser = Parser(
         prog="blendbench blend", description="Make music that hides one noise when both are heard together."
     )
-    parser.add_argument("noise", type=Path, help="audio file; its first five seconds are used, a shorter one repeats")
+    parser.add_argument("noise", type=Path, help="audio file; noise.seconds=5 takes its first five seconds alone")
     parser.add_argument("--prompt", required=True, help="what music, in words")
     parser.add_argument(
         "--out", required=True, type=Path, help="folder for music.wav, mix.wav, noise.wav and blend.json"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
     words = parser.parse_intermixed_args(arguments)
-    settings = compose(words.overrides)
+    settings = compose(["noise.seconds=null", *words.overrides])
     from blendbench import blend
 
     quiet()
@@ -110,6 +110,10 @@ def _blend(arguments: list[str]) -> int:
     gain = "silent" if facts["gain_db"] is None else f"{facts['gain_db']:+.1f} dB"
     levels = f"music at {facts['music_lufs']} LUFS ({gain}) over noise at {facts['noise_lufs']} LUFS"
     print(f"{levels}: {words.out / 'mix.wav'}")
+    if facts.get("stopped"):
+        made, whole = (telling.clock(facts[name]) for name in ("made_seconds", "noise_seconds"))
+        print(f"blendbench: stopped at {made} of {whole}, which is written; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

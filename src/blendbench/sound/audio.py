@@ -145,13 +145,13 @@ def integrated_loudness(waveform: torch.Tensor, sample_rate: int, name: str = "w
     # The offset, 600 dB down, keeps the filters' decay into digital silence out of the slow subnormal numbers.
     values = waveform.detach().cpu().numpy().T.astype(np.float64)
     values += 1e-30
-    return float(_meter(sample_rate).integrated_loudness(values))
+    return float(meter_of(sample_rate).integrated_loudness(values))
 
 
 def k_weighting(frequencies: torch.Tensor, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
     """Power response of BS.1770's two filters, the shelf and the high-pass, at frequencies [...] in Hz, float64."""
     response = np.ones(frequencies.shape)
-    for stage in _meter(sample_rate)._filters.values():
+    for stage in meter_of(sample_rate)._filters.values():
         _, values = signal.freqz(stage.b, stage.a, worN=frequencies.double().numpy(), fs=sample_rate)
         response *= np.abs(values * stage.passband_gain) ** 2
     return torch.from_numpy(response)
@@ -352,7 +352,8 @@ def finite_blocks(blocks: Iterable[torch.Tensor], name: str) -> Iterator[torch.T
 
 
 @lru_cache(maxsize=16)
-def _meter(sample_rate: int) -> pyloudnorm.Meter:
+def meter_of(sample_rate: int) -> pyloudnorm.Meter:
+    """The meter of a rate, made once."""
     return pyloudnorm.Meter(sample_rate)
 
 

@@ -156,6 +156,30 @@ def read_span(
     return _opened(Path(path), frames, max(0.0, start))
 
 
+def described(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Frames, rate in Hz and channels of a file; raises ClipError where it is no whole file of sound."""
+    return _opened(Path(path), lambda sound, _: (sound.frames, sound.samplerate, sound.channels), 0.0)
+
+
+def read_part(
+    path: str | os.PathLike[str],
+    start: float,
+    seconds: float,
+    sample_rate: int = SAMPLE_RATE,
+    channel: int | None = None,
+    channels: int = 1,
+) -> torch.Tensor:
+    """A part of a file as `read` gives it, silence and all; empty where the file has ended, shorter where it ends."""
+    _check_count(channels)
+
+    def part(sound: soundfile.SoundFile, name: str) -> torch.Tensor:
+        if start * sound.samplerate >= sound.frames:
+            return torch.zeros(0) if channels == 1 else torch.zeros(channels, 0)
+        return _read_segment(sound, name, sample_rate, seconds, start, channel, channels)
+
+    return _opened(Path(path), part, 0.0)
+
+
 def write(
     path: str | os.PathLike[str], waveform: torch.Tensor, sample_rate: int = SAMPLE_RATE, subtype: str | None = None
 ) -> str:
@@ -382,11 +406,11 @@ def _encode(waveform: torch.Tensor, sample_rate: int, container: str, subtype: s
             sound.write(values[..., start : start + (1 << 16)].T)
     data = buffer.getbuffer()
     if container == "WAV":
-        _clear_peak_time(data)
+        clear_peak_time(data)
     return data
 
 
-def _clear_peak_time(data: memoryview) -> None:
+def clear_peak_time(data: memoryview) -> None:
     """Zero the time of writing that libsndfile puts into a float WAV's PEAK chunk: equal sound, equal bytes."""
     position = 12
     while position + 8 <= len(data):

@@ -77,7 +77,7 @@ def mel_amplitudes(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) ->
 
 
 def encode_image(
-    mel: torch.Tensor, quantize: bool = False, settings: MelSettings = RIFFUSION
+    mel: torch.Tensor, quantize: bool = False, settings: MelSettings = RIFFUSION, peak: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image of mel amplitudes: 255 - 255 (S / S_max)^power, low frequencies at the bottom.
 
@@ -87,6 +87,8 @@ def encode_image(
     quantize : bool
         Truncate to whole numbers, bit by bit as Riffusion's `image_from_spectrogram` does (in numpy, because one unit
         in the last place decides the truncated byte).
+    peak : float, optional
+        S_max where that is not the image's own, as of a part of a longer one; larger amplitudes become black.
 
     Returns
     -------
@@ -105,14 +107,14 @@ def encode_image(
     check_lattice(mel, "mel")
     mel = working_precision(mel)
     _check_amplitudes(mel)
-    peak = mel.amax(dim=(-2, -1))
-    scale = torch.where(peak > 0, peak, torch.ones_like(peak))[..., None, None]
+    peaks = mel.amax(dim=(-2, -1)) if peak is None else mel.new_full(mel.shape[:-2], peak)
+    scale = torch.where(peaks > 0, peaks, torch.ones_like(peaks))[..., None, None]
     if quantize:
         data = np.power(mel.cpu().numpy() / scale.cpu().numpy(), settings.power)
         pixels = torch.from_numpy((255 - data * 255).astype(np.uint8)).to(mel)
     else:
         pixels = 255 - 255 * (mel / scale) ** settings.power
-    return pixels.flip(-2), peak
+    return (pixels if peak is None else pixels.clamp(0, 255)).flip(-2), peaks
 
 
 def riffusion_mel(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) -> torch.Tensor:

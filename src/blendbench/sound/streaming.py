@@ -70,6 +70,16 @@ class StreamingInversion:
         #: Hops given out.
         self._given = 0
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What it holds, to go on from."""
+        places = torch.tensor([self._first, self._given])
+        return {"mel": self._mel.contiguous(), "wave": self._wave.contiguous(), "places": places}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from a `state`."""
+        self._mel, self._wave = state["mel"], state["wave"]
+        self._first, self._given = (int(place) for place in state["places"])
+
     @property
     def _decided(self) -> int:
         """Frames up to whose centre samples are decided."""

@@ -13,7 +13,7 @@ Kinds:
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -96,12 +96,13 @@ class Blended:
         if (self.kind == "loudness") != (self.lufs is not None):
             raise BlendbenchError(f"presentation {self.name}: lufs belongs to kind=loudness, and to no other")
 
-    def _is_adaptive(self, method: Levels) -> bool:
+    def is_adaptive(self, method: Levels) -> bool:
+        """Whether stage 2 takes part for a method."""
         return self.kind == "adaptive" or (self.kind == "direct" and getattr(method, "adaptive", False))
 
     def signature(self, method: Levels) -> dict[str, Any]:
         """What changes the mix; stage 2's settings only where it takes part."""
-        if self._is_adaptive(method):
+        if self.is_adaptive(method):
             return {"kind": "adaptive", "amplification": asdict(self.amplification), "mask": asdict(self.core)}
         return {"kind": self.kind, "lufs": self.lufs}
 
@@ -130,7 +131,7 @@ class Blended:
                 raise ClipError("the music is silent, so there is nothing to hear of it alone")
             return Heard(noise.clone(), facts | {"music_lufs": None, "gain_db": None}, {"noise": noise, "music": made})
         own_lufs = audio.integrated_loudness(made, audio.SAMPLE_RATE)
-        stage2, wanted = self._is_adaptive(method), self.lufs if self.lufs is not None else noise_lufs
+        stage2, wanted = self.is_adaptive(method), self.lufs if self.lufs is not None else noise_lufs
         leveled, gain_db = made, 0.0
         if self.kind != "direct" or stage2:
             leveled, gain_db = audio.normalize_loudness(made, audio.SAMPLE_RATE, wanted)
@@ -171,7 +172,7 @@ class Blended:
             solve = masking.optimal_gain_gradient_descent
         return solve(music_mel, threshold, core, self.amplification.alpha, *bounds)
 
-    def _tried(self, noise: torch.Tensor, music: torch.Tensor) -> masking.GainResult | None:
+    def tried(self, noise: torch.Tensor, music: torch.Tensor) -> masking.GainResult | None:
         """Stage 2 of one window of several, or None where one of the two is silent."""
         try:
             return self._stage2(noise, music)
@@ -180,7 +181,7 @@ class Blended:
 
     def _amplified(self, noise: torch.Tensor, music: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
         """Stage 2 of a clip of several windows: the music under slow gains, and what a row tells of them."""
-        results = [self._tried(part, own) for part, own in windows_of(noise, music)]
+        results = [self.tried(part, own) for part, own in windows_of(noise, music)]
         gains = [None if one is None else max(one.gain_db, OFF_DB) for one in results]
         found = [one for one in results if one is not None]
         curve = gain_curve(gains, len(music))
@@ -225,15 +226,26 @@ def gain_curve(gains_db: Sequence[float | None], samples: int) -> torch.Tensor:
     takes what its neighbours have.
     """
     last = max(samples - WINDOW, 0)
-    places = np.array([*range(0, last, HOP), last]) + WINDOW / 2
-    known = [(place, gain) for place, gain in zip(places, gains_db, strict=True) if gain is not None]
+    return points_curve([*range(0, last, HOP), last], gains_db)(0, samples)
+
+
+def points_curve(begins: Sequence[int], gains_db: Sequence[float | None]) -> Callable[[int, int], torch.Tensor]:
+    """As `gain_curve`, of windows that begin at given samples: from a first sample and a count to factors [count]."""
+    known = [(begin + WINDOW / 2, gain) for begin, gain in zip(begins, gains_db, strict=True) if gain is not None]
     if not known:
-        return torch.ones(samples)
+        return lambda first, count: torch.ones(count)
     at, values = (np.array(column, dtype=float) for column in zip(*known, strict=True))
-    slopes = STEEPEST_DB / audio.SAMPLE_RATE * np.abs(at[:, None] - at)
-    values = (values[None] - slopes).max(1)
-    curve = np.interp(np.arange(samples, dtype=np.float32), at, values)
-    return torch.from_numpy(10 ** (curve / 20)).float()
+    slopes = STEEPEST_DB / audio.SAMPLE_RATE
+    for one in range(1, len(at)):  # forwards, then backwards: each is held up by its neighbours
+        values[one] = max(values[one], values[one - 1] - slopes * (at[one] - at[one - 1]))
+    for one in range(len(at) - 2, -1, -1):
+        values[one] = max(values[one], values[one + 1] - slopes * (at[one + 1] - at[one]))
+
+    def factors(first: int, count: int) -> torch.Tensor:
+        curve = np.interp(np.arange(first, first + count, dtype=float), at, values)
+        return torch.from_numpy(10 ** (curve / 20)).float()
+
+    return factors
 
 
 def _most(bounds: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ class Blend(BaseTask):
 
     name = "blend"
     sample_rate, channels = audio.SAMPLE_RATE, 1
-    gives = ("noise", "text")
+    gives: tuple[str, ...] = ("noise", "text")
     columns = {
         "clip": Column("id", "Clip"),
         "label": Column("class", "Class"),
@@ -77,7 +77,7 @@ class Blend(BaseTask):
         "music_lufs": Facts("Loudness of the music", "LUFS"),
         "gain_db": Facts("Gain of the music", "dB"),
     }
-    sortable = ("gain_db",)
+    sortable: tuple[str, ...] = ("gain_db",)
     shared = {"noise": "Noise"}
     own = {"music": "Music"}
     units = ("noise", "noise clips")
