@@ -224,6 +224,7 @@ def test_guidance_lowers_the_ratio_by_its_weight_and_at_none_is_text_alone(gener
     assert ratios[0] > ratios[1] > ratios[2] and ratios[2] < ratios[0] - 2, ratios
 
 
+@pytest.mark.soak
 def test_guidance_of_an_item_does_not_depend_on_its_batch(generator):
     items = [given("a", seed=3, noise=wave(5, high=1500.0)), given("b", seed=4, noise=wave(6, low=2000.0))]
     method = MaskingGuided("Guided", FAST, weight=0.1, griffin_lim_iterations=2)

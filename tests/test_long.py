@@ -180,7 +180,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "riffusion_a2a" else pytest.mark.soak) for name in METHODS]
+)
 def test_every_image_method_goes_on_over_a_long_noise(generator, name):
     method, item = ready(METHODS[name](), generator), given(11.0)
     made = method.generate([item, given(2.0, 2), replace(item, seed=6)])
@@ -251,6 +253,7 @@ def test_melodies_in_pieces_cover_everything():
 # In a run
 
 
+@pytest.mark.soak
 def test_noises_of_their_own_lengths(world: World, tmp_path: Path):
     """noise.seconds=null: every file as long as it is; stage 2 window by window."""
     folder = tmp_path / "noises"

@@ -88,6 +88,7 @@ def test_stage_two_is_that_of_a_run(world, stereo, blended):
     assert gains == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.soak
 def test_ctrl_c_leaves_what_is_done_and_the_same_command_goes_on(world, stereo, blended, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from blendbench.cli import main; main()", *words(world, stereo, out)]
@@ -123,8 +124,11 @@ def test_another_prompt_does_not_go_on_from_what_is_there(world, stereo, blended
     assert (out / "music.wav").read_bytes() == (blended / "music.wav").read_bytes()
 
 
+LONGEST = ("text_to_music", "masking_guided", "musicgen_melody", "shaped")
+
+
 @pytest.mark.parametrize(
-    "method", ["riffusion_a2a", "text_to_music", "masking_guided", "musicgen_melody", "random_music", "shaped"]
+    "method", ["riffusion_a2a", "random_music", *(pytest.param(name, marks=pytest.mark.soak) for name in LONGEST)]
 )
 def test_every_method_takes_a_long_noise(world, stereo, tmp_path, method):
     out = tmp_path / "out"
@@ -143,6 +147,7 @@ def test_a_number_of_seconds_cuts_as_before(world, stereo, tmp_path):
     assert (tmp_path / "out" / "core.png").is_file()
 
 
+@pytest.mark.soak
 def test_silence_within_a_noise_is_no_end_of_it(world, tmp_path):
     values = noise_sound(4, 16.0)
     values[3 * RATE : 14 * RATE] = 0
