@@ -23,6 +23,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
 
   blendbench run experiment=bnmusic/table1 [key=value ...]    run an experiment and print its table
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
+  blendbench suggest NOISE      which prompts hide this noise best, and why
   blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
@@ -73,6 +74,7 @@ def _dispatch(arguments: list[str]) -> int:
         "push": _push,
         "data": _data,
         "models": _models,
+        "suggest": _suggest,
         "doctor": _doctor,
         "list": _list,
         "train": _train,
@@ -114,6 +116,26 @@ def _blend(arguments: list[str]) -> int:
         made, whole = (telling.clock(facts[name]) for name in ("made_seconds", "noise_seconds"))
         print(f"blendbench: stopped at {made} of {whole}, which is written; the same command goes on", file=sys.stderr)
         return 130
+    return 0
+
+
+def _suggest(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="blendbench suggest",
+        description="Rank prompts by how well a quick blend of each hides a noise.",
+    )
+    parser.add_argument("noise", type=Path, help="audio file, of which the first five seconds count")
+    parser.add_argument("--top", type=int, default=5, help="how many to tell, with reasons (default: 5)")
+    parser.add_argument("--seeds", type=int, default=1, help="paintings a prompt (default: 1)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    if words.top < 1 or words.seeds < 1:
+        raise UsageError("--top and --seeds: give whole numbers from 1 up")
+    from blendbench import suggest
+
+    settings = compose(suggest.with_cheap(words.overrides))
+    quiet()
+    print(suggest.suggest(words.noise, settings, words.top, words.seeds))
     return 0
 
 
