@@ -23,6 +23,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
 
   blendbench run experiment=bnmusic/table1 [key=value ...]    run an experiment and print its table
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
+  blendbench live --prompt TEXT --from NOISE|- --to FILE|-    music that hides a noise while it sounds
   blendbench suggest NOISE      which prompts hide this noise best, and why
   blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
@@ -75,6 +76,7 @@ def _dispatch(arguments: list[str]) -> int:
         "data": _data,
         "models": _models,
         "suggest": _suggest,
+        "live": _live,
         "doctor": _doctor,
         "list": _list,
         "train": _train,
@@ -116,6 +118,33 @@ def _blend(arguments: list[str]) -> int:
         made, whole = (telling.clock(facts[name]) for name in ("made_seconds", "noise_seconds"))
         print(f"blendbench: stopped at {made} of {whole}, which is written; the same command goes on", file=sys.stderr)
         return 130
+    return 0
+
+
+def _live(arguments: list[str]) -> int:
+    parser = Parser(prog="blendbench live", description="Play music that hides a noise while it sounds.")
+    parser.add_argument("--prompt", required=True, help="what music, in words")
+    parser.add_argument(
+        "--from", dest="source", default="-", metavar="FILE|-|device[:NAME]",
+        help="a file at its speed, standard input (WAV, or raw samples), or a sound device (needs sounddevice)",
+    )  # fmt: skip
+    parser.add_argument("--to", dest="target", default="-", metavar="FILE|-|device[:NAME]", help="likewise, for output")
+    parser.add_argument("--emit", choices=("mix", "music"), help="noise and music, or music (for a device: music)")
+    parser.add_argument("--rate", type=int, default=44_100, help="of raw samples that come in, in Hz (44100 go out)")
+    parser.add_argument("--channels", type=int, default=1, help="of raw samples that come in")
+    parser.add_argument("--format", default="s16le", help="of raw samples: s16le, s32le or f32le")
+    parser.add_argument("--free", action="store_true", help="wait for music instead of keeping time with the source")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    from blendbench.live.command import Wanted, live
+    from blendbench.live.streams import Format
+
+    emit = words.emit or ("music" if words.target.startswith("device") else "mix")
+    stream = Format(words.rate, words.channels, words.format)
+    settings = compose(["generator=pocket_fast", *words.overrides])
+    quiet()
+    wanted = Wanted(words.source, words.target, emit, stream, words.free)
+    print(live(words.prompt, wanted, settings), file=sys.stderr)
     return 0
 
 

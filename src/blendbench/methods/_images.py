@@ -141,6 +141,7 @@ class ImageMethod:
 
     takes: tuple[str, ...] = ("noise", "text")
     uses: tuple[str, ...] = ("generator",)
+    adaptive: bool = False
 
     def __init__(
         self, label: str, sampling: dict[str, Any], griffin_lim_iterations: int = 24, overlap: int = OVERLAP
