@@ -338,3 +338,13 @@ def test_which_points_are_beaten():
 def test_the_table_leaves_out_what_is_not_defined_of_music_alone(run_dir):
     head = next(line for line in (run_dir / "table.md").read_text().splitlines() if line.startswith("| Method"))
     assert "Alone: FAD" in head and "Loudness normalised: NMR" in head and "Alone: NMR" not in head
+
+
+def test_a_wrapper_is_listed_with_what_its_method_takes(capsys):
+    from support.worlds import call
+
+    assert call("list", "methods", "--json") == 0
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["methods"]}
+    for name in ("shaped", "best_of"):
+        assert found[name]["takes"] == ["noise", "text"] and found[name]["tasks"] == ["blend"]
+        assert found[name]["here"] is True and found[name]["uses"] == ["generator"]

@@ -120,7 +120,7 @@ class Lister:
         text = _comment(file) or self._docstring(targets)
         with suppress(BlendbenchError):
             if kind == "methods" and targets:
-                facts = self._declared(targets[0])
+                facts = self._declared(targets[0], loaded)
         here, found = None, ""
         try:
             here, found = self._needs(kind, name, loaded, facts.get("tasks", []), own)
@@ -137,9 +137,12 @@ class Lister:
                 return doc.strip().splitlines()[0] if doc.strip() else ""
         return ""
 
-    def _declared(self, target: str) -> dict[str, Any]:
-        """What a method takes and borrows, and which tasks give that."""
+    def _declared(self, target: str, loaded: Any) -> dict[str, Any]:
+        """What a method takes and borrows, and which tasks give that; of one that builds on another, by its entry."""
         method = config.named(target, "method", self.allowed)
+        if not hasattr(method, "takes"):
+            with suppress(Exception):  # an own class may raise anything
+                method = config.build(self._resolved("method", loaded), "method", self.allowed)
         takes, uses = list(getattr(method, "takes", ())), list(getattr(method, "uses", ()))
         tasks = [name for name, (gives, lends) in self._offers.items() if gives >= set(takes) and lends >= set(uses)]
         return {"takes": takes, "uses": uses, "tasks": tasks}
@@ -193,6 +196,10 @@ class Lister:
             if isinstance(word, str) and word != "_self_":
                 base: Any = OmegaConf.to_container(OmegaConf.load(self._files(group)[word][0]))
                 plain = OmegaConf.to_container(OmegaConf.merge(base, plain))
+            elif isinstance(word, dict):  # an option of another group below a key: /method@of: bnmusic
+                ((place, chosen),) = word.items()
+                other, _, key = place.removeprefix("/").partition("@")
+                plain[key] = OmegaConf.to_container(OmegaConf.load(self._files(other)[chosen][0]))
         whole = OmegaConf.create(config.literal(self._base(task)))
         whole[group] = plain
         resolved: Any = OmegaConf.to_container(whole, resolve=True)
