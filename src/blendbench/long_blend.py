@@ -235,9 +235,9 @@ class LongBlend:
 
     # Music
 
-    @property
-    def _noise_gain(self) -> Callable[[Made], float]:
-        return lambda made: audio.from_db(self.lufs - made.lufs)
+    def _noise_gain(self, made: Made) -> float:
+        """The noise's factor, to its level in the mix."""
+        return audio.from_db(self.lufs - made.lufs)
 
     def _paint(self, made: Made, kept: dict[str, torch.Tensor] | None) -> None:
         """Window by window, each kept as it comes."""
