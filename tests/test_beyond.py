@@ -281,10 +281,14 @@ def test_mel_ratio_does_not_change_with_gain_or_unit_and_has_the_right_gradient(
 
 
 @pytest.fixture(scope="module")
-def run_dir(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("beyond") / "run"
-    assert world.run(folder, *WORDS) == 0
-    return folder
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("beyond") / "store"
+
+
+@pytest.fixture(scope="module")
+def run_dir(world: World, store: Path) -> Path:
+    assert world.with_store(store).run(store.parent / "run", *WORDS) == 0
+    return store.parent / "run"
 
 
 WORDS = [
@@ -296,14 +300,13 @@ WORDS = [
 ]  # fmt: skip
 
 
-def test_what_a_method_builds_on_is_made_once(world, run_dir):
+def test_what_a_method_builds_on_is_made_once(store, run_dir):
     """An arm's music is found by the arm that wraps it; of two candidates one alone is new."""
     rows = {(row["arm"], row["presentation"], row["pair_id"]): row for row in rows_of(run_dir)}
-    store = world.store / "music"
     made = {
         json.loads((folder / "signature.json").read_text())["method"].rsplit(".", 1)[-1]
         + json.loads((folder / "signature.json").read_text()).get("variant", "")
-        for folder in store.iterdir()
+        for folder in (store / "music").iterdir()
     }
     assert {"BNMusic", "BNMusiccandidate 1", "Shaped", "BestOf"} <= made
     for (arm, shown, pair), row in rows.items():

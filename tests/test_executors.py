@@ -78,6 +78,7 @@ def test_two_workers_make_the_same_bytes_as_one(either, tmp_path):
     assert len(kept) == len(set(kept))
 
 
+@pytest.mark.soak
 def test_a_killed_worker_is_replaced(either, alone, tmp_path, capfd):
     run_dir = tmp_path / "run"
 

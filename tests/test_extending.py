@@ -108,6 +108,7 @@ def test_an_own_task_runs_with_its_method_and_the_metrics_that_are_there(home):
     assert '"shared": {"beginning": "Beginning"}' in page
 
 
+@pytest.mark.soak
 def test_an_own_training_runs_and_goes_on(home):
     words = ("train", "telling", "--config-dir", "config", "--allow-targets", "mine", "--data-root", "data")
     told = call(home, *words)

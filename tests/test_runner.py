@@ -233,6 +233,7 @@ def test_mix_that_the_store_lost_is_mixed_again(copied, finished, generated, har
     same_outcome(run_dir, finished)
 
 
+@pytest.mark.soak
 def test_killed_run_goes_on_and_ends_like_an_undisturbed_one(world, finished, tmp_path, generated):
     fresh = world.with_store(tmp_path / "store")
     words = fresh.run_words(tmp_path / "run", "limit=2", "batch=1")

@@ -136,6 +136,7 @@ def job_of(worker: progress.Worker) -> str:
     return worker.name.removeprefix("slurm-")
 
 
+@pytest.mark.soak
 def test_an_array_of_one_task_makes_the_same_table_as_no_array(either, cluster, tmp_path, monkeypatch):
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)

@@ -691,6 +691,7 @@ def test_a_run_goes_to_the_server_of_the_log_in_and_a_second_push_writes_over_it
     assert [path.name.split("-")[0] for path in (run_dir / "wandb").iterdir()] == ["run"]
 
 
+@pytest.mark.soak
 def test_an_upload_that_the_server_refuses_is_told(run_dir, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     with serving(refused="/artifact/media/audio") as server:

@@ -112,8 +112,9 @@ class Kept:
             if (other := self._found(one)) is not None:
                 out.append(replace(other, images=music.images))
                 continue
+            facts = {"cost_s": seconds} | music.facts
             if bool(torch.isfinite(music.waveform).all()):  # whoever builds on it says what is wrong otherwise
                 inputs = self.task.inputs(one.item)
-                self._shelf.put(one.item.id, inputs, music.waveform, facts=music.facts, seconds=seconds)
-            out.append(replace(music, facts={"cost_s": seconds} | music.facts))
+                self._shelf.put(one.item.id, inputs, music.waveform, facts=facts, seconds=seconds)
+            out.append(replace(music, facts=facts))
         return out
