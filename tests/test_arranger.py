@@ -155,6 +155,11 @@ def test_parts_are_mixed_by_seed_within_a_few_decibels() -> None:
     # 40 log10 of the ratio is the gain: 13 dB for the drums.
     assert 40 * math.log10(max(volumes["drums"]) / min(volumes["drums"])) <= 13.3
     assert max(max(values) for values in volumes.values()) <= 127
+    for seed in range(4):
+        quartet = arrange(compose(1), "Classical", seed, 8.0).midi.instruments
+        assert {(track.name, track.control_changes[0].value) for track in quartet} <= set(
+            {"lead": 112, "chords": 92, "fill": 84, "pad": 80, "bass": 108}.items()
+        )
 
 
 @pytest.mark.parametrize("genre", GENRES)

@@ -857,10 +857,9 @@ class _Arranger:
         self.drums = rng.choice(style.drums) if style.drums else ""
         self.light = [rng.random() < 0.15 for _ in range(self.bars // 4 + 1)]
         desk = random.Random(f"mix/{song.id}/{genre}/{seed}")
-        # General MIDI's volume v is a gain of 40 log10(v / 127) dB.
-        self.volume = {
-            role: min(round(level * 10 ** (desk.uniform(*_MIX_SPREAD[role]) / 40)), 127) for role, level in _MIX.items()
-        }
+        # General MIDI's volume v is a gain of 40 log10(v / 127) dB. Who plays without amplifiers has no desk.
+        moved = {role: 0.0 if genre in ("Classical", "Jazz") else desk.uniform(*_MIX_SPREAD[role]) for role in _MIX}
+        self.volume = {role: min(round(level * 10 ** (moved[role] / 40)), 127) for role, level in _MIX.items()}
 
     # What part of the song
 
