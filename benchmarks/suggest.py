@@ -27,8 +27,7 @@ def full(suggesting: Suggesting, prompt, seed: int) -> float:
     """Noise-to-mask ratio in dB of a whole blend at equal loudness."""
     music = suggesting.method.generate([suggesting.given(prompt, seed)])[0].waveform
     leveled, _ = audio.normalize_loudness(music, audio.SAMPLE_RATE, -18.0)
-    energies = masking_model.band_energies(masking_model.spectra(suggesting.noise))
-    return masking_model.noise_to_mask_ratio(energies, masking_model.masked_threshold(masking_model.spectra(leveled)))
+    return masking_model.ratio_of(suggesting.noise, leveled)
 
 
 def interval(values: np.ndarray) -> str:

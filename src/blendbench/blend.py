@@ -123,8 +123,7 @@ def _with_channels(heard: Heard, noise: NoiseFile, task: Blend) -> Heard:
         return heard
     mono, music = heard.parts["noise"], heard.parts["music"]
     every = audio.extend_circular(noise.every(0, noise.samples), len(mono))
-    own = audio.extend_circular(noise.mono(0, noise.samples), len(mono))
-    every = every * audio.from_db(task.noises.lufs - audio.integrated_loudness(own, audio.SAMPLE_RATE))
+    every = every * audio.from_db(task.noises.lufs - audio.integrated_loudness(every.mean(0), audio.SAMPLE_RATE))
     return Heard(every + music, heard.facts, {"noise": every, "music": music})
 
 

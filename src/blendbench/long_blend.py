@@ -265,7 +265,10 @@ class LongBlend:
 
     def _columns(self, made: Made, hears: bool) -> Iterator[torch.Tensor]:
         """The noise's image from the first column that is not painted yet."""
-        first, frames = made.windows.number * (FRAMES - self.method.overlap), 1 + self.noise.samples // 441
+        first, frames = (
+            made.windows.number * (FRAMES - self.method.overlap),
+            1 + self.noise.samples // RIFFUSION.hop_length,
+        )
         if not hears:
             for begin in range(first, frames + 1, FRAMES):
                 yield torch.full((RIFFUSION.n_mels, min(FRAMES, frames + 1 - begin)), 255.0)

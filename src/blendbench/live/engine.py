@@ -38,7 +38,6 @@ class Report:
     underruns: int = 0
     repeated: int = 0
     latencies: list[float] = field(default_factory=list)
-    lowered: int = 0
 
     def told(self, painter: Painter) -> str:
         """In a line."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from blendbench.errors import ClipError
-from blendbench.methods._images import FRAMES, ImageMethod, Window
+from blendbench.methods._images import FRAMES, ImageMethod, Long
 from blendbench.sound import audio
 from blendbench.sound.audio import SAMPLE_RATE
 from blendbench.sound.lattice import RIFFUSION, extend_to_frames
@@ -95,8 +95,7 @@ class Painter(threading.Thread):
         self._pieces: deque[Piece] = deque()
         self._ready = 0
         self._steps = method.sampling.steps
-        self._window = 0
-        self._held: torch.Tensor | None = None
+        self._state = Long()
         self._sound = StreamingInversion(
             _PEAK, iterations=method.iterations, seed=given.seed, block=_BLOCK_FRAMES, device=method.context.device
         )
@@ -176,29 +175,23 @@ class Painter(threading.Thread):
     def _next(self, noise: torch.Tensor, heard: float) -> Piece:
         begin = time.monotonic()
         pixels, _ = encode_image(mel_amplitudes(extend_to_frames(noise))[None], quantize=self.method.generator.quantize)
-        window = Window(pixels, [self.item], self._window, self._held, is_part=True)
         sampling = self.method.sampling
         self.method.sampling = replace(sampling, steps=self._steps)
         try:
-            music = window.joined(self.method.paint(window).music)[0]
+            music = self.method.next_window(pixels, self.item, self._state)
         finally:
             self.method.sampling = sampling
-        step = FRAMES - self.method.overlap
-        # The last columns go over into the next window's.
-        first = self.method.overlap - 32 if self._window else 0
-        self._held = music[None, :, step:].clone()
-        sound = self._sound.push(decode_image(music[:, first : FRAMES - 32], _PEAK))
+        sound = self._sound.push(decode_image(music, _PEAK))
         leveled = self._leveled(sound, noise)
-        self._window += 1
         seconds = time.monotonic() - begin
         self.figures.painted.append(seconds)
         self.figures.steps.append(self._steps)
-        self._adapt(seconds, step * RIFFUSION.hop_length / SAMPLE_RATE)
+        self._adapt(seconds, seconds_a_window(self.method))
         return Piece(leveled, heard)
 
     def _adapt(self, seconds: float, played: float) -> None:
         """Fewer steps where a window takes longer than it plays."""
-        if self.waits or self._window < 2 or seconds < 0.95 * played or self._steps <= FEWEST_STEPS:
+        if self.waits or self._state.number < 2 or seconds < 0.95 * played or self._steps <= FEWEST_STEPS:
             return
         self._steps = max(FEWEST_STEPS, self._steps // 2)
         print(
@@ -236,10 +229,15 @@ class Painter(threading.Thread):
         return gain
 
 
+def seconds_a_window(method: ImageMethod) -> float:
+    """What each window adds to the music."""
+    return (FRAMES - method.overlap) * RIFFUSION.hop_length / SAMPLE_RATE
+
+
 def facts_of(painter: Painter) -> dict[str, Any]:
     """Windows, seconds a window and the real-time factor."""
     painted = painter.figures.painted
-    played = (FRAMES - painter.method.overlap) * RIFFUSION.hop_length / SAMPLE_RATE
+    played = seconds_a_window(painter.method)
     mean = sum(painted) / len(painted) if painted else math.nan
     return {
         "windows": len(painted),

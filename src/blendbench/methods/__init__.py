@@ -117,14 +117,36 @@ class Method(Protocol):
         ...
 
 
-def built_on(method: Any, label: str) -> Method:
-    """The method that a wrapper of it was handed; raises BlendbenchError where it is none, as of an arm left out."""
-    if method is None or not callable(getattr(method, "generate", None)):
-        raise BlendbenchError(
-            f"arm {label!r}: `of` is no method (was the arm that it names left out?); choose one as method@arms.NAME.of"
-        )
-    checked: Method = method
-    return checked
+class Wrapper:
+    """A method that builds on another: it takes the noise and what that one takes, and uses what that one uses.
+
+    Parameters
+    ----------
+    label : str
+        Row name.
+    of : Method
+
+    Raises
+    ------
+    BlendbenchError
+        If it is no method, as of an arm left out.
+    """
+
+    def __init__(self, label: str, of: Any) -> None:
+        if of is None or not callable(getattr(of, "generate", None)):
+            raise BlendbenchError(
+                f"arm {label!r}: `of` is no method (was the arm that it names left out?); choose one as "
+                "method@arms.NAME.of"
+            )
+        self.label, self.of = label, of
+        self.takes: tuple[str, ...] = tuple(dict.fromkeys(("noise", *of.takes)))
+        self.uses: tuple[str, ...] = of.uses
+        self.adaptive: bool = getattr(of, "adaptive", False)
+
+    def signature(self) -> dict[str, Any]:
+        """What it builds on; a wrapper adds its settings."""
+        kind = type(self.of)
+        return {"of": f"{kind.__module__}.{kind.__qualname__}", "its": self.of.signature()}
 
 
 def check(method: Any, key: str, gives: Sequence[str]) -> None:

@@ -255,21 +255,30 @@ class ImageMethod:
             if not waiting.shape[1]:
                 return
             pixels = waiting[:, torch.arange(FRAMES) % waiting.shape[1]][None]
-            held = None if state.held is None else state.held[None]
-            window = Window(pixels, [item], state.number, held, is_part=True)
-            made = self.paint(window)
-            music = window.joined(made.music)[0]
-            for name, value in made.seconds.items():
-                state.seconds[name] = state.seconds.get(name, 0.0) + value
-            # The last columns go over into the next window's, so they are given out with those.
             begin = state.number * step
-            first = begin + self.overlap - _SEAM if state.number else 0
-            stop = frames if begin + FRAMES >= frames else begin + FRAMES - _SEAM
-            state.number, state.held = state.number + 1, music[:, step:].clone()
+            is_last = begin + FRAMES >= frames
             waiting = waiting[:, step:]
-            yield music[:, first - begin : stop - begin]
-            if stop == frames:
+            yield self.next_window(pixels, item, state, frames - begin if is_last else FRAMES - _SEAM)
+            if is_last:
                 return
+
+    def next_window(
+        self, pixels: torch.Tensor, item: NoiseAndText, state: Long, stop: int = FRAMES - _SEAM
+    ) -> torch.Tensor:
+        """Paint the next window over a noise's image [1, 512, 512]; returns its new columns [512, n] up to one.
+
+        The last columns of a window go over into the next one's, so they are given out with those, unless `stop` says
+        otherwise. `state` is brought up to date.
+        """
+        held = None if state.held is None else state.held[None]
+        window = Window(pixels, [item], state.number, held, is_part=True)
+        made = self.paint(window)
+        music = window.joined(made.music)[0]
+        for name, value in made.seconds.items():
+            state.seconds[name] = state.seconds.get(name, 0.0) + value
+        first = self.overlap - _SEAM if state.number else 0
+        state.number, state.held = state.number + 1, music[:, FRAMES - self.overlap :].clone()
+        return music[:, first:stop]
 
 
 def noise_images(items: list[NoiseAndText], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:

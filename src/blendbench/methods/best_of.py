@@ -9,7 +9,7 @@ import torch
 from blendbench.datasets.reading import read_music
 from blendbench.errors import BlendbenchError
 from blendbench.evaluators import Evaluator
-from blendbench.methods import Context, Method, built_on
+from blendbench.methods import Context, Method, Wrapper
 from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio, masking_model
 from blendbench.tasks import Music
@@ -18,7 +18,7 @@ from blendbench.tasks.blend.given import NoiseAndText
 _CLIPS = 200
 
 
-class BestOf:
+class BestOf(Wrapper):
     """A wrapper of a method: candidates with other seeds, the first with the item's own.
 
     A candidate's score is its noise-to-mask ratio at the noise's loudness, in dB, plus `weight` times the squared
@@ -54,16 +54,14 @@ class BestOf:
             raise BlendbenchError(f"arm {label!r}: weight is {weight}; give a number of dB from 0 up")
         if weight and judge is None:
             raise BlendbenchError(f"arm {label!r}: weight {weight} needs a judge; give one, or weight 0")
-        self.label, self.of, self.count, self.weight = label, built_on(of, label), count, float(weight)
+        super().__init__(label, of)
+        self.count, self.weight = count, float(weight)
         self.judge = judge if weight else None
-        self.takes = tuple(dict.fromkeys(("noise", *of.takes)))
-        self.uses = tuple(dict.fromkeys((*of.uses, *(("music",) if weight else ()))))
-        self.adaptive = getattr(of, "adaptive", False)
+        self.uses = tuple(dict.fromkeys((*self.uses, *(("music",) if weight else ()))))
 
     def signature(self) -> dict[str, Any]:
         """The method's, and how a candidate is chosen."""
-        kind = type(self.of)
-        own = {"of": f"{kind.__module__}.{kind.__qualname__}", "its": self.of.signature(), "count": self.count}
+        own = super().signature() | {"count": self.count}
         return own | ({"weight": self.weight, "judge": self.judge.signature()} if self.judge else {})
 
     def prepare(self, context: Context) -> None:
@@ -100,9 +98,7 @@ class BestOf:
             return float("inf")
         rate = audio.SAMPLE_RATE
         leveled, _ = audio.normalize_loudness(music.waveform, rate, audio.integrated_loudness(noise, rate), "music")
-        energies = masking_model.band_energies(masking_model.spectra(noise, "noise"))
-        threshold = masking_model.masked_threshold(masking_model.spectra(leveled, "music"))
-        score = masking_model.noise_to_mask_ratio(energies, threshold)
+        score = masking_model.ratio_of(noise, leveled)
         if self.judge is not None:
             off = self._embedding(leveled, rate) - self.mean
             score += self.weight * float(off @ self.precision @ off) / len(off)

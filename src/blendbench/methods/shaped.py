@@ -3,14 +3,14 @@
 import time
 from typing import Any
 
-from blendbench.methods import Context, Method, built_on
+from blendbench.methods import Context, Method, Wrapper
 from blendbench.sound import audio
 from blendbench.tasks import Music
 from blendbench.tasks.blend import shaping
 from blendbench.tasks.blend.given import NoiseAndText
 
 
-class Shaped:
+class Shaped(Wrapper):
     """A wrapper of a method.
 
     Parameters
@@ -38,16 +38,12 @@ class Shaped:
         max_db: float = 18.0,
         iterations: int = 60,
     ) -> None:
-        self.label, self.of = label, built_on(of, label)
+        super().__init__(label, of)
         self.settings = shaping.Shaping(price, seconds, following, max_db, iterations)
-        self.takes = tuple(dict.fromkeys(("noise", *of.takes)))
-        self.uses = of.uses
-        self.adaptive = getattr(of, "adaptive", False)
 
     def signature(self) -> dict[str, Any]:
         """The method's, and the settings."""
-        kind = type(self.of)
-        return {"of": f"{kind.__module__}.{kind.__qualname__}", "its": self.of.signature(), **vars(self.settings)}
+        return super().signature() | vars(self.settings)
 
     def prepare(self, context: Context) -> None:
         """Make the method ready."""

@@ -587,7 +587,7 @@ def _a_weighting_power() -> Tensor:
 @lru_cache(maxsize=1)
 def _mel_to_critical_band() -> Tensor:
     """Critical band, from 0, that holds each mel band's centre, [512]."""
-    return torch.bucketize(mel_centres(), torch.tensor(masking_model.CRITICAL_BAND_EDGES[1:], dtype=torch.float64))
+    return masking_model.band_of(mel_centres())
 
 
 @lru_cache(maxsize=1)

@@ -188,9 +188,7 @@ def posterior_guided(
     BlendbenchError
         If the prediction type is unknown.
     """
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise BlendbenchError(f"prediction_type {prediction_type!r}: unknown; use epsilon or v_prediction")
-    in_noise = prediction_type == "epsilon"
+    in_noise = _is_noise(prediction_type)
 
     def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         alpha, sigma = noise_level(alphas_cumprod, timestep)
@@ -199,7 +197,7 @@ def posterior_guided(
         with torch.enable_grad():
             noisy = latents.detach().requires_grad_(True)
             output = denoiser(noisy, timestep)
-            clean = (noisy - sigma * output) / alpha if in_noise else alpha * noisy - sigma * output
+            clean = _estimate(noisy, output, alpha, sigma, in_noise)
             (gradient,) = torch.autograd.grad(log_likelihood(clean).sum(), noisy)
         return output.detach() - (sigma if in_noise else sigma / alpha) * gradient
 
@@ -239,20 +237,30 @@ def estimate_moved(
     BlendbenchError
         If the prediction type is unknown.
     """
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise BlendbenchError(f"prediction_type {prediction_type!r}: unknown; use epsilon or v_prediction")
-    in_noise = prediction_type == "epsilon"
+    in_noise = _is_noise(prediction_type)
 
     def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         output = denoiser(latents, timestep)
         alpha, sigma = noise_level(alphas_cumprod, timestep)
         if sigma == 0 or (alpha == 0 and in_noise):
             return output
-        clean = (latents - sigma * output) / alpha if in_noise else alpha * latents - sigma * output
+        clean = _estimate(latents, output, alpha, sigma, in_noise)
         moved = move(clean, sigma)
         return output + (alpha / sigma if in_noise else 1 / sigma) * (clean - moved)
 
     return denoise
+
+
+def _is_noise(prediction_type: str) -> bool:
+    """Whether a model's output is the noise rather than the velocity; raises BlendbenchError where it is neither."""
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise BlendbenchError(f"prediction_type {prediction_type!r}: unknown; use epsilon or v_prediction")
+    return prediction_type == "epsilon"
+
+
+def _estimate(latents: torch.Tensor, output: torch.Tensor, alpha: float, sigma: float, in_noise: bool) -> torch.Tensor:
+    """What a model's output takes for the clean latents."""
+    return (latents - sigma * output) / alpha if in_noise else alpha * latents - sigma * output
 
 
 def noise_level(alphas_cumprod: torch.Tensor, timestep: torch.Tensor) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blendbench.runs.folder import load_sound
-from blendbench.runs.music import made_with, music_shelf, music_signature
+from blendbench.runs.music import made_with, music_shelf
 from blendbench.runs.plan import Plan
 from blendbench.runs.shelf import Shelf, file_name
 from blendbench.store.signature import signature
@@ -51,8 +51,8 @@ class Arm:
         self.plan, self.task, self.name, self.rows = plan, plan.task, name, plan.rows
         self.method = method = plan.arms[name]
         self.generate_settings = made_with(method, plan.task, plan.context)
-        own = music_signature(self.generate_settings)
         self.music = music_shelf(plan.store, plan.task, self.generate_settings)
+        own = self.music.folder.name
         self.mix_signatures = {
             key: signature("present", PRESENT_VERSION, {"music": own, "presentation": shown.signature(method)})
             for key, shown in plan.presentations.items()

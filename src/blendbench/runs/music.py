@@ -39,14 +39,10 @@ def made_with(method: Method, task: Task, context: Context, variant: str = "") -
     return settings | ({"variant": variant} if variant else {})
 
 
-def music_signature(settings: Mapping[str, Any]) -> str:
-    """The folder's name."""
-    return signature("generate", GENERATE_VERSION, dict(settings))
-
-
 def music_shelf(store: Path, task: Task, settings: Mapping[str, Any]) -> Shelf:
-    """The folder."""
-    return Shelf(store / "music" / music_signature(settings), ".wav", "FLOAT", task.sample_rate)
+    """The folder of music made with some settings, whose name is their signature."""
+    own = signature("generate", GENERATE_VERSION, dict(settings))
+    return Shelf(store / "music" / own, ".wav", "FLOAT", task.sample_rate)
 
 
 class Kept:

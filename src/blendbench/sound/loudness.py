@@ -27,12 +27,10 @@ class LoudnessMeter:
         self._states = [np.zeros(max(len(b), len(a)) - 1) for b, a, _ in self._filters]
         self._rest = np.empty(0)
         self._powers: list[np.ndarray] = []
-        self.samples = 0
 
     def push(self, part: torch.Tensor) -> None:
         """Take further samples [n]."""
         values = part.detach().cpu().double().numpy() + 1e-30
-        self.samples += len(values)
         if not len(values):
             return
         for index, (b, a, gain) in enumerate(self._filters):

@@ -372,6 +372,16 @@ def band_centres() -> Tensor:
     return (edges[1:] + edges[:-1]) / 2
 
 
+def band_of(frequencies: Tensor) -> Tensor:
+    """Critical band, from 0, that holds each frequency [...] in Hz."""
+    return torch.bucketize(frequencies, torch.tensor(CRITICAL_BAND_EDGES[1:], dtype=torch.float64))
+
+
+def ratio_of(noise: Tensor, music: Tensor) -> float:
+    """`noise_to_mask_ratio` of two waveforms [samples] at the levels at which they are heard together."""
+    return noise_to_mask_ratio(band_energies(spectra(noise, "noise")), masked_threshold(spectra(music, "music")))
+
+
 @lru_cache(maxsize=1)
 def band_matrix() -> Tensor:
     """Share of each bin's width that lies in each band, [24, bins up to 15.5 kHz]."""

@@ -79,9 +79,8 @@ class MelMasking:
 @lru_cache(maxsize=1)
 def _bank() -> Tensor:
     """[critical bands, 512]: which band a mel band's centre lies in, times what the ear passes there."""
-    edges = torch.tensor(masking_model.CRITICAL_BAND_EDGES, dtype=torch.float64)
     centres = mel_centres()
-    band = torch.searchsorted(edges, centres, right=True) - 1
+    band = masking_model.band_of(centres)
     passed = 10 ** (masking_model.ear_weighting(centres) / 10)
     bank = torch.zeros(int(band.max()) + 1, len(centres), dtype=torch.float64)
     bank[band, torch.arange(len(centres))] = passed
