@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from blendbench import config, telling
+from blendbench import single, telling
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.long_blend import LongBlend, NoiseFile
-from blendbench.methods import Context, check
+from blendbench.methods import Context
 from blendbench.runs.folder import Run
 from blendbench.runs.music import made_with
 from blendbench.runs.plan import context_of
@@ -57,19 +57,15 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     BlendbenchError
         If the noise, the prompt, the folder or the model cannot be used.
     """
-    if not prompt.strip():
-        raise BlendbenchError("--prompt: is empty; say what music to make, such as 'calm jazz piano trio'")
+    single.check_prompt(prompt)
     run, start = Run(out, settings), time.perf_counter()
-    task = run.build_task(store=None)
-    if not isinstance(task, Blend):
-        raise BlendbenchError(f"task: {task.name} makes no blends; leave it out, or `blendbench run` an experiment")
+    task = single.blend_task(run)
     noise = NoiseFile.of(noise_file, task.noises.seconds, task.noises.channel)
     is_long = noise.samples > RIFFUSION.samples
     given = _given(task, noise_file, prompt, run.seed, is_long)
     make_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
-    method = config.build(run.given.method, "method", run.allowed)
-    check(method, "method", task.gives)
+    method = single.method_of(run, task)
     context, start = context_of(run, keep=False), time.perf_counter()
     with telling.stage("load", bar=False):
         method.prepare(context.only(method.uses))

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -407,7 +408,8 @@ class Output:
         self.channels = channels
 
     def __enter__(self) -> "Output":
-        self.places = {name: self.folder / f".{name}.part" for name in self.names}
+        self.stack = ExitStack()
+        self.places = {name: self.stack.enter_context(placing(self.folder / f"{name}.wav")) for name in self.names}
         self.open = {
             name: soundfile.SoundFile(place, "w", SAMPLE_RATE, self.channels, "FLOAT", format=self.kind)
             for name, place in self.places.items()
@@ -419,16 +421,13 @@ class Output:
         for name, part in parts.items():
             self.open[name].write(part.T.contiguous().numpy())
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *failure: Any) -> None:
         for file in self.open.values():
             file.close()
-        for name, place in self.places.items():
-            if kind is None:
-                with place.open("r+b") as written:
-                    head = bytearray(written.read(_HEAD))
-                    files.clear_peak_time(memoryview(head))
-                    written.seek(0)
-                    written.write(head)
-                place.replace(self.folder / f"{name}.wav")
-            else:
-                place.unlink(missing_ok=True)
+        for place in self.places.values():
+            with place.open("r+b") as written:
+                head = bytearray(written.read(_HEAD))
+                files.clear_peak_time(memoryview(head))
+                written.seek(0)
+                written.write(head)
+        self.stack.__exit__(*failure)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from blendbench import config, telling
+from blendbench import single, telling
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context, check
+from blendbench.methods import Context
 from blendbench.methods._images import ImageMethod, Window
 from blendbench.metrics import audibility
 from blendbench.runs.folder import Run
@@ -27,7 +27,6 @@ from blendbench.sound.mel import decode_image
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.mel_masking import MelMasking
 from blendbench.tasks.blend.pairing import Pair
-from blendbench.tasks.blend.task import Blend
 
 CHEAP = ["generator=pocket_fast", "generator.sampling.repaint.steps=4", "method.inpaint=false"]
 """Settings that make a blend quick, which the command line may override."""
@@ -82,11 +81,8 @@ class Suggesting:
 
     def __init__(self, noise_file: Path, settings: dict[str, Any]) -> None:
         run = Run(Path("suggest"), settings)
-        task = run.build_task(store=None)
-        if not isinstance(task, Blend):
-            raise BlendbenchError(f"task: {task.name} makes no blends; leave it out")
-        method = config.build(run.given.method, "method", run.allowed)
-        check(method, "method", task.gives)
+        task = single.blend_task(run)
+        method = single.method_of(run, task)
         if not isinstance(method, ImageMethod) or "noise" not in method.takes:
             raise BlendbenchError(f"method: {method.label} does not paint over a noise; take method=bnmusic")
         self.clip = NoiseClip(noise_file.stem, noise_file, "", noise_file.stem)

@@ -8,20 +8,18 @@ from typing import Any
 
 import torch
 
-from blendbench import config, telling
+from blendbench import single, telling
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError
 from blendbench.live import streams
 from blendbench.live.engine import play
 from blendbench.live.painter import Painter
-from blendbench.methods import check
 from blendbench.methods._images import ImageMethod
 from blendbench.runs.folder import Run
 from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.pairing import Pair
-from blendbench.tasks.blend.task import Blend
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,10 @@ def live(prompt: str, wanted: Wanted, settings: dict[str, Any]) -> str:
     BlendbenchError
         If the prompt, the source, the target or the model cannot be used.
     """
-    if not prompt.strip():
-        raise BlendbenchError("--prompt: is empty; say what music to make, such as 'calm jazz piano trio'")
+    single.check_prompt(prompt)
     run = Run(Path("live"), settings)
-    task = run.build_task(store=None)
-    if not isinstance(task, Blend):
-        raise BlendbenchError(f"task: {task.name} makes no blends; leave it out")
-    method = config.build(run.given.method, "method", run.allowed)
-    check(method, "method", task.gives)
+    task = single.blend_task(run)
+    method = single.method_of(run, task)
     if not isinstance(method, ImageMethod):
         raise BlendbenchError(f"method: {method.label} does not paint window by window; take method=bnmusic")
     source = _source(wanted)
