@@ -18,7 +18,7 @@ import torch
 from support.worlds import RATE, World, call, noise_sound
 
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.live.engine import Player, limited, play
+from blendbench.live.engine import Player, play
 from blendbench.live.painter import Painter, Piece
 from blendbench.live.streams import BLOCK, FileSink, Format, Sink, StreamSink, of_file, of_stream
 from blendbench.methods import Context
@@ -123,7 +123,7 @@ def test_a_format_out_of_range_is_named(settings, message):
 
 def test_loud_samples_are_rounded_off():
     block = torch.linspace(-3, 3, 1001)[None]
-    out = limited(block)
+    out = audio.round_off(block)
     assert float(out.abs().max()) <= 1.0 and torch.equal(out[block.abs() < 0.8], block[block.abs() < 0.8])
     assert bool((out.diff() >= 0).all())
 

@@ -10,10 +10,10 @@ import torch
 
 from blendbench.live.painter import Painter, facts_of
 from blendbench.live.streams import Sink
+from blendbench.sound import audio
 from blendbench.sound.audio import SAMPLE_RATE
 
 _FADE = SAMPLE_RATE // 5
-_KNEE = 0.8
 _KEPT = 6 * SAMPLE_RATE
 
 
@@ -146,7 +146,7 @@ def play(
             player.report.samples += noise.shape[1]
             for sink, with_noise in sinks:
                 heard = noise + music if with_noise else music[None].expand(noise.shape[0], -1)
-                sink.write(limited(heard))
+                sink.write(audio.round_off(heard))
         return player.report, True
     except BrokenPipeError:
         return player.report, False
@@ -155,10 +155,3 @@ def play(
     finally:
         painter.end()
         painter.join(timeout=30)
-
-
-def limited(block: torch.Tensor) -> torch.Tensor:
-    """Samples with what exceeds 0.8 rounded off to stay below 1."""
-    over = (block.abs() - _KNEE).clamp_min(0)
-    room = 1 - _KNEE
-    return block.clamp(-_KNEE, _KNEE) + block.sign() * room * torch.tanh(over / room)

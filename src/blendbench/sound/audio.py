@@ -304,6 +304,12 @@ def limit_peak(waveform: torch.Tensor, ceiling: float = 1.0) -> tuple[torch.Tens
     return waveform / peak * ceiling, db(peak / ceiling)
 
 
+def round_off(waveform: torch.Tensor, ceiling: float = 1.0, knee: float = 0.8) -> torch.Tensor:
+    """What exceeds the knee rounded off to stay below a ceiling, as mastering does; the rest as it is."""
+    over, room = (waveform.abs() - knee).clamp_min(0), ceiling - knee
+    return waveform.clamp(-knee, knee) + waveform.sign() * room * torch.tanh(over / room)
+
+
 def peak_of(waveform: torch.Tensor) -> float:
     """Largest absolute sample of a waveform; 0 if it has none, NaN if one is NaN."""
     if waveform.numel() == 0:

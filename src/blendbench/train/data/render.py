@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
+import torch
 
 from blendbench.errors import BlendbenchError
+from blendbench.sound.audio import round_off
 from blendbench.train.data.arranger import Arrangement, arrange
 from blendbench.train.data.captions import captions
 from blendbench.train.data.songs import Song
@@ -39,7 +41,6 @@ SOUNDFONTS = (
 # Rest after each score, in seconds: longer than the longest release and the reverb's tail.
 _REST = 2.5
 _TICKS_PER_SECOND = 1920
-_KNEE = 0.8
 
 
 def find_soundfont(soundfont: Path | None = None) -> Path:
@@ -221,7 +222,7 @@ def _clips(
             if not level > -50.0:
                 continue
             yield (
-                _limit(clip * 10 ** ((loudness - level) / 20)),
+                _leveled(clip, loudness - level),
                 {
                     "song": facts.song,
                     "genre": facts.genre,
@@ -244,11 +245,9 @@ def _clips(
             )
 
 
-def _limit(audio: np.ndarray) -> np.ndarray:
-    """Round off what exceeds the knee, as mastering does, so that drums leave room for one loudness of all clips."""
-    room = 0.99 - _KNEE
-    over = np.maximum(np.abs(audio) - _KNEE, 0.0)
-    return (np.clip(audio, -_KNEE, _KNEE) + np.sign(audio) * room * np.tanh(over / room)).astype(np.float32)
+def _leveled(clip: np.ndarray, gain_db: float) -> np.ndarray:
+    """A clip under a gain, its peaks rounded off, so that drums leave room for one loudness of all clips."""
+    return round_off(torch.from_numpy(clip * 10 ** (gain_db / 20)), 0.99).numpy().astype(np.float32)
 
 
 def _caption_seed(song: str, seed: int, index: int) -> int:
