@@ -294,6 +294,7 @@ def run_dir(world: World, store: Path) -> Path:
 WORDS = [
     "limit=2", "report=false", "+method@arms.shaped=shaped", "+method@arms.best=best_of",
     "arms.shaped.of=${arms.bnmusic}", "arms.best.of=${arms.bnmusic}", "arms.best.count=2",
+    "+method@arms.nested=best_of", "arms.nested.of=${arms.shaped}", "arms.nested.count=2",
     "arms.random_music=null", "arms.musicgen_melody=null", "arms.riffusion_a2a=null", "arms.noise_only=null",
     "presentations.direct=null", "+presentations.alone={kind:alone,label:Alone}",
     "metric=[fad,kl,audibility,cost]", "experiment.metrics=[fad,kl,noise_to_mask_ratio,cost]",
@@ -305,7 +306,7 @@ def test_what_a_method_builds_on_is_made_once(store, run_dir):
     rows = {(row["arm"], row["presentation"], row["pair_id"]): row for row in rows_of(run_dir)}
     made = {
         json.loads((folder / "signature.json").read_text())["method"].rsplit(".", 1)[-1]
-        + json.loads((folder / "signature.json").read_text()).get("variant", "")
+        + json.loads((folder / "signature.json").read_text()).get("handed", "")
         for folder in (store / "music").iterdir()
     }
     assert {"BNMusic", "BNMusiccandidate 1", "Shaped", "BestOf"} <= made
@@ -318,6 +319,20 @@ def test_what_a_method_builds_on_is_made_once(store, run_dir):
         if arm == "best":
             assert row["cost_s"] > rows["bnmusic", shown, pair]["cost_s"]
             assert row["candidate"] in (0, 1)
+
+
+def test_candidates_of_a_wrapper_are_made_of_candidates(store, run_dir):
+    """What lies below knows that it was handed another seed: each candidate is shaped from music of its own."""
+    shelves = {}
+    for folder in (store / "music").iterdir():
+        made = json.loads((folder / "signature.json").read_text())
+        shelves[made["method"].rsplit(".", 1)[-1], made.get("handed", "")] = {
+            file.name: files.read(file, RATE) for file in folder.glob("*.wav")
+        }
+    for kind in ("BNMusic", "Shaped"):
+        first, second = shelves[kind, ""], shelves[kind, "candidate 1"]
+        assert first.keys() == second.keys() and len(first) == 2
+        assert not any(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
 
 
 def test_music_alone_is_heard_without_the_noise(run_dir):

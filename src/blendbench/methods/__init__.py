@@ -32,7 +32,9 @@ class Context:
     channels : int
         Of every waveform.
     keep : callable, optional
-        From a method, the context and a variant to what stands for the method and keeps its music; see `kept`.
+        From a method and the context to what stands for the method and keeps its music; see `kept`.
+    variant : str
+        Tells the music of items that were changed on their way to a method apart from that of the items as they are.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Context:
         lenders: Mapping[str, Callable[[], Lent]],
         uses: Sequence[str] | None = None,
         channels: int = 1,
-        keep: "Callable[[Method, Context, str], Method] | None" = None,
+        keep: "Callable[[Method, Context], Method] | None" = None,
+        variant: str = "",
     ) -> None:
         self.sample_rate, self.channels, self.device, self.seed = sample_rate, channels, device, seed
+        self.variant = variant
         self._lenders, self._uses, self._keep = lenders, uses, keep
         self._lent: dict[str, Lent] = {}
 
@@ -68,9 +72,14 @@ class Context:
 
     def only(self, uses: Sequence[str]) -> "Context":
         """The context as a method gets it that uses so much; what is lent is shared."""
-        narrow = Context(self.sample_rate, self.device, self.seed, self._lenders, uses, self.channels, self._keep)
-        narrow._lent = self._lent
-        return narrow
+        return self._again(uses, self.variant)
+
+    def _again(self, uses: Sequence[str] | None, variant: str) -> "Context":
+        again = Context(
+            self.sample_rate, self.device, self.seed, self._lenders, uses, self.channels, self._keep, variant
+        )
+        again._lent = self._lent
+        return again
 
     def kept(self, method: "Method", variant: str = "") -> "Method":
         """A method that another builds on, ready to generate: what it has made in any run is not made again.
@@ -80,9 +89,10 @@ class Context:
         method : Method
         variant : str
             Tells its music apart from what it makes of the same items as they are, where it is handed changed ones.
+            What the method itself builds on is told apart by it, too.
         """
         if self._keep is not None:
-            return self._keep(method, self, variant)
+            return self._keep(method, self._again(self._uses, "; ".join(filter(None, (self.variant, variant)))))
         method.prepare(self.only(method.uses))
         return method
 

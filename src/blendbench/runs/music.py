@@ -17,7 +17,7 @@ from blendbench.tasks import Music, Task
 GENERATE_VERSION = 2
 
 
-def made_with(method: Method, task: Task, context: Context, variant: str = "") -> dict[str, Any]:
+def made_with(method: Method, task: Task, context: Context) -> dict[str, Any]:
     """All that changes a method's music, of which its folder's name is a hash.
 
     Parameters
@@ -25,9 +25,7 @@ def made_with(method: Method, task: Task, context: Context, variant: str = "") -
     method : Method
     task : Task
     context : Context
-        Lends what the method uses, and holds the seed.
-    variant : str
-        See `Context.kept`.
+        Lends what the method uses, and holds the seed and the variant.
     """
     settings: dict[str, Any] = {
         "method": type(method).__module__ + "." + type(method).__qualname__,
@@ -36,7 +34,7 @@ def made_with(method: Method, task: Task, context: Context, variant: str = "") -
     }
     settings |= task.signature()
     settings |= {lent: context.borrow(lent).signature() for lent in method.uses}
-    return settings | ({"variant": variant} if variant else {})
+    return settings | ({"handed": context.variant} if context.variant else {})
 
 
 def music_shelf(store: Path, task: Task, settings: Mapping[str, Any]) -> Shelf:
@@ -58,15 +56,13 @@ class Kept:
     task : Task
     store : Path
     context : Context
-        Of who builds on it.
-    variant : str
-        See `Context.kept`.
+        Of who builds on it, with the variant.
     """
 
-    def __init__(self, method: Method, task: Task, store: Path, context: Context, variant: str = "") -> None:
+    def __init__(self, method: Method, task: Task, store: Path, context: Context) -> None:
         self.method, self.task, self.context = method, task, context
         self.label, self.takes, self.uses = method.label, method.takes, method.uses
-        self._settings = made_with(method, task, context, variant)
+        self._settings = made_with(method, task, context)
         self._shelf = music_shelf(store, task, self._settings)
         self._ready = False
 

@@ -110,8 +110,8 @@ def context_of(run: Run, keep: bool = True) -> Context:
     if entry is not None:
         lenders["generator"] = lambda: config.build(entry, "generator", run.allowed)
 
-    def kept(method: Method, context: Context, variant: str) -> Method:
-        return Kept(method, run.task, run.store, context, variant)
+    def kept(method: Method, context: Context) -> Method:
+        return Kept(method, run.task, run.store, context)
 
     rate, channels = run.task.sample_rate, run.task.channels
     return Context(rate, run.device, run.seed, lenders, channels=channels, keep=kept if keep else None)
