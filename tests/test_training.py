@@ -23,6 +23,7 @@ from blendbench.models.sampling import Sampling, text_to_image
 from blendbench.models.spectral_codec import SpectralCodec
 from blendbench.models.tagger import Tagger
 from blendbench.models.weights import checkpoint_hash
+from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
@@ -145,6 +146,18 @@ def test_the_tagger_knows_genres_and_noise_kinds_of_its_cache(clips, tmp_path):
     heard = model.describe(clips.waveforms(np.array([0, 9])))
     assert heard.instruments.shape == (2, 2) and heard.music_share.shape == (2,)
     assert bool((heard.music_share > 0).all() and (heard.music_share < 1).all())
+
+
+def test_a_tagger_goes_on_from_the_weights_of_another(clips, tmp_path):
+    tagger.train(clips, tmp_path / "first", steps=2, batch=4)
+    figures = tagger.train(clips, tmp_path / "more", steps=1, batch=4, start=tmp_path / "first", learning_rate=1e-9)
+    assert figures["start"] == checkpoint_hash(tmp_path / "first")
+    first, more = (dict(Tagger.load(tmp_path / name).named_parameters()) for name in ("first", "more"))
+    assert all(torch.allclose(value, more[name], atol=1e-5) for name, value in first.items())
+    other = Tagger(["a", "b"], instruments=["drums"])
+    other.save(tmp_path / "other")
+    with pytest.raises(BlendbenchError, match="other: hears other classes"):
+        tagger.train(clips, tmp_path / "never", steps=1, start=tmp_path / "other")
 
 
 def test_trainings_without_clips_say_what_to_run(tmp_path):
@@ -490,7 +503,7 @@ def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp
         "autoencoder": trained | {"out": f"{work}/vae"},
         "generator": trained | {"vae_folder": f"{work}/vae", "out": f"{work}/pocket"},
         "student": trained | {"folder": f"{work}/pocket"},
-        "tagger": trained | {"out": f"{work}/tagger"},
+        "tagger": trained | {"out": f"{work}/tagger", "start": None, "learning_rate": 2e-3, "music_clips": 12000},
         "codec": trained | {"out": f"{work}/codec"},
         "decoder": trained | {"folder": f"{work}/codec", "out": f"{work}/decoder", "used": 5},
         "musicgen": trained | {"codec_folder": f"{work}/codec", "tokenizer_folder": None, "out": f"{work}/musicgen"},

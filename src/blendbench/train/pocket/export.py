@@ -64,7 +64,7 @@ embedding of the built-in FAD, its softmax gives the built-in KL. Half-precision
 {tagger[music_clips]} clips of rendered music (as the generator's card says) and {tagger[noise_clips]} noises: synthesised by
 `blendbench.train.noises`, and ESC-50's folds 1-3 of the ESC-10 classes (CC BY). 40 % of the examples are mixes of music
 and noise, -15 to 15 dB, with targets shared in proportion to power. {tagger[steps]} steps of {tagger[batch]} in {tagger[minutes]:.0f} min on {tagger[device]},
-seed {tagger[seed]}.
+seed {tagger[seed]}{start}.
 
 Training curve (step, minutes, loss):
 
@@ -229,6 +229,7 @@ def export_tagger(work: Path, assets: Path) -> None:
     card = _TAGGER_CARD.format(
         hash=checkpoint_hash(target), tagger=tagger, millions=tagger["parameters"] / 1e6, rows="\n".join(rows),
         embedding=config["embedding"], instruments=len(config["instruments"]), count=len(config["classes"]),
+        start=f", from the weights {tagger['start']}" if "start" in tagger else "",
         kinds=len(config["classes"]) - 7, curves=_curve("tagger", tagger["history"]),
         figures=_benchmark(work, ("tagger",)),
     )  # fmt: skip

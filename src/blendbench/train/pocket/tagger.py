@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from blendbench.errors import BlendbenchError
 from blendbench.models.tagger import Tagger
+from blendbench.models.weights import checkpoint_hash
 from blendbench.train.data.arranger import GENRES
 from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
@@ -26,6 +27,7 @@ def train(
     out: Path | str,
     *,
     steps: int,
+    start: Path | str | None = None,
     seed: int = 0,
     batch: int = 32,
     learning_rate: float = 2e-3,
@@ -41,6 +43,9 @@ def train(
     ----------
     cache : ClipCache
         Rows of split "train" are learned from.
+    start : Path or None
+        Folder of a tagger of the same classes whose weights training begins from; None for random ones. With a lower
+        learning rate it learns what is new in the cache and keeps most of what it could.
     mix_share : float
         Share of the examples that are mixes of music and noise.
     frames : int
@@ -53,7 +58,7 @@ def train(
     Raises
     ------
     BlendbenchError
-        If the cache lacks music or noise to train on.
+        If the cache lacks music or noise to train on, or `start` is of other classes.
     """
     cache, out = opened(cache), Path(out)
     torch.manual_seed(seed)
@@ -64,7 +69,7 @@ def train(
     music = np.sort(draw.choice(music, min(music_clips, len(music)), replace=False))
     kinds = sorted({cache.clips[row]["label"] for row in noise})
     instruments = sorted({name for row in music for name in cache.clips[row]["instruments"]})
-    model = Tagger([*GENRES, *kinds], instruments=instruments)
+    model, settings = _begun([*GENRES, *kinds], instruments, start)
     model.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     examples = _Examples(model, cache, np.concatenate([music, noise]), draw, frames)
     model.to(device)
@@ -72,7 +77,7 @@ def train(
         "tagger",
         list(model.parameters()),
         out / "state.pt",
-        {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate},
+        {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate} | settings,
         warm_up=50,
         decay=0.995,
         betas=(0.9, 0.999),
@@ -102,6 +107,16 @@ def train(
     model.save(out)
     clips = {"music_clips": len(music), "noise_clips": len(noise)}
     return loop.report(out / "training.json", clips | evaluate(model, cache))
+
+
+def _begun(classes: list[str], instruments: list[str], start: Path | str | None) -> tuple[Tagger, dict[str, str]]:
+    """A tagger to train, and by which weights it began."""
+    if start is None:
+        return Tagger(classes, instruments=instruments), {}
+    model = Tagger.load(Path(start))
+    if (model.classes, model.instrument_names) != (classes, instruments):
+        raise BlendbenchError(f"{start}: hears other classes than the cache has; give another `start`, or null")
+    return model, {"start": checkpoint_hash(Path(start))}
 
 
 class _Examples:
@@ -204,7 +219,7 @@ class _Examples:
                 power[:shift] = power[shift]
             elif shift < 0:
                 power[shift:] = power[shift - 1]
-        points = torch.from_numpy(self.draw.normal(0, 4.0 if noise else 3.0, 5)).float()
+        points = torch.from_numpy(self.draw.normal(0, 4.0 if noise else 2.0, 5)).float()
         colour = interpolate(points[None, None], size=bands, mode="linear", align_corners=True)[0, 0]
         return power * (10 ** (colour / 10))[:, None]
 
