@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 SUBJECT = "Hold the outputs of runs against those of the code as it was"
 """Of the commit whose code is golden."""
 COMMON = ["threads=1", "statistics.resamples=50"]
-WEIGHTS = {"generator.musicgen.checkpoint": "musicgen"}
+WEIGHTS = {"generator.musicgen.checkpoint": "musicgen", "evaluator.fad.checkpoint": "tagger"}
 """Models that are not those of the golden code any more: both sides take its own."""
 DRAWN = [f"generator.musicgen.{one}" for one in ("guidance_scale=5.0", "top_k=64", "temperature=0.7")]
 """What belongs to those models."""
