@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.tiny_models import tiny_diffusion
 from support.worlds import World, rows_of
 
 from blendbench.datasets import MusicClip, NoiseClip, Prompt
@@ -14,6 +15,7 @@ from blendbench.errors import BlendbenchError
 from blendbench.evaluators.pocket import PocketTagger
 from blendbench.figures.beyond import beaten
 from blendbench.methods import Context
+from blendbench.methods._images import Window
 from blendbench.methods.best_of import BestOf
 from blendbench.methods.masking_guided import MaskingGuided
 from blendbench.methods.shaped import Shaped
@@ -21,7 +23,7 @@ from blendbench.methods.text_to_music import TextToMusic
 from blendbench.models.generator import Generator
 from blendbench.sound import audio, files
 from blendbench.sound.masking_model import band_energies, masked_threshold, noise_to_mask_ratio, spectra
-from blendbench.sound.mel import mel_amplitudes
+from blendbench.sound.mel import decode_image, mel_amplitudes
 from blendbench.tasks import Music
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.mel_masking import MelMasking
@@ -222,6 +224,24 @@ def test_guidance_lowers_the_ratio_by_its_weight_and_at_none_is_text_alone(gener
             text.prepare(context(generator))
             assert torch.equal(made, text.generate(items)[0].waveform)
     assert ratios[0] > ratios[1] > ratios[2] and ratios[2] < ratios[0] - 2, ratios
+
+
+def test_guidance_goes_through_a_stable_diffusion_decoder_and_holds_no_gradients_of_its_weights(tmp_path):
+    """AutoencoderKL's three channels and factor of 8, as the published checkpoints have them."""
+    tiny_diffusion(tmp_path / "parts").save(tmp_path / "model")
+    generator = Generator("tiny", str(tmp_path / "model"))
+    items = [given("a", seed=3, noise=wave(5, high=1500.0)), given("b", seed=4, noise=wave(6, low=2000.0))]
+    made = []
+    for weight in (0.0, 0.5):
+        sampling = {"steps": 6, "guidance_scale": 2.0, "scheduler": "ddim"}
+        method = MaskingGuided("Guided", sampling, weight=weight, griffin_lim_iterations=2)
+        method.prepare(context(generator))
+        window = Window(method.noise_images(items)[0], items)
+        image = decode_image(method.paint(window).music, 1.0)
+        made.append(MelMasking(decode_image(window.pixels, 1.0)).ratio_db(image))
+    assert bool((made[1] < made[0]).all()), made
+    parts = generator.get("cpu")
+    assert not any(one.requires_grad for part in (parts.vae, parts.unet, parts.text_encoder) for one in part.parameters())
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ from blendbench.methods._images import OVERLAP, Window
 from blendbench.methods.text_to_music import TextToMusic
 from blendbench.models import sampling
 from blendbench.models.denoisers import Denoiser, estimate_moved
-from blendbench.models.latent_diffusion import decode_with_gradient
+from blendbench.models.latent_diffusion import decode_with_gradient, in_parts
 from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.mel import decode_image
 from blendbench.tasks.blend.given import NoiseAndText
@@ -51,8 +51,8 @@ class MaskingGuided(TextToMusic):
         self,
         label: str,
         sampling: dict[str, Any],
-        weight: float = 0.1,
-        until: float = 0.5,
+        weight: float = 0.2,
+        until: float = 0.7,
         inner_steps: int = 1,
         lufs: float = -18.0,
         griffin_lim_iterations: int = 24,
@@ -81,12 +81,20 @@ class MaskingGuided(TextToMusic):
         if self.weight == 0:
             return None
         model = self.generator.get(self.context.device)
-        masking = MelMasking(decode_image(window.pixels, 1.0).to(self.context.device))
+        # A graph holds the decoder's activations (6 GB an image at Stable Diffusion's size), so each part has its own.
+        parts = in_parts(model, len(window.pixels))
+        noises = decode_image(window.pixels, 1.0).to(self.context.device)
+        maskings = [MelMasking(noises[part]) for part in parts]
 
-        def ratio(latents: torch.Tensor) -> torch.Tensor:
-            pixels = decode_with_gradient(model, latents).mean(1)  # -1 is black, loud
-            amplitudes = ((1 - pixels) / 2).clamp(1e-4, 1).flip(-2) ** (1 / RIFFUSION.power)
-            return masking.ratio_db(amplitudes)
+        def gradient(clean: torch.Tensor) -> torch.Tensor:
+            found = []
+            for part, masking in zip(parts, maskings, strict=True):
+                with torch.enable_grad():
+                    latents = clean[part].detach().requires_grad_(True)
+                    pixels = decode_with_gradient(model, latents).mean(1)  # -1 is black, loud
+                    amplitudes = ((1 - pixels) / 2).clamp(1e-4, 1).flip(-2) ** (1 / RIFFUSION.power)
+                    found.append(torch.autograd.grad(masking.ratio_db(amplitudes).sum(), latents)[0])
+            return torch.cat(found)
 
         def move(clean: torch.Tensor, sigma: float) -> torch.Tensor:
             weight = self.weight * max(0.0, (sigma - self.until) / (1 - self.until)) / self.inner_steps
@@ -94,11 +102,9 @@ class MaskingGuided(TextToMusic):
                 return clean
             deviation = clean.std(dim=(1, 2, 3), keepdim=True)
             for _ in range(self.inner_steps):
-                with torch.enable_grad():
-                    moved = clean.detach().requires_grad_(True)
-                    (gradient,) = torch.autograd.grad(ratio(moved).sum(), moved)
-                size = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-                clean = clean - weight * deviation * gradient / size
+                direction = gradient(clean)
+                size = direction.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+                clean = clean - weight * deviation * direction / size
             return clean
 
         def put(denoiser: Denoiser, scheduler: Any) -> Denoiser:

@@ -32,9 +32,9 @@ class Shaped(Wrapper):
         self,
         label: str,
         of: Method,
-        price: float = 4.0,
+        price: float = 2.0,
         seconds: float | None = 0.4,
-        following: float = 1.0,
+        following: float = 10.0,
         max_db: float = 18.0,
         iterations: int = 60,
     ) -> None:

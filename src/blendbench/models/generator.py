@@ -125,6 +125,8 @@ class Generator(Checkpoint[LatentDiffusion]):
             if self.adapter_file is not None:
                 lora.merge(model.unet, self.adapter_file)
             model.to(device)
+        for part in (model.unet, model.vae, model.text_encoder):
+            part.requires_grad_(False)  # guidance differentiates by latents; weights need no inputs kept for theirs
         if self.vae_slicing:
             model.vae.enable_slicing()
         if self.compile:

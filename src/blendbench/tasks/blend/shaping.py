@@ -60,9 +60,9 @@ class Shaping:
         When a setting is out of its range.
     """
 
-    price: float = 4.0
+    price: float = 2.0
     seconds: float | None = 0.4
-    following: float = 1.0
+    following: float = 10.0
     max_db: float = 18.0
     iterations: int = 60
 
