@@ -240,8 +240,9 @@ def test_guidance_goes_through_a_stable_diffusion_decoder_and_holds_no_gradients
         image = decode_image(method.paint(window).music, 1.0)
         made.append(MelMasking(decode_image(window.pixels, 1.0)).ratio_db(image))
     assert bool((made[1] < made[0]).all()), made
-    parts = generator.get("cpu")
-    assert not any(one.requires_grad for part in (parts.vae, parts.unet, parts.text_encoder) for one in part.parameters())
+    model = generator.get("cpu")
+    for part in (model.vae, model.unet, model.text_encoder):
+        assert not any(weight.requires_grad for weight in part.parameters())
 
 
 @pytest.mark.soak

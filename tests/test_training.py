@@ -23,7 +23,6 @@ from blendbench.models.sampling import Sampling, text_to_image
 from blendbench.models.spectral_codec import SpectralCodec
 from blendbench.models.tagger import Tagger
 from blendbench.models.weights import checkpoint_hash
-from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
