@@ -91,17 +91,18 @@ class CQTUNet(nn.Module):
         last = widths[-1]
         self.middle = _Block(last, last, bottleneck, embedding)
         self.middle_head = _Block(last, 2, 1, embedding, (1, 1))
+        heads = [_Block(width, 2, 1, embedding, (1, 1)) for width in inner]
         self.up: Any = nn.ModuleList(
             nn.ModuleDict(
                 {
                     "block": _Block(2 * widths[level], inner[level], layers[level], embedding),
-                    "head": _Block(inner[level], 2, 1, embedding, (1, 1)),
+                    "head": heads[level],
                 }
             )
             for level in range(count)
         )
         if silent:
-            for head in (self.middle_head, *(level["head"] for level in self.up)):
+            for head in (self.middle_head, *heads):
                 for weights in (head.leave.weight, head.shortcut.weight):
                     nn.init.zeros_(weights)
 
@@ -112,7 +113,8 @@ class CQTUNet(nn.Module):
         steps = self._steps(octaves)
         x = octaves[0][:, :, :0]
         raw, kept = x, []
-        for step, (octave, modules) in enumerate(zip(octaves, self.down, strict=True)):
+        for step, octave in enumerate(octaves):
+            modules = self.down[step]
             entered = modules["enter"](octave, told)
             x = entered if step == 0 else torch.cat([entered, x], 2)
             x = modules["block"](x, told)
