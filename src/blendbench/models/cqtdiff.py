@@ -103,7 +103,7 @@ class CQTUNet(nn.Module):
         )
         if silent:
             for head in (self.middle_head, *heads):
-                for weights in (head.leave.weight, head.shortcut.weight):
+                for weights in (*head.leave.parameters(), *head.shortcut.parameters()):
                     nn.init.zeros_(weights)
 
     def forward(self, waveforms: Tensor, level: Tensor) -> Tensor:
