@@ -1,0 +1,134 @@
+"""The piano that a prior learns from: POP909's piano tracks, rendered, at a low sample rate.
+
+A folder with `piano.i16` (all songs one after the other, mono) and `piano.jsonl` (a row a song: where it lies, its
+level, its split, the sample rate). Held out are the songs that no built-in model learns from.
+"""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blendbench.errors import BlendbenchError
+from blendbench.seeds import shuffled
+from blendbench.sound import audio
+from blendbench.store.write import make_folder, write_text
+from blendbench.train.data import render, songs
+
+RMS = 0.05657
+"""Level of every song, as the published excerpts of SimDPS have it."""
+
+
+class Piano:
+    """The songs of such a folder, memory-mapped.
+
+    Raises
+    ------
+    BlendbenchError
+        If nothing is there.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        folder = Path(folder)
+        try:
+            rows = [json.loads(line) for line in (folder / "piano.jsonl").read_text().splitlines()]
+            samples = np.memmap(folder / "piano.i16", np.int16, "r")
+        except (OSError, ValueError):
+            raise BlendbenchError(f"{folder}: no rendered piano here; run `blendbench train piano` first") from None
+        self.sample_rate = int(rows[0]["sample_rate"])
+        self.songs: dict[str, list[np.ndarray]] = {"train": [], "held_out": []}
+        self.levels: dict[str, list[float]] = {"train": [], "held_out": []}
+        for row in rows:
+            self.songs[row["split"]].append(samples[row["start"] : row["stop"]])
+            self.levels[row["split"]].append(RMS / (row["rms"] * 32768))
+
+    def crops(self, split: str, count: int, samples: int, draw: np.random.Generator) -> torch.Tensor:
+        """Random stretches [count, samples] of songs in proportion to their length, at `RMS` of the song.
+
+        Stretches that are nearly silent are drawn again.
+        """
+        lengths = np.array([len(song) - samples for song in self.songs[split]], float).clip(0)
+        if not lengths.any():
+            raise BlendbenchError(f"split {split}: no song of {samples} samples; render longer ones")
+        out: list[torch.Tensor] = []
+        while len(out) < count:
+            song = int(draw.choice(len(lengths), p=lengths / lengths.sum()))
+            start = int(draw.integers(int(lengths[song])))
+            crop = self.songs[split][song][start : start + samples] * self.levels[split][song]
+            if float(np.sqrt((crop**2).mean())) > 0.1 * RMS:
+                out.append(torch.from_numpy(crop.astype(np.float32)))
+        return torch.stack(out)
+
+
+def build(
+    folder: Path | str,
+    pop909: Path | str,
+    *,
+    count: int = 100,
+    sample_rate: int = 11_025,
+    seed: int = 0,
+    workers: int = 2,
+) -> None:
+    """Render songs to learn from and, of those held out, a fifth as many; a finished folder stays.
+
+    Parameters
+    ----------
+    folder : Path
+    pop909 : Path
+    count : int
+        Songs to learn from.
+    sample_rate : int
+        In Hz.
+    workers : int
+        Processes.
+
+    Raises
+    ------
+    BlendbenchError
+        If FluidSynth or the songs are missing.
+    """
+    folder, pop909 = Path(folder), Path(pop909)
+    if (folder / "piano.jsonl").exists():
+        return
+    there = [path.name for path in sorted(pop909.glob("*")) if (path / f"{path.name}.mid").is_file()]
+    held = set(songs.held_out_songs())
+    chosen = [("train", name) for name in islice((one for one in shuffled(there, seed, str) if one not in held), count)]
+    chosen += [("held_out", one) for one in shuffled(sorted(held & set(there)), seed, str)[: max(1, count // 5)]]
+    if not any(split == "train" for split, _ in chosen):
+        raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; give --data-root DIR")
+    render.find_fluidsynth()
+    render.find_soundfont()
+    make_folder(folder)
+    rows: list[dict[str, Any]] = []
+    place = 0
+    with (folder / "piano.partial").open("wb") as file, ProcessPoolExecutor(workers) as pool:
+        files = [str(pop909 / name / f"{name}.mid") for _, name in chosen]
+        for (split, name), made in zip(chosen, pool.map(_rendered, files, [sample_rate] * len(files)), strict=True):
+            file.write(made.tobytes())
+            rms = float(np.sqrt(((made.astype(np.float64) / 32768) ** 2).mean())) if len(made) else 0.0
+            rows.append({"song": name, "split": split, "start": place, "stop": place + len(made), "rms": rms,
+                         "sample_rate": sample_rate})  # fmt: skip
+            place += len(made)
+            if len(rows) % 10 == 0:
+                print(f"piano: {len(rows)} of {len(chosen)} songs, {place / sample_rate / 3600:.1f} hours", flush=True)
+    (folder / "piano.partial").replace(folder / "piano.i16")
+    write_text(folder / "piano.jsonl", "".join(json.dumps(row) + "\n" for row in rows if row["rms"] > 0))
+
+
+def _rendered(file: str, sample_rate: int) -> np.ndarray:
+    """A song's piano track, int16 [samples]."""
+    import pretty_midi
+
+    torch.set_num_threads(1)
+    score, track = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0)
+    for own in pretty_midi.PrettyMIDI(file).instruments:
+        if own.name == "PIANO":
+            track.notes += own.notes
+    score.instruments.append(track)
+    sound = torch.from_numpy(render.render(score, sample_rate=audio.SAMPLE_RATE))
+    low = audio.resample(sound, audio.SAMPLE_RATE, sample_rate)
+    return (low.clamp(-1, 1) * 32767).to(torch.int16).numpy()
