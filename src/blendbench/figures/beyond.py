@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from blendbench.errors import BlendbenchError
 from blendbench.figures.drawing import save_all, words
@@ -83,6 +84,9 @@ def frontier(
             handles, labels = axes[0][0].get_legend_handles_labels()
             for axis in axes.flat:
                 axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+                axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.yaxis.set_minor_locator(NullLocator())
             figure.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=4)
             stem = name + (f"_{judge}" if number else "") + (f"_{dataset}" if len(run.datasets) > 1 else "")
             files += save_all(figure, run.dir, stem, vector=True)

@@ -51,7 +51,7 @@ class MaskingGuided(TextToMusic):
         self,
         label: str,
         sampling: dict[str, Any],
-        weight: float = 0.2,
+        weight: float = 0.1,
         until: float = 0.7,
         inner_steps: int = 1,
         lufs: float = -18.0,
