@@ -10,7 +10,8 @@ from blendbench.errors import BlendbenchError
 from blendbench.models.cqtdiff import PAPER
 from blendbench.models.edm import Churn, Schedule, sample
 from blendbench.models.priors import AudioPrior, welch
-from blendbench.train.data.piano import RMS, Piano
+from blendbench.train.data.piano import Piano
+from blendbench.train.data.pieces import RMS
 from blendbench.train.pocket import prior as training
 
 NETWORK = {"bins": [8, 8, 16], "widths": [8, 8, 16], "layers": [1, 1, 1], "bottleneck": 1, "embedding": 16}

@@ -17,10 +17,8 @@ from blendbench.errors import BlendbenchError
 from blendbench.seeds import shuffled
 from blendbench.sound import audio
 from blendbench.store.write import make_folder, write_text
-from blendbench.train.data import render, songs
-
-RMS = 0.05657
-"""Level of every song, as the published excerpts of SimDPS have it."""
+from blendbench.train.data import pieces, render, songs
+from blendbench.train.data.pieces import RMS
 
 
 class Piano:
@@ -121,14 +119,6 @@ def build(
 
 def _rendered(file: str, sample_rate: int) -> np.ndarray:
     """A song's piano track, int16 [samples]."""
-    import pretty_midi
-
     torch.set_num_threads(1)
-    score, track = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0)
-    for own in pretty_midi.PrettyMIDI(file).instruments:
-        if own.name == "PIANO":
-            track.notes += own.notes
-    score.instruments.append(track)
-    sound = torch.from_numpy(render.render(score, sample_rate=audio.SAMPLE_RATE))
-    low = audio.resample(sound, audio.SAMPLE_RATE, sample_rate)
+    low = audio.resample(pieces.piano(file), pieces.SAMPLE_RATE, sample_rate)
     return (low.clamp(-1, 1) * 32767).to(torch.int16).numpy()

@@ -5,8 +5,8 @@ Ogg Vorbis, mono, 44.1 kHz, with a CSV table: where the window of 2^18 samples b
 
 import csv
 import io
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +34,6 @@ def write(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
     BlendbenchError
         If FluidSynth or the songs are missing, or the folder cannot be written.
     """
-    import pretty_midi
-
     pop909 = Path(pop909)
     there = [name for name in songs.held_out_songs() if (pop909 / name / f"{name}.mid").is_file()]
     if len(there) < PIECES:
@@ -44,7 +42,7 @@ def write(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
     make_folder(folder)
     draw, rows = np.random.default_rng([seed, 3]), []
     for name in shuffled(there, seed, str)[:PIECES]:
-        waveform = _piano(pretty_midi.PrettyMIDI(str(pop909 / name / f"{name}.mid")))
+        waveform = piano(pop909 / name / f"{name}.mid", SECONDS)[: round(SECONDS * SAMPLE_RATE)]
         start = int(draw.integers(len(waveform) - WINDOW))
         level = RMS / float(waveform[start : start + WINDOW].square().mean().sqrt())
         leveled, _ = audio.limit_peak(waveform * level, 0.98)
@@ -56,13 +54,19 @@ def write(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
     write_text(folder / "piano.csv", text.getvalue())
 
 
-def _piano(midi: Any) -> torch.Tensor:
-    """The first `SECONDS` of a song's piano track [samples], by a grand piano."""
+def piano(midi: Path | str, seconds: float = math.inf) -> torch.Tensor:
+    """A song's piano track by a grand piano, [samples] at 44.1 kHz: what begins within so many seconds, rung out.
+
+    Raises
+    ------
+    BlendbenchError
+        If FluidSynth or the soundfont is missing.
+    """
     import pretty_midi
 
     score, track = pretty_midi.PrettyMIDI(), pretty_midi.Instrument(0)
-    for own in midi.instruments:
+    for own in pretty_midi.PrettyMIDI(str(midi)).instruments:
         if own.name == "PIANO":
-            track.notes += [note for note in own.notes if note.start < SECONDS]
+            track.notes += [note for note in own.notes if note.start < seconds]
     score.instruments.append(track)
-    return torch.from_numpy(render.render(score, sample_rate=SAMPLE_RATE))[: round(SECONDS * SAMPLE_RATE)]
+    return torch.from_numpy(render.render(score, sample_rate=SAMPLE_RATE))
