@@ -81,7 +81,7 @@ class MaskingGuided(TextToMusic):
         if self.weight == 0:
             return None
         model = self.generator.get(self.context.device)
-        # A graph holds the decoder's activations (6 GB an image at Stable Diffusion's size), so each part has its own.
+        # A graph holds the decoder's activations, so each part has its own.
         parts = in_parts(model, len(window.pixels))
         noises = decode_image(window.pixels, 1.0).to(self.context.device)
         maskings = [MelMasking(noises[part]) for part in parts]

@@ -119,7 +119,7 @@ class CQTUNet(nn.Module):
             x = entered if step == 0 else torch.cat([entered, x], 2)
             x = modules["block"](x, told)
             kept.append(x)
-            raw = torch.cat([octave, raw], 2) if step else octave
+            raw = torch.cat([octave, raw], 2)
             if step < len(steps):
                 x, raw = _shrunk(x, *steps[step]), _shrunk(raw, *steps[step])
             x = (x + modules["project"](raw)) * _HALF

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,16 +21,6 @@ from blendbench.errors import BlendbenchError
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """Waveforms [B, samples] and their noise's standard deviation, to clean waveforms [B, samples]."""
-
-
-class Prior(Protocol):
-    """What a sampler knows of music: a denoiser for one sample rate."""
-
-    sample_rate: int
-    sigma_data: float
-
-    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
-        """The mean of what waveforms [B, samples] may be, given that they hold white noise of this deviation."""
 
 
 @dataclass(frozen=True)
