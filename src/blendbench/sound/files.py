@@ -52,6 +52,7 @@ from blendbench.store.write import write_bytes
 _Any = TypeVar("_Any")
 _FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24"), ".ogg": ("OGG", "VORBIS")}
 _UNBOUNDED_SUBTYPES = {"FLOAT", "DOUBLE"}
+_MP3_LEAD = 32 * 1152
 
 
 def read(
@@ -357,10 +358,8 @@ def _decoded(
     block_frames = max(1, BLOCK_VALUES // sound.channels)
     position = first_frame
     try:
-        if first_frame:
-            sound.seek(first_frame)
         while position < last_frame:
-            block = sound.read(min(block_frames, last_frame - position), dtype="float32", always_2d=True)
+            block = frames_at(sound, position, min(block_frames, last_frame - position))
             if len(block) == 0:
                 break
             position += len(block)
@@ -375,6 +374,19 @@ def _decoded(
         raise ClipError(f"{name}: truncated: {position} of {sound.frames} frames; fetch or record it again")
     if position <= first_frame:
         yield torch.zeros(0) if channels == 1 else torch.zeros(channels, 0)
+
+
+def frames_at(sound: soundfile.SoundFile, first: int, count: int, dtype: str = "float32") -> np.ndarray:
+    """Frames [n, channels] of an open file from one on; fewer where it ends.
+
+    An MP3's frames lean on those before, and libsndfile forgets them when it seeks, which `soundfile` has it do after
+    every read: the first tenth of a second would be wrong. So there some more is decoded, and thrown away.
+    """
+    lead = min(first, _MP3_LEAD) if sound.format == "MP3" else 0
+    if sound.tell() != first - lead:
+        sound.seek(first - lead)
+    found: np.ndarray = sound.read(lead + count, dtype=dtype, always_2d=True)
+    return found[lead:]
 
 
 def _taken(block: np.ndarray, channel: int | None, channels: int) -> np.ndarray:
