@@ -172,11 +172,15 @@ class _Layer(nn.Module):
             nn.init.uniform_(weights, -1e-7, 1e-7)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        grouped = x.unflatten(1, (_GROUPS, -1))
-        normed = (grouped / (grouped.float().var((2, 3, 4), keepdim=True) + 1e-7).sqrt()).flatten(1, 2)
-        scale = self.norm * (1 + self.scale(told))
-        inner = self.conv(functional.gelu(normed * scale[:, :, None, None]))
-        return (x + self.gate(told)[:, :, None, None] * inner) * _HALF
+        # One factor a channel: over the group's deviation, times what the layer has learned for this noise level.
+        # The variance by its moments: torch's own `var` takes a third of a training's time.
+        groups = x.flatten(1).unflatten(1, (_GROUPS, -1)).float()
+        count = groups.shape[2]
+        variance = (torch.linalg.vector_norm(groups, dim=2).square() / count - groups.mean(2).square()).clamp_min(0)
+        spread = (variance * (count / (count - 1)) + 1e-7).rsqrt()
+        scale = spread.repeat_interleave(x.shape[1] // _GROUPS, 1) * self.norm * (1 + self.scale(told))
+        inner = self.conv(functional.gelu(x * scale.to(x.dtype)[:, :, None, None]))
+        return x * _HALF + (self.gate(told) * _HALF).to(x.dtype)[:, :, None, None] * inner
 
 
 class _Embedding(nn.Module):

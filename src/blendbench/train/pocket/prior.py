@@ -75,7 +75,6 @@ def train(
         decay=0.999,
         log_every=log_every,
         device=device,
-        mixed=False,
     )
     prior.train()
     low, high = np.log(sigma_min), np.log(sigma_max)
