@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from support.stimuli import GAP, PIECES, ROOT, stimulus
-from support.worlds import call
+from support.worlds import WITHOUT_PRIOR, call
 
 from blendbench.composing import compose
 from blendbench.errors import BlendbenchError, ClipError
@@ -27,7 +27,8 @@ def task_of(*words: str) -> LongGap:
 
 
 def run(run_dir: Path, *words: str) -> int:
-    return call("run", f"run_dir={run_dir}", f"store_dir={run_dir.parent / 'store'}", "statistics.resamples=50", *words)
+    own = (f"run_dir={run_dir}", f"store_dir={run_dir.parent / 'store'}", "statistics.resamples=50")
+    return call("run", *own, *WITHOUT_PRIOR, *words)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_pieces_are_filled_measured_and_shown(pieces):
     assert len(rows) == 2 * 2 * 2 and {row["status"] for row in rows} == {"ok"}
     assert set(rows[0]) >= {"excerpt", "recording", "genre", "sha256", "attenuation_db"}
     scores = pd.read_csv(pieces / "scores.csv")
-    assert list(scores.columns[-3:]) == ["lsd", "context_snr", "far_context_snr"]
+    assert list(scores.columns[-4:]) == ["lsd", "guide_snr", "context_snr", "far_context_snr"]
     first = rows[0]
     task = task_of()
     given = task.given(first)

@@ -247,3 +247,21 @@ def test_pasting_the_original_found_restores_it(piece: str) -> None:
     clip, corpus = stimulus(piece, "Degraded"), _corpus(piece, "Original")
     found = guide(find(clip, GAP, corpus), corpus, len(clip))
     assert (paste(clip, found, GAP) - stimulus(piece, "Original")).abs().max() <= 1.01 * LSB
+
+
+def test_lower_ranks_are_worse_places_apart_from_better_ones():
+    whole = _noise(60_000)
+    clip = whole[20_000:28_000]
+    part = whole.clone()
+    found = [
+        find(clip, SMALL_GAP, [part], replace(SMALL, rank=rank, apart=1.0, refine="none")) for rank in (1, 2, 3, 6)
+    ]
+    assert abs(found[0].offset - 20_000) <= SMALL.hop_samples
+    distances = [one.distance for one in found]
+    assert distances == sorted(distances) and distances[0] < 0.5 * distances[1]
+    offsets = sorted(one.offset for one in found)
+    assert min(np.diff(offsets)) >= 4410
+    with pytest.raises(ClipError, match="corpus has no 99 candidates 1 s apart: ask for a lower rank"):
+        find(clip, SMALL_GAP, [part], replace(SMALL, rank=99, apart=1.0))
+    with pytest.raises(BlendbenchError, match="rank is 0: give a whole number from 1 up"):
+        replace(SMALL, rank=0)

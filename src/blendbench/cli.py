@@ -25,6 +25,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
   blendbench live --prompt TEXT --from NOISE|- --to FILE|-    music that hides a noise while it sounds
   blendbench suggest NOISE      which prompts hide this noise best, and why
+  blendbench inpaint FILE       fill gaps of some seconds in a recording
   blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
@@ -76,6 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
         "data": _data,
         "models": _models,
         "suggest": _suggest,
+        "inpaint": _inpaint,
         "live": _live,
         "doctor": _doctor,
         "list": _list,
@@ -165,6 +167,39 @@ def _suggest(arguments: list[str]) -> int:
     settings = compose(suggest.with_cheap(words.overrides))
     quiet()
     print(suggest.suggest(words.noise, settings, words.top, words.seeds))
+    return 0
+
+
+def _inpaint(arguments: list[str]) -> int:
+    parser = Parser(prog="blendbench inpaint", description="Fill gaps of some seconds in a recording.")
+    parser.add_argument("file", type=Path, help="audio file, of any rate and number of channels")
+    parser.add_argument(
+        "--gap", nargs=2, type=float, action="append", default=[], metavar=("START", "STOP"),
+        help="where a gap is, in seconds; again for each further one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--method", default="simdps", metavar="NAME", help="lpc, sim, dps, simdps_l (simdps, the default), simdps_h"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for the repaired file, parts and inpaint.json")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="further recordings to take a guide from")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    name = "simdps_l" if words.method == "simdps" else words.method
+    settings = compose(["task=long_gap", f"method={name}", *words.overrides])
+    from blendbench import inpaint
+
+    quiet()
+    facts = inpaint.inpaint(words.file, words.gap, words.out, settings, words.corpus)
+    for gap in facts["gaps"]:
+        guide = gap.get("guide")
+        told = f", guide from {guide['start']:.2f} s of {guide['file']}" if guide else ""
+        print(f"{gap['start']:g} to {gap['stop']:g} s: filled in {gap['seconds']:.1f} s{told}")
+    if facts["clipped_samples"]:
+        print(f"blendbench: {facts['clipped_samples']} samples of the fills were clipped", file=sys.stderr)
+    print(words.out / facts["file"])
+    if facts["left"]:
+        print(f"blendbench: stopped; {facts['left']} gaps are as they were", file=sys.stderr)
+        return 130
     return 0
 
 

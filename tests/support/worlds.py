@@ -128,7 +128,7 @@ class World:
 
 @dataclass(frozen=True)
 class GapWorld(World):
-    """A world of the long-gap task: six short recordings, two arms that need no weights."""
+    """A world of the long-gap task: six short recordings, two arms that need no weights (`WITHOUT_PRIOR`)."""
 
     def words(self) -> list[str]:
         """Settings that point a command at the recordings and keep it small."""
@@ -140,7 +140,7 @@ class GapWorld(World):
     def run_words(self, run_dir: Path, *words: str) -> list[str]:
         """The whole command line of a run; arms of the blend task that are left out are not there."""
         own = [word for word in words if word not in CHEAP]
-        return ["run", "experiment=simdps/objective", *self.words(), f"run_dir={run_dir}", *own]
+        return ["run", "experiment=simdps/objective", *self.words(), f"run_dir={run_dir}", *WITHOUT_PRIOR, *own]
 
     def with_store(self, store: Path, copy: bool = False) -> "GapWorld":
         """The same world with another store."""
@@ -156,6 +156,8 @@ def build_gap_world(world: World, folder: Path) -> GapWorld:
     return GapWorld(folder, world.generator, world.musicgen, world.evaluator, folder / "store")
 
 
+WITHOUT_PRIOR = ("arms.dps=null", "arms.simdps_l=null", "arms.simdps_h=null")
+"""Leaves the arms of simdps/objective that sample nothing."""
 CHEAP = ("arms.bnmusic=null", "arms.riffusion_a2a=null", "arms.musicgen_melody=null")
 """Leaves the arms that need no generator."""
 

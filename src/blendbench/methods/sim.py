@@ -26,8 +26,8 @@ class Sim:
         If a field is unknown or out of range.
     """
 
-    takes = ("recording", "gap", "corpus")
-    uses = ()
+    takes: tuple[str, ...] = ("recording", "gap", "corpus")
+    uses: tuple[str, ...] = ()
 
     def __init__(self, label: str, search: dict[str, Any] | None = None) -> None:
         self.label = label

@@ -78,14 +78,14 @@ class Churn:
     amount : float
         S_churn; a step's level is first raised by min(amount / steps, sqrt(2) - 1).
     low, high : float
-        S_tmin and S_tmax: levels outside get none.
+        S_tmin and S_tmax: levels outside get none; None is without bound.
     scale : float
         S_noise.
     """
 
     amount: float = 10.0
     low: float = 0.0
-    high: float = math.inf
+    high: float | None = None
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -95,7 +95,8 @@ class Churn:
 
     def gamma(self, sigma: float, steps: int) -> float:
         """By how much a level is raised, as a share."""
-        return min(self.amount / steps, math.sqrt(2) - 1) if self.low <= sigma <= self.high else 0.0
+        within = self.low <= sigma and (self.high is None or sigma <= self.high)
+        return min(self.amount / steps, math.sqrt(2) - 1) if within else 0.0
 
 
 def sample(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blendbench.errors import BlendbenchError
+from blendbench.models.checkpoint import Checkpoint
 from blendbench.models.cqtdiff import CQTUNet
 from blendbench.store.write import make_folder, write_text
 
@@ -138,6 +139,38 @@ class AudioPrior(nn.Module):
         if unexpected or [name for name in missing if name != "spectrum"]:
             raise BlendbenchError(f"{folder}: weights of another prior; give a folder of `blendbench train prior`")
         return prior.eval().requires_grad_(False).to(device)
+
+
+class PriorCheckpoint(Checkpoint[AudioPrior]):
+    """A prior by name: "pocket" for the built-in one of piano music, a folder, or a name of `blendbench models add`.
+
+    Parameters
+    ----------
+    key, checkpoint
+        See `Checkpoint`.
+    network : bool
+        False takes the Wiener filter of the prior's spectrum alone, which needs no training.
+    """
+
+    builtin = "prior"
+    marker = "config.json"
+    layout = "`blendbench train prior`'s"
+
+    def __init__(self, key: str, checkpoint: str, network: bool = True) -> None:
+        super().__init__(key, checkpoint)
+        self.network = network
+
+    def signature(self) -> dict[str, Any]:
+        """The checkpoint's hash, and whether its network takes part."""
+        return {"checkpoint": self.fingerprint, "network": self.network}
+
+    def _load(self, source: Path | str, device: str) -> AudioPrior:
+        prior = AudioPrior.load(source, device)
+        if self.network:
+            return prior
+        if prior.base != "wiener":
+            raise BlendbenchError(f"{self.key}.network=false: {source} has no spectrum; take the network")
+        return AudioPrior(prior.sample_rate, prior.sigma_data, prior.spectrum, prior.samples, base="wiener").to(device)
 
 
 def welch(waveforms: Tensor, size: int = 4096) -> Tensor:

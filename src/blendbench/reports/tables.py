@@ -292,9 +292,11 @@ def notes(run: Run, results: pd.DataFrame) -> list[str]:
             alone = " (its figures are the paper's alone)" if paper else ""
             told.append(f"{label}: not run; this experiment has no arm {arm!r}{alone}.")
     for name in names:
-        recipes = results[results["metric"] == name]["recipe"]
-        if len(recipes):
-            told.append(f"{run.fact(name).label}: {recipes.iloc[0]}.")
+        cells = results[results["metric"] == name]
+        if len(cells):
+            # Of a cell without a value the recipe says why it has none: that of the first with one, where there is one.
+            measured = cells[cells["n"] > 0]
+            told.append(f"{run.fact(name).label}: {(measured if len(measured) else cells)['recipe'].iloc[0]}.")
     return told
 
 

@@ -301,9 +301,17 @@ def masked_threshold(spectrum: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL)
 
     Source: Johnston (1988), with the tonality of `band_tonality`; ITU-R BS.1387-1, annex 2, time domain spreading.
     """
+    return excitation(spectrum, playback_db_spl).maximum(quiet_threshold())
+
+
+def excitation(spectrum: Tensor, playback_db_spl: float = PLAYBACK_DB_SPL) -> Tensor:
+    """What a masker hides, the threshold in quiet apart: [24, ceil(frames / 2)], in proportion to its power.
+
+    Parameters and errors as `masked_threshold`.
+    """
     energies = band_energies(spectrum, playback_db_spl)
     maskers = energies / 10 ** (masking_offset(band_tonality(spectrum)) / 10)
-    return _spread_in_time(spreading_matrix() @ maskers).maximum(quiet_threshold())
+    return _spread_in_time(spreading_matrix() @ maskers)
 
 
 def noise_to_mask_ratio(energies: Tensor, threshold: Tensor) -> float:

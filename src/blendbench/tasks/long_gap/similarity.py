@@ -9,6 +9,7 @@ Features are arrays [frames, bins] at a lower rate, of which frame j covers samp
 padding. Sums are taken in float64.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
@@ -56,14 +57,21 @@ class SimilaritySettings:
     """`eq11`: the two samples at the gap's edges agree best; `context`: least squares over `refine_seconds`; `none`."""
     refine_seconds: float = 0.25
     """Context a side that `context` compares, in seconds."""
+    rank: int = 1
+    """Which candidate is taken: 1 is the best, 2 the next best that lies `apart` from it, and so on."""
+    apart: float = 0.5
+    """Least distance of the candidates that `rank` counts, in seconds."""
 
     def __post_init__(self) -> None:
         """Check the settings; BlendbenchError if one is unknown or out of range."""
         if self.refine not in REFINEMENTS:
             raise BlendbenchError(f"refine is {self.refine!r}: choose one of {', '.join(REFINEMENTS)}")
-        for name in ("sample_rate", "search_rate", "frame", "hop", "stft_reach", "chroma_reach", "refine_seconds"):
+        above = ("sample_rate", "search_rate", "frame", "hop", "stft_reach", "chroma_reach", "refine_seconds", "apart")
+        for name in above:
             if not getattr(self, name) > 0:
                 raise BlendbenchError(f"{name} is {getattr(self, name)}: give a number above 0")
+        if type(self.rank) is not int or self.rank < 1:
+            raise BlendbenchError(f"rank is {self.rank}: give a whole number from 1 up")
 
     @property
     def hop_samples(self) -> float:
@@ -119,15 +127,19 @@ def find(degraded: Tensor, gap: Gap, corpus: Sequence[Tensor], settings: Similar
             f"longest of {len(parts)} corpus parts has {longest} samples, the clip {len(degraded)}: add music"
         )
     query = _values(degraded * gap.mask(len(degraded)).to(degraded.device), "clip")
-    best = Match(0, 0, np.inf)
-    for index, part in enumerate(parts):
-        if len(part) < len(query):
-            continue
-        costs = cost(query, gap, part, settings)
-        coarse = int(costs.argmin())
-        if costs[coarse] < best.distance:
-            best = Match(index, round(coarse * settings.hop_samples), float(costs[coarse]))
-    return Match(best.part, _refined(query, gap, parts[best.part], best.offset, settings), best.distance)
+    found = {index: cost(query, gap, part, settings) for index, part in enumerate(parts) if len(part) >= len(query)}
+    aside = math.ceil(settings.apart * settings.sample_rate / settings.hop_samples)
+    for _ in range(settings.rank):
+        best = min(found, key=lambda index: found[index].min())
+        coarse = int(found[best].argmin())
+        distance = float(found[best][coarse])
+        if distance == np.inf:
+            raise ClipError(
+                f"corpus has no {settings.rank} candidates {settings.apart:g} s apart: ask for a lower rank"
+            )
+        found[best][max(coarse - aside + 1, 0) : coarse + aside] = np.inf
+    offset = round(coarse * settings.hop_samples)
+    return Match(best, _refined(query, gap, parts[best], offset, settings), distance)
 
 
 def guide(match: Match, corpus: Sequence[Tensor], samples: int) -> Tensor:
