@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from support.worlds import CHEAP, World, call
 
 from blendbench.composing import with_judges
@@ -154,3 +155,21 @@ def test_a_sweep_of_hydras_keeps_both_judges(world, other, tmp_path):
     for seed in (0, 1):
         (results,) = (tmp_path / str(seed)).rglob("results.csv")
         assert {"fad", "fad_mine", "kl_mine"} <= set(pd.read_csv(results)["metric"])
+
+
+def test_a_metric_against_loudness_has_a_panel_a_judge(world, other, tmp_path):
+    """The paper's Fig. 4, by two judges: each marks a best level of its own."""
+    there = world.with_store(tmp_path / "store")
+    figure = "+experiment.figures=[{_target_: blendbench.figures.bnmusic.metric_against_loudness}]"
+    levels = "{a: {kind: loudness, lufs: -24, label: a}, b: {kind: loudness, lufs: -12, label: b}}"
+    words = ["limit=3", *CHEAP, further(other), figure, f"+presentations={levels}", "statistics.resamples=20"]
+    assert there.run(tmp_path / "run", *words) == 0
+    best = pd.read_csv(tmp_path / "run" / "figures" / "fig4.csv")
+    results = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert set(best["metric"]) == {"fad", "fad_second"}
+    for row in best.itertuples():
+        own = results[(results["metric"] == row.metric) & (results["arm"] == row.arm)]
+        assert row.value == own["value"].min()
+        assert row.lufs == {"a": -24, "b": -12}[own.loc[own["value"].idxmin(), "presentation"]]
+    with Image.open(tmp_path / "run" / "figures" / "fig4.png") as image:
+        assert image.width > 2 * image.height

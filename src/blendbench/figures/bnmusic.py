@@ -126,6 +126,8 @@ def metric_against_loudness(
 ) -> list[Path]:
     """Fig. 4 of BNMusic: a metric against the music's loudness, every arm's best level marked; and `NAME.csv`.
 
+    A panel a judge; where there are several, the CSV's last column says by which name of the metric.
+
     Raises
     ------
     BlendbenchError
@@ -134,33 +136,36 @@ def metric_against_loudness(
     results, labels = run.results(), run.arms
     wanted = list(arms) if arms else run.with_music
     levels = {key: lufs for key, shown in run.shown.items() if (lufs := getattr(shown, "lufs", None)) is not None}
-    picked = results[(results["metric"] == metric) & results["presentation"].isin(list(levels))].copy()
+    judged = list(run.by_judge(metric).values())
+    picked = results[results["metric"].isin(judged) & results["presentation"].isin(list(levels))].copy()
     picked["lufs"] = picked["presentation"].map(levels)
     picked = picked[picked["arm"].isin(wanted)]
-    picked = picked[picked.groupby(["dataset", "arm"])["value"].transform("count") > 0]
+    picked = picked[picked.groupby(["metric", "dataset", "arm"])["value"].transform("count") > 0]
     if picked.empty:
         raise BlendbenchError(
             f"{run.dir}: no {metric} of {', '.join(wanted)} at presentations of kind loudness; add some"
         )
-    facts = run.fact(metric)
-    figure = Figure(figsize=(5.2, 3.4))
-    axis = figure.subplots()
+    judged = [one for one in judged if one in set(picked["metric"])]
+    figure = Figure(figsize=(5.2 * len(judged), 3.4))
     best: list[dict[str, Any]] = []
-    for (dataset, arm), group in picked.sort_values("lufs").groupby(["dataset", "arm"], sort=False):
-        label = words(labels.get(str(arm), str(arm)))
-        label += f", {words(dataset, 30)}" if picked["dataset"].nunique() > 1 else ""
-        colour = COLOURS[len(best) % len(COLOURS)]
-        axis.plot(group["lufs"], group["value"], marker="o", ms=3, label=label, color=colour)
-        axis.fill_between(group["lufs"], group["ci_low"], group["ci_high"], alpha=0.12, color=colour)
-        values = group["value"].to_numpy(float)
-        top = int(np.nanargmax(values) if facts.higher_is_better else np.nanargmin(values))
-        level = float(group["lufs"].to_numpy(float)[top])
-        axis.plot(level, values[top], marker="*", ms=12, color=colour)
-        best.append({"dataset": dataset, "arm": arm, "lufs": level, "value": values[top]})
-    axis.set_xlabel("loudness of the music (LUFS)")
-    axis.set_ylabel(facts.label)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    for called, axis in zip(judged, figure.subplots(1, len(judged), squeeze=False)[0], strict=True):
+        facts, lines = run.fact(called), picked[picked["metric"] == called].sort_values("lufs")
+        for number, ((dataset, arm), group) in enumerate(lines.groupby(["dataset", "arm"], sort=False)):
+            label = words(labels.get(str(arm), str(arm)))
+            label += f", {words(dataset, 30)}" if picked["dataset"].nunique() > 1 else ""
+            colour = COLOURS[number % len(COLOURS)]
+            axis.plot(group["lufs"], group["value"], marker="o", ms=3, label=label, color=colour)
+            axis.fill_between(group["lufs"], group["ci_low"], group["ci_high"], alpha=0.12, color=colour)
+            values = group["value"].to_numpy(float)
+            top = int(np.nanargmax(values) if facts.higher_is_better else np.nanargmin(values))
+            level = float(group["lufs"].to_numpy(float)[top])
+            axis.plot(level, values[top], marker="*", ms=12, color=colour)
+            judge = {"metric": called} if len(judged) > 1 else {}
+            best.append({"dataset": dataset, "arm": arm, "lufs": level, "value": values[top]} | judge)
+        axis.set_xlabel("loudness of the music (LUFS)")
+        axis.set_ylabel(facts.label)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
     files = save_all(figure, run.dir, name, vector=True)
     write_bytes(run.dir / "figures" / f"{name}.csv", csv_text(pd.DataFrame(best)).encode())
     return [*files, run.dir / "figures" / f"{name}.csv"]
