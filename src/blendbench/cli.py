@@ -306,7 +306,7 @@ def _models(arguments: list[str]) -> int:
         "names", nargs="*", metavar="NAME",
         help="which of those that `list` prints; all if left out. After add: NAME and PATH or HUB_ID",
     )  # fmt: skip
-    parser.add_argument("--as", dest="kind", help="what an added model is: riffusion, musicgen, clap, encodec")
+    parser.add_argument("--as", dest="kind", help="what an added model is: riffusion, musicgen, clap, encodec, prior")
     words = parser.parse_args(arguments)
     if (words.action == "add") != (words.kind is not None):
         raise UsageError("add and --as belong together: `blendbench models add NAME PATH --as riffusion`")

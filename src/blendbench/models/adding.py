@@ -19,6 +19,7 @@ KINDS = {
     "musicgen": ("musicgen_melody", "generator.musicgen.checkpoint={}"),
     "clap": ("clap", "evaluator.fad.checkpoint={}"),
     "encodec": ("encodec_24khz", "evaluator.fad.checkpoint={}"),
+    "prior": ("prior", "prior.checkpoint={}"),
 }
 """By the word of `--as`: the known model that it is laid out as, and the configuration's key that takes it."""
 SINGLE = ("riffusion",)

@@ -107,6 +107,25 @@ class AudioPrior(nn.Module):
         size = samples // 2 + 1
         return functional.interpolate(self.spectrum[None, None], size=size, mode="linear", align_corners=True)[0, 0]
 
+    def for_samples(self, samples: int) -> "AudioPrior":
+        """The same prior for windows of another length, on the CPU; its octaves must have as many frames in proportion.
+
+        Raises
+        ------
+        BlendbenchError
+            If the length is too short for the transform, or the network does not fit it.
+        """
+        made = AudioPrior(
+            self.sample_rate,
+            self.sigma_data,
+            self.spectrum if self.spectrum.numel() else None,
+            samples,
+            self.config["network"],
+            self.base,
+        )
+        made.load_state_dict(self.state_dict())
+        return made.eval()
+
     def save(self, folder: Path | str) -> None:
         """Write it, weights in half precision; the spectrum and the embedding's frequencies stay as they are."""
         folder = Path(folder)

@@ -18,7 +18,8 @@ from blendbench.errors import BlendbenchError, UsageError
 from blendbench.resources import package_folder
 from blendbench.usage import Parser
 
-ORDER = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "export", "pack")
+ORDER = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "piano", "prior",
+         "export", "pack")  # fmt: skip
 """The package's steps as they follow each other; others come after them by name."""
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
@@ -66,7 +67,7 @@ def _parser(files: dict[str, Path]) -> Parser:
     parser = Parser(
         prog="blendbench train",
         description="Train the built-in models: data, then autoencoder, generator, student, tagger, codec, "
-        "decoder (of the codec) and musicgen, then export. "
+        "decoder (of the codec) and musicgen, piano and prior (of its sound), then export. "
         "Needs FluidSynth with the FluidR3 sound font, the POP909 data set, and (for the tagger) ESC-50.",
         epilog="Words key=value set the rest: seed=1, or training.batch=8 for an entry of the step.",
     )

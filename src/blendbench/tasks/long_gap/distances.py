@@ -15,12 +15,11 @@ from blendbench.errors import ClipError
 from blendbench.tasks.long_gap.gap import Gap, validate
 
 FRAME = 2048
-OVERLAP = 1536
 FLOOR = 1e-5
 """Added to magnitudes, so that silence is -100 dB."""
 
 
-def log_spectral_distance(reference: Tensor, estimate: Tensor, gap: Gap) -> float:
+def log_spectral_distance(reference: Tensor, estimate: Tensor, gap: Gap, frame: int = FRAME) -> float:
     """Mean over frames of the RMS over bins of the difference in 20 log10(|X| + 1e-5), of the gap alone.
 
     The STFT is `scipy.signal.stft` with frames of 2,048, overlap 1,536 and its defaults else: periodic Hann, scaled so
@@ -30,7 +29,9 @@ def log_spectral_distance(reference: Tensor, estimate: Tensor, gap: Gap) -> floa
     ----------
     reference, estimate : Tensor [samples]
     gap : Gap
-        At least 2,048 samples.
+        At least a frame.
+    frame : int
+        Samples of a frame, for waveforms at another rate than 44.1 kHz; three quarters overlap.
 
     Returns
     -------
@@ -45,9 +46,9 @@ def log_spectral_distance(reference: Tensor, estimate: Tensor, gap: Gap) -> floa
     Source: our choice; SimDPS reports no distances. The stimuli's figures are in specs/simdps.md.
     """
     _validate_pair(reference, estimate, gap)
-    if gap.length < FRAME:
-        raise ClipError(f"gap of {gap.length} samples is shorter than a frame of {FRAME}: take a longer gap")
-    first, second = (_levels(waveform[gap.start : gap.stop]) for waveform in (reference, estimate))
+    if gap.length < frame:
+        raise ClipError(f"gap of {gap.length} samples is shorter than a frame of {frame}: take a longer gap")
+    first, second = (_levels(waveform[gap.start : gap.stop], frame) for waveform in (reference, estimate))
     return float(np.sqrt(np.mean((first - second) ** 2, axis=0)).mean())
 
 
@@ -123,8 +124,8 @@ def _validate_pair(reference: Tensor, estimate: Tensor, gap: Gap) -> None:
         raise ClipError(f"waveforms have {len(reference)} and {len(estimate)} samples: give two of one length")
 
 
-def _levels(samples: Tensor) -> np.ndarray:
+def _levels(samples: Tensor, frame: int) -> np.ndarray:
     """Levels [bins, frames] of a waveform [samples], in dB."""
     values = samples.detach().cpu().numpy().astype(np.float64)
-    spectrum = signal.stft(values, nperseg=FRAME, noverlap=OVERLAP)[2]
+    spectrum = signal.stft(values, nperseg=frame, noverlap=frame * 3 // 4)[2]
     return 20 * np.log10(np.abs(spectrum) + FLOOR)

@@ -13,6 +13,7 @@ from blendbench.models.latent_diffusion import LatentDiffusion
 from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
 from blendbench.store.write import write_text
+from blendbench.train.data.piano import Piano
 from blendbench.train.pocket.student import FILE
 
 _GENERATOR_CARD = """# pocket: the built-in generator of blendbench
@@ -111,6 +112,40 @@ Nats a code on held-out compositions, codebook by codebook: {given} with the con
 
 Made by `blendbench train data`, `codec`, `decoder`, `musicgen`, `export`. Licence: MIT.
 """
+_PRIOR_CARD = """# prior: the built-in prior of piano music
+
+What DPS and SimDPS sample from where no other is named (`prior.checkpoint=pocket`): MR-CQTdiff's network, small
+({millions:.2f} M parameters) and at {prior[sample_rate]} Hz, over the Wiener filter of the music's mean spectrum, with EDM's
+preconditioning (`blendbench.models.priors`). Windows of {prior[samples]} samples ({seconds:.2f} s). Half-precision safetensors;
+checkpoint hash `{hash}`.
+
+**For**: filling SimDPS's rows on a machine without any download. **Not for**: conclusions about the published model, which is
+55 times as large, hears up to 22 kHz and learned from two hundred hours of recorded piano.
+
+## Trained on
+The piano tracks of {songs} songs of POP909 (MIT), rendered with FluidSynth and the FluidR3 bank (MIT): {hours:.1f} hours. {held_out} further songs,
+of `data_manifests/pop909_held_out.txt`, were left out for the figures below.
+
+## Cost
+{prior[steps]} steps of {prior[batch]} stretches of {prior[crop]} samples in {prior[minutes]:.0f} min on {prior[device]}{precision}, AdamW at
+{prior[learning_rate]}, seed {prior[seed]}; the average of the weights is kept.
+
+Training curve (step, minutes, loss):
+
+{curves}
+
+## How good
+EDM's loss at fixed noise levels on held-out songs, beside the Wiener filter's, which is the best linear denoiser:
+
+| noise level | {levels} |
+| --- |{rule}
+| with the network | {ours} |
+| Wiener filter alone | {wiener} |
+
+{figures}
+
+Made by `blendbench train piano`, `prior`, `export`. Licence: MIT.
+"""
 _TAGGER_ROWS = {
     "accuracy_genre": "genre, music of the project's own composition",
     "instruments_average_precision": "instruments, mean average precision",
@@ -141,11 +176,12 @@ def _curve(name: str, history: list[dict], points: int = 12) -> str:
 def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
     """What `benchmarks/builtin_models.py` measured for these models, as Markdown tables."""
     tables = []
-    for folder, title in (("bench", ""), ("bench_fast", " with the few-step adapter")):
+    script = "prior" if sections == ("prior",) else "builtin_models"
+    for folder, title in (("bench", ""), ("bench_fast", " with the few-step adapter"), ("bench_prior", "")):
         file = work / folder / "figures.json"
         rows = [row for row in json.loads(file.read_text()) if row["section"] in sections] if file.is_file() else []
         if rows:
-            lines = [f"Measured{title} by `benchmarks/builtin_models.py` on held-out songs and clips:", ""]
+            lines = [f"Measured{title} by `benchmarks/{script}.py` on held-out songs and clips:", ""]
             lines += ["| figure | value [95 %] | target | |", "| --- | --- | --- | --- |"]
             for row in rows:
                 interval = "" if row["low"] == row["high"] else f" [{row['low']:.3f}, {row['high']:.3f}]"
@@ -153,16 +189,16 @@ def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
                 remark = " ".join([met, row["remark"].strip()]).strip()
                 lines.append(f"| {row['figure']} | {row['value']:.3f}{interval} | {row['target']} | {remark} |")
             tables.append("\n".join(lines))
-    return "\n\n".join(tables) or "`benchmarks/builtin_models.py` measures the rest."
+    return "\n\n".join(tables) or f"`benchmarks/{script}.py` measures the rest."
 
 
 def export(work: Path | str, assets: Path | str | None) -> None:
-    """Copy the finished models of a work folder, generator, tagger and MusicGen, to the assets folder, with cards.
+    """Copy the finished models of a work folder, generator, tagger, MusicGen and prior, to the assets, with cards.
 
     An assets folder of None is the package's.
 
-    The cards quote `bench/figures.json` and `bench_fast/figures.json` of the work folder, where the benchmark of the
-    built-in models wrote them. A model that the work folder does not have stays as it is in the assets.
+    The cards quote `bench/figures.json`, `bench_fast/figures.json` and `bench_prior/figures.json` of the work folder,
+    where the benchmarks of the built-in models wrote them. A model that the work folder does not have stays as it is in the assets.
 
     Raises
     ------
@@ -171,7 +207,9 @@ def export(work: Path | str, assets: Path | str | None) -> None:
     """
     work = Path(work)
     assets = package_folder("blendbench.assets") if assets is None else Path(assets)
-    exports = {"pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen}
+    exports = {
+        "pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen, "prior": export_prior,
+    }  # fmt: skip
     there = [name for name in exports if (work / name).is_dir()]
     for name in there or exports:
         exports[name](work, assets)
@@ -269,5 +307,27 @@ def export_musicgen(work: Path, assets: Path) -> None:
         alone=", ".join(f"{value:.2f}" for value in model["held_out_loss_unconditional"]),
         convergence=", ".join(f"{used}: {value}" for used, value in decoder["spectral_convergence"].items()),
         figures=_benchmark(work, ("melody",)),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
+
+
+def export_prior(work: Path, assets: Path) -> None:
+    """Copy the prior; raises BlendbenchError as `export` does."""
+    prior, piano = _figures(work / "prior" / "training.json"), Piano(work / "piano")
+    target = assets / "prior"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "prior", target, ignore=shutil.ignore_patterns("training.json", "state.pt"))
+
+    def row(values: list[float]) -> str:
+        return " | ".join(f"{value:g}" for value in values)
+
+    card = _PRIOR_CARD.format(
+        hash=checkpoint_hash(target), prior=prior, millions=prior["parameters"] / 1e6,
+        seconds=prior["samples"] / prior["sample_rate"],
+        songs=len(piano.songs["train"]), held_out=len(piano.songs["held_out"]),
+        hours=sum(map(len, piano.songs["train"])) / piano.sample_rate / 3600,
+        precision=", in bfloat16" if prior["bfloat16"] else "", curves=_curve("prior", prior["history"]),
+        levels=row(prior["levels"]), rule=" --- |" * len(prior["levels"]), ours=row(prior["held_out_loss"]),
+        wiener=row(prior["wiener_loss"]), figures=_benchmark(work, ("prior",)),
     )  # fmt: skip
     write_text(target / "README.md", card)

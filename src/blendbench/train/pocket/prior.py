@@ -89,9 +89,7 @@ def train(
     loop.run(loss)
     prior.eval()
     figures = held_out(prior, data, crop, seed)
-    saved = AudioPrior(data.sample_rate, SIGMA_DATA, spectrum, samples, settings, "wiener")
-    saved.load_state_dict(prior.cpu().state_dict())
-    saved.save(out)
+    prior.for_samples(samples).save(out)
     return loop.report(out / "training.json", {"sample_rate": data.sample_rate, "samples": samples} | figures)
 
 
