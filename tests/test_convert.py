@@ -23,6 +23,7 @@ from blendbench.models import catalog
 from blendbench.models.convert import convert, in_safetensors
 from blendbench.models.generator import Generator
 from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
+from blendbench.models.priors import AudioPrior, PriorCheckpoint
 
 
 class Evil:
@@ -263,6 +264,27 @@ def test_a_folder_a_file_and_a_hub_model_are_added_by_name(hub, torch_home, tmp_
     # Again under the same name takes its place.
     assert call("models", "add", "single", str(diffusion), "--as", "riffusion") == 0
     assert catalog.find("single") == diffusion
+
+
+def test_a_prior_with_pickled_weights_is_added_by_name(torch_home, tmp_path):
+    network = {"bins": [8, 8, 16], "widths": [8, 8, 16], "layers": [1, 1, 1], "bottleneck": 1, "embedding": 16}
+    AudioPrior(11_025, 0.063, None, 4096, network).save(tmp_path / "own")
+    weights = tmp_path / "own" / "model.safetensors"
+    torch.save({"state_dict": load_file(weights)}, tmp_path / "own" / "pytorch_model.bin")
+    weights.unlink()
+    assert call("models", "add", "mine", str(tmp_path / "own"), "--as", "prior") == 0
+    mine = PriorCheckpoint("prior", "mine")
+    assert mine.folder == torch_home / "blendbench" / "mine"
+    x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+    made = mine.get("cpu").denoise(x, 0.5)
+    # Against the weights themselves, and not against the base alone.
+    whole = AudioPrior(11_025, 0.063, None, 4096, network)
+    whole.load_state_dict(
+        {key: value.float() for key, value in load_file(mine.folder / "model.safetensors").items()}, strict=False
+    )
+    assert torch.equal(made, whole.eval().denoise(x, 0.5))
+    assert not torch.allclose(made, whole.linear(x, torch.full((1, 1), 0.5)))
+    assert mine.signature()["checkpoint"] == PriorCheckpoint("prior", str(mine.folder)).fingerprint
 
 
 @pytest.mark.soak

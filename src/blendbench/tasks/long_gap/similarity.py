@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import scipy.fft
+import torch
 from scipy import signal
 from torch import Tensor
 
@@ -120,14 +121,20 @@ def find(degraded: Tensor, gap: Gap, corpus: Sequence[Tensor], settings: Similar
     Source: see `SOURCE`.
     """
     validate(degraded, gap)
-    parts = [_values(part, f"part {i} of the corpus") for i, part in enumerate(corpus)]
-    longest = max((len(part) for part in parts), default=0)
+    for index, part in enumerate(corpus):
+        _check(part, _name(index))
+    longest = max((len(part) for part in corpus), default=0)
     if longest < len(degraded):
         raise ClipError(
-            f"longest of {len(parts)} corpus parts has {longest} samples, the clip {len(degraded)}: add music"
+            f"longest of {len(corpus)} corpus parts has {longest} samples, the clip {len(degraded)}: add music"
         )
     query = _values(degraded * gap.mask(len(degraded)).to(degraded.device), "clip")
-    found = {index: cost(query, gap, part, settings) for index, part in enumerate(parts) if len(part) >= len(query)}
+    # One part at a time in float64, so that a long corpus takes little memory.
+    found = {
+        index: cost(query, gap, _values(part, _name(index)), settings)
+        for index, part in enumerate(corpus)
+        if len(part) >= len(query)
+    }
     aside = math.ceil(settings.apart * settings.sample_rate / settings.hop_samples)
     for _ in range(settings.rank):
         best = min(found, key=lambda index: found[index].min())
@@ -139,7 +146,7 @@ def find(degraded: Tensor, gap: Gap, corpus: Sequence[Tensor], settings: Similar
             )
         found[best][max(coarse - aside + 1, 0) : coarse + aside] = np.inf
     offset = round(coarse * settings.hop_samples)
-    return Match(best, _refined(query, gap, parts[best], offset, settings), distance)
+    return Match(best, _refined(query, gap, _values(corpus[best], _name(best)), offset, settings), distance)
 
 
 def guide(match: Match, corpus: Sequence[Tensor], samples: int) -> Tensor:
@@ -275,11 +282,20 @@ def _compared(samples: int, gap: Gap, settings: SimilaritySettings) -> tuple[np.
     return np.concatenate([before, np.arange(gap.stop, min(gap.stop + reach, samples))]), 2
 
 
+def _name(index: int) -> str:
+    return f"part {index} of the corpus"
+
+
+def _check(waveform: Tensor, name: str) -> None:
+    """Raise ClipError if a waveform is not mono or not finite."""
+    if waveform.ndim != 1:
+        raise ClipError(f"{name} has shape {list(waveform.shape)}: give one channel, [samples]")
+    if not bool(torch.isfinite(waveform).all()):
+        raise ClipError(f"{name} holds NaN or infinity: repair the file")
+
+
 def _values(waveform: Tensor, name: str) -> np.ndarray:
     """A waveform as float64 array [samples]; ClipError if it is not mono or not finite."""
-    values = waveform.detach().cpu().numpy().astype(np.float64)
-    if values.ndim != 1:
-        raise ClipError(f"{name} has shape {list(values.shape)}: give one channel, [samples]")
-    if not np.isfinite(values).all():
-        raise ClipError(f"{name} holds NaN or infinity: repair the file")
+    _check(waveform, name)
+    values: np.ndarray = waveform.detach().cpu().numpy().astype(np.float64)
     return values
