@@ -510,6 +510,7 @@ def test_steady_sounds_have_no_onsets() -> None:
     assert len(onsets(spectra(_white(4096 / RATE)))) == 0
 
 
+@pytest.mark.soak
 def test_onsets_agree_with_librosas_on_music(shared_data: Path) -> None:
     librosa = pytest.importorskip("librosa")
     for name in ("pop909_463_pop_0.ogg", "pop909_864_jazz_0.ogg"):

@@ -226,6 +226,7 @@ def test_guidance_lowers_the_ratio_by_its_weight_and_at_none_is_text_alone(gener
     assert ratios[0] > ratios[1] > ratios[2] and ratios[2] < ratios[0] - 2, ratios
 
 
+@pytest.mark.soak
 def test_guidance_goes_through_a_stable_diffusion_decoder_and_holds_no_gradients_of_its_weights(tmp_path):
     """AutoencoderKL's three channels and factor of 8, as the published checkpoints have them."""
     tiny_diffusion(tmp_path / "parts").save(tmp_path / "model")
@@ -322,6 +323,7 @@ WORDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.soak
 def test_what_a_method_builds_on_is_made_once(store, run_dir):
     """An arm's music is found by the arm that wraps it; of two candidates one alone is new."""
     rows = {(row["arm"], row["presentation"], row["pair_id"]): row for row in rows_of(run_dir)}

@@ -208,7 +208,7 @@ def riffusion(models: dict[str, LatentDiffusion]) -> LatentDiffusion:
     return LatentDiffusion(parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, stable_diffusion.SCHEDULER)
 
 
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", ["riffusion", "riffusion_hobby"])
 def test_riffusions_presets_equal_diffusers_pipelines(riffusion, images, masks, name, count):
     repaint, page = preset(name, "repaint"), preset(name, "image_to_image")

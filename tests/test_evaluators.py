@@ -207,6 +207,7 @@ def cnn14_16k(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cnn14]:
     file.unlink()
 
 
+@pytest.mark.soak
 def test_kl_of_cnn14_is_that_of_audioldm_eval(cnn14_16k: Cnn14) -> None:
     ours = cnn14_16k
     # Two that are padded, one that is not.
@@ -470,6 +471,7 @@ def passt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaSST]:
     file.unlink()
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_passt_is_hear21passts_model(passt: PaSST, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     base = pytest.importorskip("hear21passt.base")

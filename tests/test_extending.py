@@ -95,6 +95,7 @@ def test_own_data_sets_run(home):
     assert set(results(home, "data-run")["dataset"]) == {"mine"}
 
 
+@pytest.mark.soak
 def test_an_own_task_runs_with_its_method_and_the_metrics_that_are_there(home):
     call(
         home, "run", "--config-dir", "config", "experiment=continuation", "run_dir=on", "limit=5",
@@ -121,6 +122,7 @@ def test_an_own_training_runs_and_goes_on(home):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.soak
 def test_own_things_are_listed(home):
     words = ("--config-dir", "config", "--allow-targets", "mine", "methods", "metrics", "tasks", "trainings")
     found = json.loads(call(home, "list", "--json", *words))

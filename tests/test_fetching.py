@@ -466,6 +466,7 @@ def test_zip_whose_header_lies_about_a_size_is_damaged(box, size):
     assert "a.zip, member 'zeros': damaged (" in text and text.endswith("delete the archive and fetch it again")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_memory_stays_flat(box, kind):
     files = {"zeros": bytes(60_000_000)}

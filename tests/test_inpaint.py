@@ -43,8 +43,8 @@ def inpaint(file: Path, out: Path, *words: str, method: str = "sim") -> int:
         (".wav", "PCM_U8", 22_050, 1),
         (".flac", "PCM_24", 48_000, 2),
         (".wav", "FLOAT", 44_100, 2),
-        (".aiff", "PCM_16", 32_000, 3),
-        (".wav", "PCM_32", 96_000, 1),
+        pytest.param(".aiff", "PCM_16", 32_000, 3, marks=pytest.mark.soak),
+        pytest.param(".wav", "PCM_32", 96_000, 1, marks=pytest.mark.soak),
     ],
 )
 def test_what_lies_outside_the_gaps_keeps_its_bits(tmp_path, suffix, subtype, rate, channels):

@@ -632,6 +632,7 @@ NAMES = [
 JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner))
 
 
+@pytest.mark.soak
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(what=st.sampled_from(POSTS[:-1]), extra=st.dictionaries(st.sampled_from(NAMES), JSON), valid=st.booleans())
 def test_no_body_breaks_the_server_or_gets_nonsense_kept(shared, fuzzed, what, extra, valid):
@@ -1338,6 +1339,7 @@ def test_who_serves_to_other_machines_is_warned(ready, capsys):
         assert printed.out.splitlines()[-1] == "3 listeners: 3 not begun"
 
 
+@pytest.mark.soak
 def test_status_and_export_tell_the_truth(strict, tmp_path, capsys):
     right = [answer for _, answer in planned(strict.run_dir).checks]
     # Beside what the tests before have left: number 2 is or comes to its second page.

@@ -57,7 +57,9 @@ def piece() -> torch.Tensor:
     return torch.cat([files.read(clip.path, RATE)[: 3 * RATE] for clip in builtin.music()[::30][:3]])
 
 
-@pytest.mark.parametrize(("block", "part"), [(96, 40), (200, 700), (256, 1)])
+@pytest.mark.parametrize(
+    ("block", "part"), [(96, 40), *(pytest.param(*one, marks=pytest.mark.soak) for one in ((200, 700), (256, 1)))]
+)
 def test_a_stream_is_as_good_as_the_whole(piece, block, part):
     mel = mel_amplitudes(piece)
     part = part if part > 1 else 333

@@ -169,6 +169,7 @@ def test_a_prior_that_is_not_there_is_one_line(tmp_path, capsys):
     assert f"prior.checkpoint={tmp_path}: no checkpoint (config.json) there; give a folder" in line
 
 
+@pytest.mark.soak
 def test_every_arm_of_the_paper_runs_on_the_published_excerpts(prior, tmp_path):
     """What the authors published follows Sim as measured in the specification, and ours as its weights say."""
     stimulus(PIECES[0], "Original")
@@ -194,6 +195,7 @@ def run(tmp_path, prior: str, *words: str) -> None:
     assert call("run", *own, f"prior.checkpoint={prior}", "report=false", *words) == 0
 
 
+@pytest.mark.soak
 def test_the_similarity_experiment_shows_how_much_the_match_decides(prior, tmp_path):
     arms = [f"arms.simdps_{rank}=null" for rank in (4, 16)]
     steps = [f"arms.simdps_{rank}.schedule.steps=4" for rank in (1, 64)]
