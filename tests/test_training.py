@@ -483,7 +483,7 @@ def test_every_step_is_a_file_that_names_a_function_of_its_entries():
     counts = {name: OmegaConf.load(folder / f"{name}.yaml").get("steps") for name in command.ORDER}
     assert {name: count for name, count in counts.items() if count} == {
         "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
-        "codec": 3000, "decoder": 1800, "musicgen": 6000,
+        "codec": 3000, "decoder": 1800, "musicgen": 6000, "prior": 4000,
     }  # fmt: skip
     assert OmegaConf.load(folder / "decoder.yaml").used == musicgen.CODEBOOKS
 
