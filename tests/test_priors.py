@@ -126,17 +126,34 @@ def test_training_begins_at_the_wiener_filter_and_leaves_a_prior(piano, tmp_path
     settings = {"batch": 4, "crop": 2048, "samples": 4096, "network": NETWORK, "log_every": 1}
     figures = training.train(piano, tmp_path, steps=1, learning_rate=1e-12, **settings)
     assert figures["held_out_loss"] == pytest.approx(figures["wiener_loss"], rel=1e-3)
-    assert len(figures["wiener_loss"]) == len(figures["levels"]) == 5
+    assert len(figures["wiener_loss"]) == len(figures["levels"]) == 7
     prior = AudioPrior.load(tmp_path)
     assert prior.samples == 4096 and prior.base == "wiener"
     assert bool(torch.isfinite(prior.denoise(0.1 * noise(1, 4096), 0.1)).all())
+
+
+def test_a_training_goes_on_from_another_priors_weights(piano, tmp_path):
+    settings = {"batch": 2, "crop": 2048, "samples": 4096, "log_every": 1, "steps": 1, "learning_rate": 1e-12}
+    torch.manual_seed(0)
+    other = AudioPrior(11_025, 0.063, torch.rand(129) * 0.01, 4096, NETWORK, "wiener")
+    for one in other.network.parameters():
+        torch.nn.init.normal_(one, std=0.03)
+    other.save(tmp_path / "other")
+    figures = training.train(piano, tmp_path / "out", start=tmp_path / "other", **settings)
+    made, before = AudioPrior.load(tmp_path / "out"), AudioPrior.load(tmp_path / "other")
+    assert made.config == before.config and torch.equal(made.spectrum, before.spectrum)
+    assert torch.allclose(made.denoise(noise(1, 4096), 0.2), before.denoise(noise(1, 4096), 0.2), atol=1e-3)
+    assert len(figures["start"]) == 12
+    AudioPrior(11_025, 0.063, torch.rand(129), base="wiener").save(tmp_path / "filter")
+    with pytest.raises(BlendbenchError, match="no network over a Wiener filter at 11025 Hz; give another `start`"):
+        training.train(piano, tmp_path / "none", start=tmp_path / "filter", **settings)
 
 
 @pytest.mark.soak
 def test_a_short_training_goes_below_the_wiener_filter(piano, tmp_path):
     settings = {"batch": 8, "crop": 2048, "samples": 4096, "network": NETWORK, "learning_rate": 1e-2}
     figures = training.train(piano, tmp_path, steps=400, **settings)
-    assert figures["held_out_loss"][2] < 0.97 * figures["wiener_loss"][2], figures
+    assert figures["held_out_loss"][4] < 0.97 * figures["wiener_loss"][4], figures
 
 
 def test_the_papers_prior_is_built_from_its_config():

@@ -506,6 +506,10 @@ def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp
         "codec": trained | {"out": f"{work}/codec"},
         "decoder": trained | {"folder": f"{work}/codec", "out": f"{work}/decoder", "used": 5},
         "musicgen": trained | {"codec_folder": f"{work}/codec", "tokenizer_folder": None, "out": f"{work}/musicgen"},
+        "piano": {"folder": f"{work}/piano", "pop909": "data, too/POP909", "count": 120, "sample_rate": 11_025}
+        | {"workers": 3} | seed,
+        "prior": {"piano": f"{work}/piano", "out": f"{work}/prior", "steps": 7, "device": "cpu", "start": None}
+        | {"learning_rate": 1e-3, "sigma_min": 1e-4} | seed,
         "export": {"work": work, "assets": "$HOME/it's"},
         "pack": {"assets": "$HOME/it's"} | seed,
     }  # fmt: skip

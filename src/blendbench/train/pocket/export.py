@@ -128,7 +128,7 @@ of `data_manifests/pop909_held_out.txt`, were left out for the figures below.
 
 ## Cost
 {prior[steps]} steps of {prior[batch]} stretches of {prior[crop]} samples in {prior[minutes]:.0f} min on {prior[device]}{precision}, AdamW at
-{prior[learning_rate]}, seed {prior[seed]}; the average of the weights is kept.
+{prior[learning_rate]}, seed {prior[seed]}{start}; the average of the weights is kept. Noise levels {prior[sigma_min]:g} to {prior[sigma_max]:g}.
 
 Training curve (step, minutes, loss):
 
@@ -327,6 +327,7 @@ def export_prior(work: Path, assets: Path) -> None:
         songs=len(piano.songs["train"]), held_out=len(piano.songs["held_out"]),
         hours=sum(map(len, piano.songs["train"])) / piano.sample_rate / 3600,
         precision=", in bfloat16" if prior["bfloat16"] else "", curves=_curve("prior", prior["history"]),
+        start=f", from the weights {prior['start']}" if "start" in prior else "",
         levels=row(prior["levels"]), rule=" --- |" * len(prior["levels"]), ours=row(prior["held_out_loss"]),
         wiener=row(prior["wiener_loss"]), figures=_benchmark(work, ("prior",)),
     )  # fmt: skip

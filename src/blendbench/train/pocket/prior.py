@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from blendbench.errors import BlendbenchError
 from blendbench.models.priors import AudioPrior, welch
+from blendbench.models.weights import checkpoint_hash
 from blendbench.train.data.piano import Piano
 from blendbench.train.loop import Loop
 
@@ -21,7 +23,7 @@ NETWORK: dict[str, Any] = {
     "bottleneck": 3,
     "embedding": 128,
 }
-LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0)
+LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SIGMA_DATA = 0.063
 
 
@@ -35,9 +37,10 @@ def train(
     learning_rate: float = 1e-3,
     crop: int = 32_768,
     samples: int = 65_536,
-    sigma_min: float = 0.005,
+    sigma_min: float = 1e-4,
     sigma_max: float = 2.0,
     network: dict[str, Any] | None = None,
+    start: Path | str | None = None,
     device: str = "cpu",
     log_every: int = 50,
 ) -> dict[str, Any]:
@@ -52,25 +55,35 @@ def train(
     samples : int
         Length of the windows that the prior is saved for.
     sigma_min, sigma_max : float
-        Range of the noise levels.
+        Range of the noise levels. What it has not learned to take away, a sample keeps as hiss.
     network : dict, optional
         Parameters of `CQTUNet`.
+    start : Path or None
+        Folder of a prior whose weights and spectrum it goes on from, in place of `network`.
 
     Raises
     ------
     BlendbenchError
-        If no piano is there, or its songs are too short.
+        If no piano is there, its songs are too short, or `start` is no prior with a network at their rate.
     """
     data, out = Piano(piano), Path(out)
     torch.manual_seed(seed)
-    settings = NETWORK if network is None else network
-    spectrum = welch(data.crops("train", 400, crop, np.random.default_rng([seed, 1])))
-    prior = AudioPrior(data.sample_rate, SIGMA_DATA, spectrum, crop, settings, "wiener").to(device)
+    prior = _begun(data, crop, seed, NETWORK if network is None else network, start).to(device)
+    begun = {} if start is None else {"start": checkpoint_hash(Path(start))}
     loop = Loop(
         "prior",
         [one for one in prior.parameters() if one.requires_grad],
         out / "state.pt",
-        {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate, "crop": crop},
+        {
+            "steps": steps,
+            "batch": batch,
+            "seed": seed,
+            "learning_rate": learning_rate,
+            "crop": crop,
+            "sigma_min": sigma_min,
+            "sigma_max": sigma_max,
+        }
+        | begun,
         warm_up=100,
         decay=0.999,
         log_every=log_every,
@@ -91,6 +104,19 @@ def train(
     figures = held_out(prior, data, crop, seed)
     prior.for_samples(samples).save(out)
     return loop.report(out / "training.json", {"sample_rate": data.sample_rate, "samples": samples} | figures)
+
+
+def _begun(data: Piano, crop: int, seed: int, network: dict[str, Any], start: Path | str | None) -> AudioPrior:
+    """A prior to train, for windows of `crop` samples: a new one, or another's weights."""
+    if start is None:
+        spectrum = welch(data.crops("train", 400, crop, np.random.default_rng([seed, 1])))
+        return AudioPrior(data.sample_rate, SIGMA_DATA, spectrum, crop, network, "wiener")
+    given = AudioPrior.load(start)
+    if given.network is None or given.base != "wiener" or given.sample_rate != data.sample_rate:
+        raise BlendbenchError(
+            f"{start}: no network over a Wiener filter at {data.sample_rate} Hz; give another `start`, or null"
+        )
+    return given.for_samples(crop)
 
 
 def edm_loss(prior: AudioPrior, clean: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
