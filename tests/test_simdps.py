@@ -236,3 +236,11 @@ def test_the_guides_weight_is_swept(prior, tmp_path):
     together = pd.read_csv(tmp_path / "run" / "sweep.csv")
     snr = together[together["metric"] == "guide_snr"].set_index("arms.simdps.guidance.guide")["value"]
     assert snr[0.0] < 0 < snr[0.3]
+
+
+def test_methods_that_build_on_each_others_files_are_listed_with_what_they_take(capsys):
+    assert call("list", "methods") == 0
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("ok ")}
+    assert lines["dps"].endswith("takes recording, gap (long_gap)")
+    for name in ("simdps_l", "simdps_h"):
+        assert lines[name].endswith("takes recording, gap, corpus (long_gap)")

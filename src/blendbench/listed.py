@@ -114,7 +114,8 @@ class Lister:
         facts: dict[str, Any] = {}
         try:
             loaded = OmegaConf.load(file)
-            targets = list(_targets(OmegaConf.to_container(loaded)))
+            whole = self._whole("method", loaded) if kind == "methods" else OmegaConf.to_container(loaded)
+            targets = list(_targets(whole))
         except Exception as error:  # a file of the user's may hold anything
             return Entry(kind, name, "", own, here=False, found=f"{file}: cannot be read ({_first(error)}); mend it")
         text = _comment(file) or self._docstring(targets)
@@ -141,8 +142,10 @@ class Lister:
         """What a method takes and borrows, and which tasks give that; of one that builds on another, by its entry."""
         method = config.named(target, "method", self.allowed)
         if not hasattr(method, "takes"):
-            with suppress(Exception):  # an own class may raise anything
-                method = config.build(self._resolved("method", loaded), "method", self.allowed)
+            for task in self._files("task"):  # whose keys the entry may refer to
+                with suppress(Exception):  # an own class may raise anything
+                    method = config.build(self._resolved("method", loaded, task), "method", self.allowed)
+                    break
         takes, uses = list(getattr(method, "takes", ())), list(getattr(method, "uses", ()))
         tasks = [name for name, (gives, lends) in self._offers.items() if gives >= set(takes) and lends >= set(uses)]
         return {"takes": takes, "uses": uses, "tasks": tasks}
@@ -191,19 +194,25 @@ class Lister:
         """A file's entries with all that they refer to."""
         from omegaconf import OmegaConf
 
+        whole = OmegaConf.create(config.literal(self._base(task)))
+        whole[group] = self._whole(group, loaded)
+        resolved: Any = OmegaConf.to_container(whole, resolve=True)
+        return dict(resolved[group])
+
+    def _whole(self, group: str, loaded: Any) -> Any:
+        """A file's entries with those of the files that its defaults name, and of theirs."""
+        from omegaconf import OmegaConf
+
         plain: Any = OmegaConf.to_container(loaded)
         for word in plain.pop("defaults", []):
             if isinstance(word, str) and word != "_self_":
-                base: Any = OmegaConf.to_container(OmegaConf.load(self._files(group)[word][0]))
+                base = self._whole(group, OmegaConf.load(self._files(group)[word][0]))
                 plain = OmegaConf.to_container(OmegaConf.merge(base, plain))
             elif isinstance(word, dict):  # an option of another group below a key: /method@of: bnmusic
                 ((place, chosen),) = word.items()
                 other, _, key = place.removeprefix("/").partition("@")
-                plain[key] = OmegaConf.to_container(OmegaConf.load(self._files(other)[chosen][0]))
-        whole = OmegaConf.create(config.literal(self._base(task)))
-        whole[group] = plain
-        resolved: Any = OmegaConf.to_container(whole, resolve=True)
-        return dict(resolved[group])
+                plain[key] = self._whole(other, OmegaConf.load(self._files(other)[chosen][0]))
+        return plain
 
     def _clips(self, kind: str, entry: dict[str, Any]) -> tuple[bool, str]:
         from blendbench.datasets import manifests
