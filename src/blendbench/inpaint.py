@@ -22,7 +22,7 @@ import soundfile
 import torch
 
 from blendbench import config, telling
-from blendbench.datasets import MusicClip
+from blendbench.datasets import MusicClip, folder
 from blendbench.errors import BlendbenchError, ClipError, UsageError, printable
 from blendbench.methods import check
 from blendbench.runs.folder import Run
@@ -45,7 +45,6 @@ _EXACT = {"PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"}
 _CONTAINERS = {"WAV", "WAVEX", "FLAC", "AIFF", "W64", "RF64", "CAF", "AU"}
 _MARGIN = 16
 """Samples at 44.1 kHz beside a gap that resampling its silence may touch."""
-_SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".w64", ".caf", ".opus"}
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,7 @@ class Recording:
         BlendbenchError
             If the file is no sound, or a gap is empty, outside, at an edge, or not apart from the next.
         """
-        frames, rate, channels = files.described(path)
-        with soundfile.SoundFile(path) as sound:
-            container, subtype = sound.format, sound.subtype
+        frames, rate, channels, container, subtype = files.opened(path, _format)
         gaps: list[Gap] = []
         for start, stop in sorted(seconds):
             if not (math.isfinite(start) and math.isfinite(stop)):
@@ -106,11 +103,8 @@ class Recording:
 
     def read(self, start: int, count: int) -> torch.Tensor:
         """Channels [channels, count] from a frame on, silent in every gap."""
-        with soundfile.SoundFile(self.path) as sound:
-            found = files.frames_at(sound, start, count)
-        return self._silenced(torch.from_numpy(found.T.copy()), start)
-
-    def _silenced(self, found: torch.Tensor, start: int) -> torch.Tensor:
+        read = files.opened(self.path, lambda sound, _: files.frames_at(sound, start, count))
+        found = torch.from_numpy(read.T.copy())
         for gap in self.gaps:
             found[:, max(gap.start - start, 0) : max(gap.stop - start, 0)] = 0
         audio.check_finite(found, printable(self.path))
@@ -203,6 +197,10 @@ def inpaint(
     facts |= {"left": len(recording.gaps) - len(told), "method": settings["method"], "gaps": told}
     write_text(out / "inpaint.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
     return facts
+
+
+def _format(sound: soundfile.SoundFile, _: str) -> tuple[int, int, int, str, str]:
+    return sound.frames, sound.samplerate, sound.channels, sound.format, sound.subtype
 
 
 def _frames(recording: Recording, gap: Gap, samples: int) -> int:
@@ -319,8 +317,8 @@ def _parts(recording: Recording, corpus: Path | None, overlap: float) -> Iterato
         yield from _stretches(recording.path, start, (end - begin) / recording.rate, overlap)
     if corpus is None:
         return
-    found = [file for file in sorted(corpus.rglob("*")) if file.suffix.lower() in _SOUNDS] if corpus.is_dir() else []
-    found = [file for file in found if file.resolve() != recording.path.resolve()]
+    there = [corpus / name for name in folder.find(corpus, "--corpus")] if corpus.is_dir() else []
+    found = [file for file in there if file.resolve() != recording.path.resolve()]
     if not found:
         raise BlendbenchError(f"--corpus {printable(corpus)}: no sound file there; give a folder of music")
     for file in found:
@@ -339,27 +337,28 @@ def _stretches(path: Path, start: float, seconds: float, overlap: float) -> Iter
 
 def _write(recording: Recording, fills: dict[Gap, torch.Tensor], path: Path) -> int:
     """Copy the file with other samples in its gaps; returns how many had to be clipped."""
+    with placing(path) as temporary:
+        return files.opened(recording.path, lambda source, _: _copy(recording, source, fills, temporary))
+
+
+def _copy(recording: Recording, source: soundfile.SoundFile, fills: dict[Gap, torch.Tensor], path: Path) -> int:
     exact, clipped = recording.is_exact, 0
     whole = exact and recording.subtype not in ("FLOAT", "DOUBLE")
     dtype = "int32" if whole else "float64" if exact else "float32"
     bits = int(recording.subtype.removeprefix("PCM_").strip("US")) if whole else 0
     most = 2.0 ** (bits - 1)
-    form = {"format": recording.container, "subtype": recording.subtype, "endian": "FILE"}
-    form = form if exact else {"format": "WAV", "subtype": "FLOAT"}
-    with placing(path) as temporary, soundfile.SoundFile(recording.path) as source:
-        if exact:
-            form["endian"] = source.endian
-        with soundfile.SoundFile(temporary, "w", recording.rate, recording.channels, **form) as target:
-            place = 0
-            while len(block := files.frames_at(source, place, BLOCK, dtype)):
-                for gap, fill in fills.items():
-                    begin, end = max(gap.start, place), min(gap.stop, place + len(block))
-                    if begin < end:
-                        part = fill[:, begin - gap.start : end - gap.start].double().numpy().T
-                        if whole:
-                            clipped += int((np.abs(part) > 1).sum())
-                            part = (part * most).round().clip(-most, most - 1).astype(np.int64) << (32 - bits)
-                        block[begin - place : end - place] = part
-                target.write(block)
-                place += len(block)
+    form = (source.subtype, source.endian, source.format) if exact else ("FLOAT", None, "WAV")
+    with soundfile.SoundFile(path, "w", recording.rate, recording.channels, *form) as target:
+        place = 0
+        while len(block := files.frames_at(source, place, BLOCK, dtype)):
+            for gap, fill in fills.items():
+                begin, end = max(gap.start, place), min(gap.stop, place + len(block))
+                if begin < end:
+                    part = fill[:, begin - gap.start : end - gap.start].double().numpy().T
+                    if whole:
+                        clipped += int((np.abs(part) > 1).sum())
+                        part = (part * most).round().clip(-most, most - 1).astype(np.int64) << (32 - bits)
+                    block[begin - place : end - place] = part
+            target.write(block)
+            place += len(block)
     return clipped

@@ -8,8 +8,9 @@ from blendbench.errors import BlendbenchError
 from blendbench.methods._images import OVERLAP, Window
 from blendbench.methods.text_to_music import TextToMusic
 from blendbench.models import sampling
+from blendbench.models.batches import in_parts
 from blendbench.models.denoisers import Denoiser, estimate_moved
-from blendbench.models.latent_diffusion import decode_with_gradient, in_parts
+from blendbench.models.latent_diffusion import decode_with_gradient
 from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.mel import decode_image
 from blendbench.tasks.blend.given import NoiseAndText
@@ -82,7 +83,7 @@ class MaskingGuided(TextToMusic):
             return None
         model = self.generator.get(self.context.device)
         # A graph holds the decoder's activations, so each part has its own.
-        parts = in_parts(model, len(window.pixels))
+        parts = in_parts(model.device, len(window.pixels))
         noises = decode_image(window.pixels, 1.0).to(self.context.device)
         maskings = [MelMasking(noises[part]) for part in parts]
 

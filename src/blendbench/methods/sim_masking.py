@@ -14,6 +14,7 @@ import torch
 from blendbench import telling
 from blendbench.datasets import MusicClip
 from blendbench.datasets.reading import ahead
+from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Context
 from blendbench.sound import audio, files, masking_model
@@ -29,7 +30,6 @@ class _Heard:
     Attributes
     ----------
     clip : MusicClip
-    samples : int
     threshold : Tensor [24, frames]
         Masked threshold at a mean square of 1 after K-weighting, without the threshold in quiet.
     power : Tensor [frames]
@@ -37,7 +37,6 @@ class _Heard:
     """
 
     clip: MusicClip
-    samples: int
     threshold: torch.Tensor
     power: torch.Tensor
 
@@ -81,6 +80,7 @@ class SimMasking:
         """Keep the music list; raises BlendbenchError if it is empty."""
         self.clips, self.context = context.borrow("music").clips, context
         self._heard: list[_Heard] | None = None
+        self._weights = audio.k_weighting(torch.arange(WINDOW // 2 + 1) * context.sample_rate / WINDOW)
         if not self.clips:
             raise BlendbenchError("music: no clips to choose music from; choose a music set")
 
@@ -92,18 +92,18 @@ class SimMasking:
             energies = masking_model.band_energies(masking_model.spectra(item.noise, "noise")).float()
             level = audio.integrated_loudness(item.noise, self.context.sample_rate)
             ranked = sorted((*self._best(one, energies, level), place) for place, one in enumerate(heard))
-            found = [self._measured(item, heard[place], start, level) for _, start, place in ranked[: self.candidates]]
-            ratio, start, one, waveform = min(found, key=lambda choice: choice[0])
-            facts = {"music_clip": one.clip.id, "music_source": one.clip.source, "music_start": round(start, 5)}
+            tried = ranked[: self.candidates]
+            found = [self._measured(item, heard[place].clip, start, level) for _, start, place in tried]
+            (ratio, waveform), (_, start, place) = min(zip(found, tried, strict=True), key=lambda one: one[0][0])
+            clip, seconds = heard[place].clip, start / self.context.sample_rate
+            facts = {"music_clip": clip.id, "music_source": clip.source, "music_start": round(seconds, 5)}
             facts |= {"found_db": round(ratio, 3), "search_s": round(time.perf_counter() - began, 3)}
             made.append(Music(waveform, facts))
         return made
 
-    def _measured(
-        self, item: NoiseAndText, one: _Heard, start: int, level: float
-    ) -> tuple[float, float, _Heard, torch.Tensor]:
-        """Noise-to-mask ratio of a place as sound, where it is in seconds, its clip and its waveform."""
-        whole = self._read(one.clip)
+    def _measured(self, item: NoiseAndText, clip: MusicClip, start: int, level: float) -> tuple[float, torch.Tensor]:
+        """Noise-to-mask ratio of a place as sound, and its waveform."""
+        whole = self._read(clip)
         if start + item.samples <= len(whole):
             waveform = whole[start : start + item.samples]
         else:
@@ -111,8 +111,8 @@ class SimMasking:
         try:
             leveled, _ = audio.normalize_loudness(waveform, self.context.sample_rate, level)
         except ClipError:  # a stretch that is nearly silent
-            return float("inf"), start / self.context.sample_rate, one, waveform
-        return masking_model.ratio_of(item.noise, leveled), start / self.context.sample_rate, one, waveform
+            return float("inf"), waveform
+        return masking_model.ratio_of(item.noise, leveled), waveform
 
     def _best(self, one: _Heard, energies: torch.Tensor, level: float) -> tuple[float, int]:
         """The least mean ratio of noise to threshold over all places of a clip, and the place in samples."""
@@ -149,6 +149,7 @@ class SimMasking:
         return self._heard
 
     def _read(self, clip: MusicClip) -> torch.Tensor:
+        check_links(clip.path, clip.root)
         return files.read(clip.path, self.context.sample_rate, max_seconds=self.seconds, start=clip.start)
 
     def _listen(self, clip: MusicClip) -> _Heard | None:
@@ -157,7 +158,5 @@ class SimMasking:
         except ClipError:
             return None
         spectrum = masking_model.spectra(waveform, clip.id)
-        frequencies = torch.arange(spectrum.shape[1]) * self.context.sample_rate / WINDOW
-        weights = audio.k_weighting(frequencies)
-        power = (spectrum[::2].abs().square() * weights).sum(1).float()
-        return _Heard(clip, len(waveform), masking_model.excitation(spectrum).float(), power)
+        power = (spectrum[::2].abs().square() * self._weights).sum(1).float()
+        return _Heard(clip, masking_model.excitation(spectrum).float(), power)

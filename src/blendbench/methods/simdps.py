@@ -14,13 +14,14 @@ from blendbench import telling
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Context
 from blendbench.methods.sim import Sim
+from blendbench.models.batches import in_parts
 from blendbench.models.edm import Churn, Guidance, Schedule, guided, sample
 from blendbench.models.priors import AudioPrior, PriorCheckpoint
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
 from blendbench.tasks import Music
 from blendbench.tasks.long_gap.distances import guide_snr
-from blendbench.tasks.long_gap.gap import Gap, paste
+from blendbench.tasks.long_gap.gap import FADE, Gap, paste
 from blendbench.tasks.long_gap.task import Incomplete
 
 _LEAK = 16
@@ -110,9 +111,7 @@ class SimDPS:
             _Cut(one, None if guide is None else guide.waveform, self.network, self.sample_rate, self.level)
             for one, guide in zip(given, found, strict=True)
         ]
-        # On a CPU a batch is no faster, and its size would change how sums are rounded.
-        size = 1 if torch.device(self.device).type == "cpu" else len(cuts)
-        parts = [cuts[first : first + size] for first in range(0, len(cuts), size)]
+        parts = [cuts[part] for part in in_parts(torch.device(self.device), len(cuts))]
         filled: list[torch.Tensor] = []
         with telling.stage("fill", self.schedule.steps * len(parts), "step") as stage:
             for part in parts:
@@ -186,7 +185,7 @@ class _Cut:
         """The window [samples] with what was sampled in the prior's part; `above` adds the guide's high frequencies."""
         rest = self.rest
         if not (above and self.has_guide):
-            rest = paste(rest, torch.zeros_like(rest), self.gap, min(441, self.gap.start, len(rest) - self.gap.stop))
+            rest = paste(rest, torch.zeros_like(rest), self.gap, min(FADE, self.gap.start, len(rest) - self.gap.stop))
         made = self.whole.clone()
         made[self.first : self.first + len(rest)] = self._up(low / self.gain) + rest
         return made

@@ -28,6 +28,7 @@ from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
 from blendbench.models.autoencoder import PatchAutoencoder
+from blendbench.models.batches import in_parts
 
 logger = logging.getLogger(__name__)
 SCHEDULERS: dict[str, type[SchedulerMixin] | None] = {
@@ -304,7 +305,7 @@ def encode_prompts(
     embeddings = torch.cat(
         [
             text_encoder(ids[items], attention_mask=attention_mask[items] if uses_mask else None)[0]
-            for items in in_parts(model, len(ids))
+            for items in in_parts(model.device, len(ids))
         ]
     )
     row = {text: index for index, text in enumerate(texts)}
@@ -341,7 +342,9 @@ def encode_images(
     check_images(model, images)
     vae: Any = model.vae
     images = images.to(model.device, model.dtype)
-    parameters = torch.cat([vae.encode(images[items]).latent_dist.parameters for items in in_parts(model, len(images))])
+    parameters = torch.cat(
+        [vae.encode(images[items]).latent_dist.parameters for items in in_parts(model.device, len(images))]
+    )
     # The posterior in float32, so that the draw is the same in every dtype of the networks.
     posterior = DiagonalGaussianDistribution(parameters.float())
     if sample:
@@ -361,17 +364,7 @@ def decode_with_gradient(model: LatentDiffusion, latents: torch.Tensor) -> torch
     """As `decode_latents`, not clamped; carries gradients to the latents, where the caller has them on."""
     scaled = (latents / model.vae.config.scaling_factor).to(model.device, model.dtype)
     vae: Any = model.vae
-    return torch.cat([vae.decode(scaled[items]).sample for items in in_parts(model, len(scaled))]).float()
-
-
-def in_parts(model: LatentDiffusion, count: int) -> list[slice]:
-    """How a batch goes through a network: on a GPU as a whole, on a CPU item by item.
-
-    On a CPU a batch is hardly faster, and its size would change how sums are rounded, so that an item's result would
-    depend on its neighbours.
-    """
-    size = 1 if model.device.type == "cpu" else max(count, 1)
-    return [slice(first, first + size) for first in range(0, count, size)]
+    return torch.cat([vae.decode(scaled[items]).sample for items in in_parts(model.device, len(scaled))]).float()
 
 
 def make_generators(seeds: Seeds, count: int, what: str) -> list[torch.Generator]:

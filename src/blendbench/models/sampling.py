@@ -26,6 +26,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from blendbench import telling
 from blendbench.errors import BlendbenchError
+from blendbench.models.batches import in_parts
 from blendbench.models.denoisers import AfterStep, Denoiser, by_parts, conditioned, guided, repainted, unet_network
 from blendbench.models.latent_diffusion import (
     SCHEDULERS,
@@ -37,7 +38,6 @@ from blendbench.models.latent_diffusion import (
     decode_latents,
     encode_images,
     encode_prompts,
-    in_parts,
     make_generators,
     make_scheduler,
 )
@@ -325,7 +325,7 @@ def prompted(model: LatentDiffusion, prompts: Sequence[str], settings: Sampling)
             return conditioned(network, given)
         return guided(network, given, {"text": empty[items]}, settings.guidance_scale)
 
-    return by_parts(of_items, in_parts(model, len(prompts)))
+    return by_parts(of_items, in_parts(model.device, len(prompts)))
 
 
 def _start(

@@ -112,7 +112,7 @@ def read(
     path = Path(path)
 
     def part(one: int | None) -> torch.Tensor:
-        return _opened(
+        return opened(
             path, lambda sound, name: _read_segment(sound, name, sample_rate, max_seconds, start, one, channels), start
         )
 
@@ -154,12 +154,12 @@ def read_span(
         first, last = round(max(0.0, start) * sound.samplerate), round(min(stop * sound.samplerate, sound.frames))
         return _joined(_blocks(sound, name, first, last, channel, channels)), sound.samplerate
 
-    return _opened(Path(path), frames, max(0.0, start))
+    return opened(Path(path), frames, max(0.0, start))
 
 
 def described(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     """Frames, rate in Hz and channels of a file; raises ClipError where it is no whole file of sound."""
-    return _opened(Path(path), lambda sound, _: (sound.frames, sound.samplerate, sound.channels), 0.0)
+    return opened(Path(path), lambda sound, _: (sound.frames, sound.samplerate, sound.channels), 0.0)
 
 
 def read_part(
@@ -178,7 +178,7 @@ def read_part(
             return torch.zeros(0) if channels == 1 else torch.zeros(channels, 0)
         return _read_segment(sound, name, sample_rate, seconds, start, channel, channels)
 
-    return _opened(Path(path), part, 0.0)
+    return opened(Path(path), part, 0.0)
 
 
 def write(
@@ -255,8 +255,8 @@ def _read_failure(name: str, error: OSError | ValueError) -> ClipError:
     return ClipError(f"{name}: cannot be read ({one_line(reason)}); check the path and the disk")
 
 
-def _opened(path: Path, use: Callable[[soundfile.SoundFile, str], _Any], start: float) -> _Any:
-    """What `use` makes of an open file that holds sound after `start` seconds; raises ClipError for any other."""
+def opened(path: Path, use: Callable[[soundfile.SoundFile, str], _Any], start: float = 0.0) -> _Any:
+    """What `use`, handed the file and its name, makes of one that holds sound after `start` seconds; else ClipError."""
     name = printable(path)
     if lost := stand_ins.lost_link(path):
         raise ClipError(f"{name}: {lost}")

@@ -122,18 +122,16 @@ def find(degraded: Tensor, gap: Gap, corpus: Sequence[Tensor], settings: Similar
     """
     validate(degraded, gap)
     for index, part in enumerate(corpus):
-        _check(part, _name(index))
+        _check(part, f"part {index} of the corpus")
     longest = max((len(part) for part in corpus), default=0)
     if longest < len(degraded):
         raise ClipError(
             f"longest of {len(corpus)} corpus parts has {longest} samples, the clip {len(degraded)}: add music"
         )
-    query = _values(degraded * gap.mask(len(degraded)).to(degraded.device), "clip")
+    query = _values(degraded * gap.mask(len(degraded)).to(degraded.device))
     # One part at a time in float64, so that a long corpus takes little memory.
     found = {
-        index: cost(query, gap, _values(part, _name(index)), settings)
-        for index, part in enumerate(corpus)
-        if len(part) >= len(query)
+        index: cost(query, gap, _values(part), settings) for index, part in enumerate(corpus) if len(part) >= len(query)
     }
     aside = math.ceil(settings.apart * settings.sample_rate / settings.hop_samples)
     for _ in range(settings.rank):
@@ -146,7 +144,7 @@ def find(degraded: Tensor, gap: Gap, corpus: Sequence[Tensor], settings: Similar
             )
         found[best][max(coarse - aside + 1, 0) : coarse + aside] = np.inf
     offset = round(coarse * settings.hop_samples)
-    return Match(best, _refined(query, gap, _values(corpus[best], _name(best)), offset, settings), distance)
+    return Match(best, _refined(query, gap, _values(corpus[best]), offset, settings), distance)
 
 
 def guide(match: Match, corpus: Sequence[Tensor], samples: int) -> Tensor:
@@ -282,10 +280,6 @@ def _compared(samples: int, gap: Gap, settings: SimilaritySettings) -> tuple[np.
     return np.concatenate([before, np.arange(gap.stop, min(gap.stop + reach, samples))]), 2
 
 
-def _name(index: int) -> str:
-    return f"part {index} of the corpus"
-
-
 def _check(waveform: Tensor, name: str) -> None:
     """Raise ClipError if a waveform is not mono or not finite."""
     if waveform.ndim != 1:
@@ -294,8 +288,7 @@ def _check(waveform: Tensor, name: str) -> None:
         raise ClipError(f"{name} holds NaN or infinity: repair the file")
 
 
-def _values(waveform: Tensor, name: str) -> np.ndarray:
-    """A waveform as float64 array [samples]; ClipError if it is not mono or not finite."""
-    _check(waveform, name)
+def _values(waveform: Tensor) -> np.ndarray:
+    """A waveform as float64 array."""
     values: np.ndarray = waveform.detach().cpu().numpy().astype(np.float64)
     return values

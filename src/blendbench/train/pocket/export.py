@@ -173,10 +173,9 @@ def _curve(name: str, history: list[dict], points: int = 12) -> str:
     return f"- {name}: " + "; ".join(f"{row['step']}, {row['minutes']:.0f}, {row['loss']:.3f}" for row in kept)
 
 
-def _benchmark(work: Path, sections: tuple[str, ...]) -> str:
-    """What `benchmarks/builtin_models.py` measured for these models, as Markdown tables."""
+def _benchmark(work: Path, sections: tuple[str, ...], script: str = "builtin_models") -> str:
+    """What a script of `benchmarks/` measured for these models, as Markdown tables."""
     tables = []
-    script = "prior" if sections == ("prior",) else "builtin_models"
     for folder, title in (("bench", ""), ("bench_fast", " with the few-step adapter"), ("bench_prior", "")):
         file = work / folder / "figures.json"
         rows = [row for row in json.loads(file.read_text()) if row["section"] in sections] if file.is_file() else []
@@ -329,6 +328,6 @@ def export_prior(work: Path, assets: Path) -> None:
         precision=", in bfloat16" if prior["bfloat16"] else "", curves=_curve("prior", prior["history"]),
         start=f", from the weights {prior['start']}" if "start" in prior else "",
         levels=row(prior["levels"]), rule=" --- |" * len(prior["levels"]), ours=row(prior["held_out_loss"]),
-        wiener=row(prior["wiener_loss"]), figures=_benchmark(work, ("prior",)),
+        wiener=row(prior["wiener_loss"]), figures=_benchmark(work, ("prior",), "prior"),
     )  # fmt: skip
     write_text(target / "README.md", card)
