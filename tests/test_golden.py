@@ -69,6 +69,9 @@ MEANT: dict[str, str] = {
     r".*/report/(index\.html|report\.js|data\.js)": "the page shows any task's parts and columns: 'Rebuild the trunk'",
 }
 """Files, as patterns of their paths, that a later commit changes on purpose, and why."""
+UNSAID = re.compile(r"(?<=[\n ])(?P<label>[A-Z][^.:]*): no pair took part\.")
+"""Notes of a table on a column in which the first arm has no value. They give the recipe of an arm that has one since
+'Make music that masks better at its loudness': that no pair took part was said of pairs that did."""
 
 
 def git(*words: str) -> str:
@@ -144,6 +147,20 @@ def meant(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in MEANT)
 
 
+def same(name: str, new: Path, old: Path) -> bool:
+    """Whether an output is the golden one, but for what is meant to change."""
+    here, there = (new / name).read_bytes(), (old / name).read_bytes()
+    if here == there or meant(name):
+        return True
+    if not name.endswith(("table.md", "table.tex")) or not UNSAID.search(there.decode()):
+        return False
+    pattern, end = "", 0
+    for note in UNSAID.finditer(there.decode()):
+        pattern += re.escape(there.decode()[end : note.start()]) + re.escape(note["label"]) + ": .+"
+        end = note.end()
+    return re.fullmatch(pattern + re.escape(there.decode()[end:]), here.decode()) is not None
+
+
 def untimed(file: Path) -> list[dict]:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
@@ -165,7 +182,7 @@ def test_tables_have_the_same_bytes(before, now):
     found = list(files(before, *EXACT))
     assert found == list(files(now, *EXACT)) and len(found) > 40
     for name in found:
-        assert meant(name) or (now / name).read_bytes() == (before / name).read_bytes(), name
+        assert same(name, now, before), name
 
 
 def test_rows_are_the_same_but_for_the_seconds_they_took(before, now):
@@ -255,7 +272,7 @@ def test_a_store_that_the_golden_code_made_is_found_and_used(before, golden, tmp
         call(tmp_path, None, "run", *RUNS[name], *common(golden), "report=false")
     assert {file: file.stat().st_size for file in (tmp_path / "runs" / "store").rglob("*") if file.is_file()} == kept
     for name in files(tmp_path, "results.csv", "scores.csv", "table.md"):
-        assert (tmp_path / name).read_bytes() == (before / name).read_bytes(), name
+        assert same(name, tmp_path, before), name
 
 
 def test_a_run_that_the_golden_code_finished_is_shown_and_tabulated(before, tmp_path):
