@@ -174,6 +174,8 @@ def _find_missing(run: Run, arms: dict[str, Any], context: Context) -> None:
             raise BlendbenchError(f"{error}; or leave the arm out: arms.{name}=null") from error
     for evaluator in run.asked:
         evaluator.signature()
+    for metric in run.metrics.values():
+        metric.signature()
 
 
 __all__ = ["Item", "Plan", "Shard", "context_of", "prepare"]
