@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch.nn import functional
 
 from blendbench.errors import ClipError
-from blendbench.methods._images import noise_images, to_grey, to_model
+from blendbench.methods._images import ImageMethod, to_grey, to_model
 from blendbench.sound import files, inversion, lattice
 from blendbench.sound import mel as mel_module
 from blendbench.sound.lattice import RIFFUSION, MelSettings, extend_to_frames
@@ -181,7 +182,9 @@ def test_quantized_images_of_audio_are_riffusions_byte_by_byte(level: float) -> 
     noise = torch.randn(2, 44_100, generator=torch.Generator().manual_seed(3))
     waves = level * functional.avg_pool1d(noise[:, None], 9, 1, 4)[:, 0]
     items = [NoiseAndText(None, 0, len(wave), wave, "") for wave in waves]  # type: ignore[arg-type]
-    pixels, peaks = noise_images(items, quantize=True)
+    method = ImageMethod("Any", {})
+    method.generator = SimpleNamespace(quantize=True)
+    pixels, peaks = method.noise_images(items)
     for wave, image in zip(waves, pixels, strict=True):
         extended = extend_to_frames(wave)
         samples = (extended.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()

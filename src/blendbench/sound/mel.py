@@ -25,6 +25,7 @@ from blendbench.sound.lattice import (
     MelSettings,
     Workers,
     check_lattice,
+    extend_to_frames,
     framed,
     hann_window,
     magnitude_of,
@@ -74,6 +75,11 @@ def mel_amplitudes(waveform: torch.Tensor, settings: MelSettings = RIFFUSION) ->
     with Workers(flat.device) as workers:
         workers.run(transform, len(flat), stretches.shape[1])
     return mel.reshape(*waveform.shape[:-1], *mel.shape[-2:])
+
+
+def mel_of(waveform: torch.Tensor) -> torch.Tensor:
+    """Mel amplitudes [512, frames] of a waveform [samples]: extended circularly to one image, or all if longer."""
+    return mel_amplitudes(waveform if len(waveform) > RIFFUSION.samples else extend_to_frames(waveform))
 
 
 def encode_image(
