@@ -23,9 +23,9 @@ from blendbench.methods.text_to_music import TextToMusic
 from blendbench.models.generator import Generator
 from blendbench.sound import audio, inversion
 from blendbench.sound.lattice import RIFFUSION
-from blendbench.sound.mel import encode_image, mel_amplitudes
+from blendbench.sound.mel import encode_image, mel_amplitudes, mel_of
 from blendbench.sound.streaming import StreamingInversion
-from blendbench.tasks.blend.given import NoiseAndText, mel_of
+from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.keys import MaskConfig
 from blendbench.tasks.blend.pairing import Pair
 from blendbench.tasks.blend.presentation import HOP, WINDOW, gain_curve, windows_of

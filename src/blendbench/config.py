@@ -318,6 +318,8 @@ _PLACES = {
     "run_dir", "store_dir", "batch", "device", "data", "keep_images", "report", "tracker", "executor", "dry_run",
     "retry_failed", "threads",
 }  # fmt: skip
+_OFFERED = ("controlnet", "pix2pix")
+"""Entries of a generator for the methods that take them; what an arm takes stands in the arm's own entry."""
 _FIRST_TASK = "blendbench.tasks.blend.task.Blend"
 _FIRST_METRICS = ("fad", "kl", "clap", "audibility")
 """What every run had when its folder was named by a hash of settings that did not say so."""
@@ -328,6 +330,8 @@ def _counted(settings: dict[str, Any]) -> dict[str, Any]:
     counted = {name: value for name, value in settings.items() if name not in _PLACES}
     if not counted.get("judges"):
         counted.pop("judges", None)
+    if isinstance(counted.get("generator"), dict):
+        counted["generator"] = {name: value for name, value in counted["generator"].items() if name not in _OFFERED}
     if (counted.get("task") or {}).get("_target_") == _FIRST_TASK:
         del counted["task"]
         others = {name: value for name, value in settings.items() if name != "metric"}

@@ -87,3 +87,53 @@ class MusicClip:
     source: str
     start: float = 0.0
     root: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StemClip:
+    """A stretch of music whose stems are apart, or are to be told apart.
+
+    Attributes
+    ----------
+    id : str
+        Unique in its set.
+    background : tuple of Path
+        Files whose sum is what a part is added to.
+    part : tuple of Path
+        Files whose sum is the part; empty where nobody has played one.
+    prompt : str
+        What is asked for.
+    genre : str
+        Empty where the set does not say.
+    source : str
+        The track.
+    instrument : str
+        What the part is.
+    start : float
+        Where the stretch begins in the files, in seconds.
+    mixed : bool
+        Whether `background` is a whole mix, of which a separator has yet to take the part.
+    root : Path or None
+        As for a noise clip.
+    """
+
+    id: str
+    background: tuple[Path, ...]
+    part: tuple[Path, ...]
+    prompt: str
+    genre: str
+    source: str
+    instrument: str = ""
+    start: float = 0.0
+    mixed: bool = False
+    root: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its first file."""
+        return self.background[0]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files."""
+        return self.background + self.part

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import config, stand_ins
-from blendbench.datasets import MusicClip, NoiseClip
-from blendbench.datasets.reading import content_of
+from blendbench.datasets import MusicClip, NoiseClip, StemClip
+from blendbench.datasets.reading import content_of, content_of_stems
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.resources import package_folder
@@ -80,7 +80,7 @@ def data_set(entry: Any, key: str, allowed: list[str]) -> DataSet:
     return DataSet(key, clips, entry.get("prompts_per_clip", 0), _verify(entry, key, clips))
 
 
-def _verify(entry: dict[str, Any], key: str, clips: Sequence[NoiseClip | MusicClip]) -> str:
+def _verify(entry: dict[str, Any], key: str, clips: Sequence[NoiseClip | MusicClip | StemClip]) -> str:
     """Refuse clips that differ from the entry's manifest; returns a note where it cannot be held against them."""
     chosen = entry.get("manifest")
     if not chosen:
@@ -115,7 +115,7 @@ def rule_of(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(entry.items()) if name not in _APART}
 
 
-def differences(manifest: Manifest, clips: Sequence[NoiseClip | MusicClip]) -> list[tuple[str, str]]:
+def differences(manifest: Manifest, clips: Sequence[NoiseClip | MusicClip | StemClip]) -> list[tuple[str, str]]:
     """Clips that are other than a manifest says, with what differs; a file that is not there is a failed row later.
 
     A clip's class (genre) counts as well as its content.
@@ -138,15 +138,17 @@ def differences(manifest: Manifest, clips: Sequence[NoiseClip | MusicClip]) -> l
     return found
 
 
-def class_of(clip: NoiseClip | MusicClip) -> str:
+def class_of(clip: NoiseClip | MusicClip | StemClip) -> str:
     """A noise's label or a music clip's genre."""
     return clip.label if isinstance(clip, NoiseClip) else clip.genre
 
 
-def digest_of(clip: NoiseClip | MusicClip, algorithm: str = "sha256") -> str:
+def digest_of(clip: NoiseClip | MusicClip | StemClip, algorithm: str = "sha256") -> str:
     """Digest of a clip's file, or of a segment's samples; "" where they cannot be read."""
     if isinstance(clip, NoiseClip) and clip.span is not None:
         return content_of(clip, math.inf)
+    if isinstance(clip, StemClip):
+        return content_of_stems(clip)
     try:
         check_links(clip.path, clip.root)
         return file_hash(clip.path, algorithm)
@@ -204,9 +206,9 @@ def read(file: Path) -> Manifest:
 def of(
     name: str,
     entry: dict[str, Any],
-    clips: Sequence[NoiseClip | MusicClip],
+    clips: Sequence[NoiseClip | MusicClip | StemClip],
     text: str = "",
-    digest: Callable[[NoiseClip | MusicClip], str] | None = None,
+    digest: Callable[[NoiseClip | MusicClip | StemClip], str] | None = None,
 ) -> Manifest:
     """The manifest of clips at hand.
 

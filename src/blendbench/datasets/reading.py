@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from blendbench.datasets import MusicClip, NoiseClip, hdf5
+from blendbench.datasets import MusicClip, NoiseClip, StemClip, hdf5
 from blendbench.datasets.tables import check_links
 from blendbench.errors import ClipError, printable
 from blendbench.sound import audio, checks, files
@@ -76,6 +76,18 @@ def content_of_music(clip: MusicClip) -> str:
         return file_hash(clip.path)
     except (OSError, ValueError, ClipError):
         return ""
+
+
+def content_of_stems(clip: StemClip) -> str:
+    """SHA-256 over the contents of a clip's files; "" where one cannot be read."""
+    try:
+        digest = hashlib.sha256()
+        for path in clip.paths:
+            check_links(path, clip.root)
+            digest.update(bytes.fromhex(file_hash(path)))
+    except (OSError, ValueError, ClipError):
+        return ""
+    return digest.hexdigest()
 
 
 def _name(clip: NoiseClip) -> str:

@@ -1,27 +1,31 @@
-"""What the methods over mel images share: noise as images, windows over one that is longer, and images as music.
+"""What the methods over mel images share: a given sound as images, windows over one that is longer, images as music.
 
-A noise of up to 5.11 s is one image of 512 frames, as in the paper. A longer one is painted window by window: each next
-window begins `overlap` frames before the last one ends, and holds what is painted there, so that tempo, key and colour
-go on. All windows share one peak, that of the whole noise, so levels go on, too. What comes of it is one image as long
-as the noise, whose phase is found in one (`sound.streaming`).
+What is painted over is the field of what is given that the method's `source` names: the noise of a blend, which the
+names here speak of, or a background. A noise of up to 5.11 s is one image of 512 frames, as in the paper. A longer one
+is painted window by window: each next window begins `overlap` frames before the last one ends, and holds what is
+painted there, so that tempo, key and colour go on. All windows share one peak, that of the whole noise, so levels go
+on, too. What comes of it is one image as long as the noise, whose phase is found in one (`sound.streaming`).
 
 Pixels are grey, 0..255, loud is dark, low frequencies at the bottom.
 """
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 
-from blendbench.errors import BlendbenchError
+from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Context
+from blendbench.models import sampling as samplers
+from blendbench.models.denoisers import Denoiser
+from blendbench.models.latent_diffusion import LatentDiffusion
 from blendbench.models.sampling import Sampling
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, inversion
 from blendbench.sound.lattice import RIFFUSION, extend_to_frames
-from blendbench.sound.mel import decode_image, encode_image, riffusion_mel
+from blendbench.sound.mel import decode_image, encode_image, mel_of, riffusion_mel
 from blendbench.sound.streaming import StreamingInversion
 from blendbench.tasks import Music
 from blendbench.tasks.blend.given import NoiseAndText
@@ -98,6 +102,8 @@ class Painted(NamedTuple):
     """By step, for all items together"""
     images: dict[str, torch.Tensor] = {}
     """Further images [B, 512, 512], by name, for the curious"""
+    facts: dict[str, torch.Tensor] = {}
+    """Numbers [B] for the rows, by name"""
 
 
 @dataclass
@@ -139,6 +145,7 @@ class ImageMethod:
         If a setting is out of range.
     """
 
+    source: str = "noise"
     takes: tuple[str, ...] = ("noise", "text")
     uses: tuple[str, ...] = ("generator",)
     adaptive: bool = False
@@ -169,6 +176,34 @@ class ImageMethod:
         """The image of a window's music."""
         raise NotImplementedError
 
+    def from_nothing(
+        self,
+        model: LatentDiffusion,
+        window: Window,
+        texts: list[str],
+        step: str,
+        around: samplers.Around | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> torch.Tensor:
+        """Grey pixels [B, 512, 512] painted from noise alone under texts; what is held stays.
+
+        `step` names the draws; `around` and `denoiser` as for `sampling.text_to_image`.
+        """
+        seeds = window.seeds(step)
+        height, width = window.pixels.shape[-2:]
+        if window.held is None:
+            images = samplers.text_to_image(
+                model, texts, seeds, self.sampling, height, width, around=around, denoiser=denoiser
+            )
+        else:
+            masks = (~window.known())[None, None].float()
+            blank = to_model(window.with_held(torch.full_like(window.pixels, 255.0)))
+            settings = replace(self.sampling, strength=1.0)
+            images = samplers.masked_repaint(
+                model, blank, masks, texts, seeds, settings, around=around, denoiser=denoiser
+            )
+        return to_grey(images, self.generator.quantize)
+
     def finished(self, music: Music) -> Music:
         """A music of its item's length as the method gives it out."""
         return music
@@ -191,7 +226,8 @@ class ImageMethod:
         for index, made in enumerate(music):
             seconds = painted.seconds | {"vocode_s": vocoded}
             made.facts = {name: round(value / len(items), 3) for name, value in seconds.items()}
-            made.images = {"noise": pixels[index]} if "noise" in self.takes else {}
+            made.facts |= {name: round(float(values[index]), 5) for name, values in painted.facts.items()}
+            made.images = {self.source: pixels[index]} if self.source in self.takes else {}
             made.images |= {name: image[index] for name, image in painted.images.items()}
             made.images["music"] = painted.music[index]
         return music
@@ -199,8 +235,8 @@ class ImageMethod:
     def _long(self, item: NoiseAndText) -> Music:
         """A noise of more than an image."""
         frames = 2 + item.samples // RIFFUSION.hop_length
-        if "noise" in self.takes:
-            pixels, peaks = encode_image(item.mel()[None], quantize=self.generator.quantize)
+        if self.source in self.takes:
+            pixels, peaks = encode_image(self.mel(item)[None], quantize=self.generator.quantize)
             noise, peak = pixels[0], float(peaks[0])
         else:
             noise, peak = torch.full((RIFFUSION.n_mels, frames), 255.0), self.peak
@@ -216,7 +252,7 @@ class ImageMethod:
         spent = sum(state.seconds.values())
         music.facts = {name: round(value, 3) for name, value in state.seconds.items()}
         music.facts |= {"vocode_s": round(total - spent, 3), "windows": state.number}
-        music.images = {"noise": noise} if "noise" in self.takes else {}
+        music.images = {self.source: noise} if self.source in self.takes else {}
         music.images["music"] = torch.cat(columns, dim=1)
         return music
 
@@ -224,11 +260,31 @@ class ImageMethod:
     """Mel amplitude of a black pixel where there is no noise to say so."""
 
     def noise_images(self, items: list[NoiseAndText]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels [B, 512, 512] and peaks [B]."""
-        if "noise" not in self.takes:
+        """Pixels [B, 512, 512] (0..255, loud = dark) and peaks [B] of what is painted over, extended circularly."""
+        if self.source not in self.takes:
             blank = torch.full((len(items), RIFFUSION.n_mels, FRAMES), 255.0)
             return blank, torch.full((len(items),), self.peak)
-        return noise_images(items, self.generator.quantize)
+        if not self.generator.quantize:
+            return encode_image(torch.stack([self.mel(item) for item in items]))
+        # Riffusion's own bytes of the sound as a 16-bit file.
+        waves = torch.stack([extend_to_frames(self.sound(item)) for item in items])
+        pixels, peaks = encode_image(riffusion_mel(waves), quantize=True)
+        return pixels, peaks / 32767
+
+    def sound(self, item: Any) -> torch.Tensor:
+        """What is painted over, [samples]; raises ClipError where the item has none."""
+        sound: torch.Tensor | None = getattr(item, self.source)
+        if sound is None:
+            raise ClipError(f"{item.item.id}: has no {self.source}, which {self.label} takes; leave that arm out")
+        return sound
+
+    def mel(self, item: Any) -> torch.Tensor:
+        """Its mel amplitudes [512, frames], extended circularly to one image; kept ones where there are any."""
+        sound = self.sound(item)
+        if self.source == "noise":
+            kept: torch.Tensor = item.mel()
+            return kept
+        return mel_of(sound)
 
     def painted(
         self, noise: Iterable[torch.Tensor], item: NoiseAndText, state: Long, frames: int
@@ -279,18 +335,6 @@ class ImageMethod:
         first = self.overlap - _SEAM if state.number else 0
         state.number, state.held = state.number + 1, music[:, FRAMES - self.overlap :].clone()
         return music[:, first:stop]
-
-
-def noise_images(items: list[NoiseAndText], quantize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels [B, 512, 512] (0..255, loud = dark) and peaks [B] of the items' noises, extended circularly.
-
-    With `quantize` they are Riffusion's own bytes of the noise as a 16-bit file.
-    """
-    if not quantize:
-        return encode_image(torch.stack([item.mel() for item in items]))
-    waves = torch.stack([extend_to_frames(item.noise) for item in items])
-    pixels, peaks = encode_image(riffusion_mel(waves), quantize=True)
-    return pixels, peaks / 32767
 
 
 def to_model(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,10 @@
 """Music from the prompt alone: what a text-to-music generator gives that has not heard the noise."""
 
 import time
-from dataclasses import replace
 from typing import Any
 
-import torch
-
 from blendbench.errors import BlendbenchError
-from blendbench.methods._images import OVERLAP, ImageMethod, Painted, Window, to_grey, to_model
+from blendbench.methods._images import OVERLAP, ImageMethod, Painted, Window
 from blendbench.models import sampling
 from blendbench.sound import audio
 from blendbench.tasks import Music
@@ -57,16 +54,8 @@ class TextToMusic(ImageMethod):
     def paint(self, window: Window) -> Painted:
         """An image of the prompt; what is held stays."""
         model, start = self.generator.get(self.context.device), time.perf_counter()
-        seeds, around = window.seeds("text_to_image"), self.around(window)
-        height, width = window.pixels.shape[-2:]
-        if window.held is None:
-            images = sampling.text_to_image(model, window.texts, seeds, self.sampling, height, width, around=around)
-        else:
-            masks = (~window.known())[None, None].float()
-            blank = to_model(window.with_held(torch.full_like(window.pixels, 255.0)))
-            settings = replace(self.sampling, strength=1.0)
-            images = sampling.masked_repaint(model, blank, masks, window.texts, seeds, settings, around=around)
-        return Painted(to_grey(images, self.generator.quantize), {"paint_s": time.perf_counter() - start})
+        grey = self.from_nothing(model, window, window.texts, "text_to_image", around=self.around(window))
+        return Painted(grey, {"paint_s": time.perf_counter() - start})
 
     def finished(self, music: Music) -> Music:
         """At `lufs`; music of a white image is silent."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from blendbench.errors import BlendbenchError, UsageError, printable
 from blendbench.models import catalog, fetch
 from blendbench.models.convert import PICKLED, convert, is_pickled
-from blendbench.store.write import write_text
+from blendbench.store.write import placing_folder, write_text
 
 KINDS = {
     "riffusion": ("riffusion", "generator.checkpoint={}"),
@@ -20,9 +20,11 @@ KINDS = {
     "clap": ("clap", "evaluator.fad.checkpoint={}"),
     "encodec": ("encodec_24khz", "evaluator.fad.checkpoint={}"),
     "prior": ("prior", "prior.checkpoint={}"),
+    "controlnet": ("riff_cnet", "generator.controlnet.checkpoint={}"),
+    "pix2pix": ("riff_p2p", "generator.pix2pix.checkpoint={}"),
 }
 """By the word of `--as`: the known model that it is laid out as, and the configuration's key that takes it."""
-SINGLE = ("riffusion",)
+SINGLE = ("riffusion", "controlnet")
 """Kinds that may be one file."""
 
 
@@ -90,8 +92,15 @@ def _of_path(name: str, path: Path, kind: str, files: tuple[str, ...]) -> tuple[
             raise BlendbenchError(f"{printable(path)}: is one file; give a folder as {kind}")
         if path.suffix not in (*PICKLED, ".safetensors"):
             raise BlendbenchError(f"{printable(path)}: no file of weights; give .safetensors or {', '.join(PICKLED)}")
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" and kind != "controlnet":
             return path, []
+        if kind == "controlnet":
+            from blendbench.models.controlnet import convert_published  # diffusers is slow to import
+
+            print(f"{name}: converting {path}", flush=True)
+            with placing_folder(made) as folder:
+                convert_published(path, folder)
+            return made, list(files)
         target = made.with_name(f"{name}.safetensors")
         print(f"{name}: converting {path}", flush=True)
         convert(path, target)

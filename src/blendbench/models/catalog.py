@@ -45,8 +45,10 @@ class Model:
     wheel : str
         The wheel's file name.
     convert : str
-        Of a wheel: the function of this package, by its dotted name, that makes the files of it; it gets the wheel's
-        path and the folder to write to.
+        Of a wheel, or of one pickled file of a hub model: the function of this package, by its dotted name, that makes
+        the files of it; it gets the path and the folder to write to.
+    made_of : str
+        Of a hub model that `convert` makes: the file in the hub's folder.
     megabytes : float or None
         Exact size of the plain file, the wheel or the hub model's weights; None where it is not known beforehand.
     sha256 : str or None
@@ -72,6 +74,7 @@ class Model:
     folder: str = ""
     wheel: str = ""
     convert: str = ""
+    made_of: str = ""
     megabytes: float | None = None
     sha256: str | None = None
     licence: str = "not stated"
@@ -83,6 +86,7 @@ class Model:
             raise ValueError("files: is empty; name what has to be there")
         entries.check_inside("folder", self.folder)
         entries.check_inside("files", *self.files)
+        entries.check_inside("made_of", self.made_of)
         if self.kind == "hub" and not (is_hub_id(self.source) and self.revision):
             problem = "revision: is missing" if is_hub_id(self.source) else f"source: {self.source!r} is no owner/name"
             raise ValueError(problem)
@@ -95,10 +99,10 @@ class Model:
                 raise ValueError(f"source: {self.source!r} is no PACKAGE==VERSION")
             if not re.fullmatch(r"[\w.+-]+\.whl", self.wheel):
                 raise ValueError(f"wheel: {self.wheel!r} is no wheel's file name")
-            if not self.convert.startswith("blendbench."):
-                raise ValueError(f"convert: {self.convert!r} is no function of blendbench")
             if self.sha256 is None:
                 raise ValueError("sha256: is missing")
+        if (self.kind == "wheel" or self.made_of) and not self.convert.startswith("blendbench."):
+            raise ValueError(f"convert: {self.convert!r} is no function of blendbench")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: {self.sha256!r} is no SHA-256 in lower case")
 

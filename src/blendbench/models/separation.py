@@ -10,7 +10,7 @@ numbers. Of its `.safetensors`, whose header names a class to import, only the s
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -114,7 +114,11 @@ class Separation:
         self._device = device
 
     def melody_stems(self, waveforms: torch.Tensor, sample_rate: int) -> torch.Tensor:
-        """What is left of sounds without drums and bass.
+        """What is left of sounds without drums and bass; as `without`."""
+        return self.without(waveforms, sample_rate, LEFT_OUT)
+
+    def without(self, waveforms: torch.Tensor, sample_rate: int, names: Sequence[str]) -> torch.Tensor:
+        """What is left of sounds without some stems.
 
         Levels are brought to Demucs' and back as its `Separator` does; audiocraft leaves that to the network. Without
         Demucs' random shifts, of which audiocraft makes one, equal sounds have equal stems.
@@ -125,6 +129,8 @@ class Separation:
             Mono; each goes through the model by itself, as two equal channels.
         sample_rate : int
             In Hz.
+        names : sequence of str
+            Of "vocals", "drums", "bass", "other".
 
         Returns
         -------
@@ -145,16 +151,16 @@ class Separation:
         resampled = audio.resample(waveforms.detach().float().cpu(), sample_rate, rate)
         stems = torch.zeros(waveforms.shape)
         for item, waveform in enumerate(resampled):
-            stems[item] = audio.resample(self._separate(waveform), rate, sample_rate)[:samples]
+            stems[item] = audio.resample(self._separate(waveform, names), rate, sample_rate)[:samples]
         return stems
 
-    def _separate(self, waveform: torch.Tensor) -> torch.Tensor:
+    def _separate(self, waveform: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
         network = self._network
         mean, std = waveform.mean(), waveform.std() + 1e-8
         mix = ((waveform - mean) / std).expand(1, network.audio_channels, -1)
         apply_model = library("demucs.apply", INSTALL).apply_model
         made = apply_model(network, mix, shifts=0, split=True, overlap=OVERLAP, device=self._device)[0] * std + mean
-        kept = [stem for stem, name in enumerate(network.sources) if name not in LEFT_OUT]
+        kept = [stem for stem, name in enumerate(network.sources) if name not in names]
         return made[kept].sum(0).mean(0)
 
     def _defined(self, definition: Path, locate: Callable[[str], Path]) -> Bag:

@@ -18,8 +18,10 @@ from blendbench.errors import BlendbenchError, UsageError
 from blendbench.resources import package_folder
 from blendbench.usage import Parser
 
-ORDER = ("data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "piano", "prior",
-         "export", "pack")  # fmt: skip
+ORDER = (
+    "data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "piano", "prior",
+    "stems", "controlnet", "pix2pix", "separator", "export", "pack",
+)  # fmt: skip
 """The package's steps as they follow each other; others come after them by name."""
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from blendbench.sound.lattice import RIFFUSION, extend_to_frames
-from blendbench.sound.mel import mel_amplitudes
+from blendbench.sound.mel import mel_of
 from blendbench.tasks import Given
 from blendbench.tasks.blend.pairing import Pair
 
@@ -34,8 +33,3 @@ class NoiseAndText(Given):
     def mel(self) -> torch.Tensor:
         """Mel amplitudes of the noise, as `mel_of`."""
         return self.kept_mel() if self.kept_mel is not None else mel_of(self.noise)
-
-
-def mel_of(noise: torch.Tensor) -> torch.Tensor:
-    """Mel amplitudes [512, frames] of a noise [samples]: extended circularly to one image of 512, or all if longer."""
-    return mel_amplitudes(noise if len(noise) > RIFFUSION.samples else extend_to_frames(noise))

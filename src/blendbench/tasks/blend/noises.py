@@ -21,10 +21,10 @@ from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio
 from blendbench.sound.audio import SAMPLE_RATE
 from blendbench.sound.lattice import RIFFUSION
+from blendbench.sound.mel import mel_of
 from blendbench.store.arrays import Arrays
 from blendbench.store.ledger import Ledger
 from blendbench.store.signature import signature
-from blendbench.tasks.blend.given import mel_of
 
 NOISE_VERSION = 1
 _RECENT_SAMPLES = 64 * 5 * SAMPLE_RATE

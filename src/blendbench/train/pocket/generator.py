@@ -10,6 +10,7 @@ The state is kept in the work folder, so that a stopped training goes on where i
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from blendbench.train.data.cache import ClipCache, opened
 from blendbench.train.loop import Loop
 from blendbench.train.pocket.autoencoder import to_pixels
 
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Noised latents [N, C, H, W] and time steps [N] to the velocity [N, C, H, W] that is taken to be theirs."""
 MAX_TOKENS = 48
 UNET = {
     "sample_size": 64,
@@ -99,21 +102,21 @@ def train_tokenizer(captions: list[str], folder: Path, vocabulary: int = 1536) -
 
 
 class Latents:
-    """Scaled latents of a cache's clips, computed when first asked for and kept on disk in half precision.
+    """Scaled latents of mel images, computed when first asked for and kept on disk in half precision.
 
     Parameters
     ----------
     autoencoder : PatchAutoencoder
         Whose latents.
-    cache : ClipCache
-        Of which images.
+    images : np.ndarray [N, H, W]
+        Grey pixels, uint8.
     folder : Path
-        Where `latents.f16` is kept, a row a clip, with the list of rows that are there.
+        Where `latents.f16` is kept, a row an image, with the list of rows that are there.
     """
 
-    def __init__(self, autoencoder: PatchAutoencoder, cache: ClipCache, folder: Path) -> None:
-        self.autoencoder, self.cache = autoencoder, cache
-        self.shape = (autoencoder.config.latent_channels, *(side // 8 for side in cache.images.shape[1:]))
+    def __init__(self, autoencoder: PatchAutoencoder, images: np.ndarray, folder: Path) -> None:
+        self.autoencoder, self.images = autoencoder, images
+        self.shape = (autoencoder.config.latent_channels, *(side // 8 for side in images.shape[1:]))
         (folder / "latents.f16").touch()
         self.values = (folder / "latents.f16").open("r+b", buffering=0)
         self.list = (folder / "latents.rows").open("a+")
@@ -130,7 +133,7 @@ class Latents:
         self.values.seek(row * size)
         if row in self.there:
             return torch.from_numpy(np.frombuffer(self.values.read(size), np.float16).reshape(self.shape).copy())
-        pixels = to_pixels(self.cache.images[row : row + 1])
+        pixels = to_pixels(self.images[row : row + 1])
         latents = self.autoencoder.to_latents(pixels.to(self.autoencoder.device))[0].cpu()
         # Inside of a training's autocast they are computed in bfloat16: an error of half a percent of their spread.
         latents = (latents.float() * self.autoencoder.config.scaling_factor).half()
@@ -219,7 +222,7 @@ def train(
     model.to(device)
     for module in (unet, text_encoder):
         module.train()
-    latents = Latents(vae, cache, out)
+    latents = Latents(vae, cache.images, out)
     loop = Loop(
         "generator",
         [*unet.parameters(), *text_encoder.parameters()],
@@ -243,13 +246,14 @@ def train(
             clean = torch.stack([item[..., left : left + width] for item, left in zip(clean, lefts, strict=True)])
         texts = ["" if draw.random() < caption_dropout else str(draw.choice(captions[i])) for i in chosen]
         noise = torch.randn(clean.shape)
-        given = (clean, noise, token_ids(tokenizer, texts), timesteps(draw, count))
-        return velocity_loss(unet, text_encoder, scheduler, *(value.to(device) for value in given))
+        given = (clean, noise, timesteps(draw, count), token_ids(tokenizer, texts))
+        clean, noise, steps_drawn, ids = (value.to(device) for value in given)
+        return velocity_loss(worded(unet, text_encoder(ids)[0]), scheduler, clean, noise, steps_drawn)
 
     loop.run(loss)
     for module in (unet, text_encoder):
         module.eval()
-    held_out_figures = {"clips": len(rows), "held_out_loss": held_out_loss(model, scheduler, latents, held_out)}
+    held_out_figures = {"clips": len(rows), "held_out_loss": held_out_loss(model, scheduler, latents, cache, held_out)}
     model.save(out)
     return loop.report(out / "training.json", held_out_figures)
 
@@ -265,19 +269,22 @@ def timesteps(draw: np.random.Generator, count: int) -> torch.Tensor:
     return torch.from_numpy(((draw.permutation(count) + draw.random(count)) / count * 1000).astype(np.int64))
 
 
+def worded(unet: UNet2DConditionModel, text: torch.Tensor) -> Predict:
+    """A U-Net's prediction under texts [N, T, D]."""
+    return lambda noisy, timesteps: unet(noisy, timesteps, encoder_hidden_states=text).sample
+
+
 def velocity_loss(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
+    predict: Predict,
     scheduler: DDIMScheduler,
     latents: torch.Tensor,
     noise: torch.Tensor,
-    ids: torch.Tensor,
     timesteps: torch.Tensor,
 ) -> torch.Tensor:
-    """Weighted squared error of the velocity that the U-Net predicts for noised latents [N, C, H, W]."""
+    """Weighted squared error of the velocity that is predicted for noised latents [N, C, H, W] at time steps [N]."""
     noisy = scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    output = unet(noisy, timesteps, encoder_hidden_states=text_encoder(ids)[0]).sample.float()
+    output = predict(noisy, timesteps).float()
     alpha = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alpha / (1 - alpha)
     # Min-SNR for velocity; the floor keeps the noisiest steps trained.
@@ -287,7 +294,12 @@ def velocity_loss(
 
 @torch.inference_mode()
 def held_out_loss(
-    model: LatentDiffusion, scheduler: DDIMScheduler, latents: Latents, rows: np.ndarray, limit: int = 48
+    model: LatentDiffusion,
+    scheduler: DDIMScheduler,
+    latents: Latents,
+    cache: ClipCache,
+    rows: np.ndarray,
+    limit: int = 48,
 ) -> float:
     """Mean loss on held-out clips, fixed noise, time steps spread evenly."""
     rows = rows[:: max(1, len(rows) // limit)][:limit]
@@ -295,11 +307,11 @@ def held_out_loss(
     losses = []
     for index, row in enumerate(rows):
         clean = latents[np.array([row])]
-        text = latents.cache.clips[row]["captions"][0]
+        text = cache.clips[row]["captions"][0]
         ids = token_ids(model.tokenizer, [text])
         timestep = torch.tensor([int((index + 0.5) / len(rows) * 1000)])
         noise = torch.randn(clean.shape, generator=generator)
-        given = (value.to(model.device) for value in (clean, noise, ids, timestep))
-        loss = velocity_loss(model.unet, model.text_encoder, scheduler, *given)
-        losses.append(float(loss))
+        clean, noise, timestep, ids = (value.to(model.device) for value in (clean, noise, timestep, ids))
+        predict = worded(model.unet, model.text_encoder(ids)[0])
+        losses.append(float(velocity_loss(predict, scheduler, clean, noise, timestep)))
     return round(float(np.mean(losses)), 5)

@@ -89,7 +89,7 @@ def train(
         save_every=save_every,
         device=device,
     )
-    latents = Latents(model.vae, cache, folder)
+    latents = Latents(model.vae, cache.images, folder)
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
         chosen = draw.choice(rows, min(batch, len(rows)), replace=False)

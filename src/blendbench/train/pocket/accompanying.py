@@ -1,0 +1,123 @@
+"""What the trainings of accompaniment share: batches of backgrounds, mixes and texts, over a frozen generator.
+
+The generator is the built-in one: its text encoder and autoencoder stay as they are, and so does its U-Net, but for
+what a training adds. Short stretches of clips come first, as in the generator's own training.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+
+from blendbench.models.generator import Generator
+from blendbench.train.data.stems import Stems
+from blendbench.train.pocket.generator import Latents, Predict, timesteps, token_ids, velocity_loss
+
+WIDTHS = ((0.45, 16), (0.8, 32), (1.0, 64))
+"""Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms."""
+
+
+class Batch(NamedTuple):
+    """Some stretches of clips."""
+
+    mix: torch.Tensor
+    """Scaled latents [N, C, 64, w]"""
+    background: torch.Tensor
+    """The same of the background"""
+    pixels: torch.Tensor
+    """Grey pixels [N, 512, 8 w] of the background, in 0..255"""
+    texts: list[str]
+
+
+class Accompaniment:
+    """Stems over a generator.
+
+    Parameters
+    ----------
+    stems : Path
+        Folder of `blendbench train stems`; latents are kept below it.
+    checkpoint : str
+        The generator's.
+    device : str
+
+    Raises
+    ------
+    BlendbenchError
+        If stems or generator are missing.
+    """
+
+    def __init__(self, stems: Path | str, checkpoint: str, device: str) -> None:
+        self.stems, self.device = Stems(stems), device
+        generator = Generator("generator", checkpoint)
+        self.base, self.model = generator.fingerprint, generator.get(device)
+        self.scheduler = DDIMScheduler.from_config(dict(self.model.scheduler_config))
+        flat = self.stems.images.reshape(-1, *self.stems.images.shape[2:])
+        # Both trainings find them; they are the autoencoder's.
+        folder = self.stems.folder / f"latents-{self.base}"
+        folder.mkdir(exist_ok=True)
+        self.latents = Latents(self.model.vae, flat, folder)
+
+    def batch(self, rows: np.ndarray, width: int, draw: np.random.Generator) -> Batch:
+        """Stretches of so many latent columns of the clips of some rows, each at a place of its own."""
+        both = [self.latents[2 * rows + side] for side in (0, 1)]
+        lefts = draw.integers(0, both[0].shape[-1] - width + 1, len(rows))
+        background, mix = (
+            torch.stack([one[..., left : left + width] for one, left in zip(side, lefts, strict=True)]) for side in both
+        )
+        pixels = torch.stack(
+            [
+                torch.from_numpy(self.stems.images[row, 0, :, 8 * left : 8 * (left + width)].astype(np.float32))
+                for row, left in zip(rows, lefts, strict=True)
+            ]
+        )
+        # What is asked for, in the words of an instruction or of a caption: either serves as a prompt later.
+        texts = [
+            str(draw.choice(self.stems.rows[row]["instructions" if draw.random() < 0.5 else "captions"]))
+            for row in rows
+        ]
+        return Batch(mix, background, pixels, texts)
+
+    def words(self, texts: list[str]) -> torch.Tensor:
+        """Embeddings [N, T, D] of texts."""
+        with torch.no_grad():
+            embedded: torch.Tensor = self.model.text_encoder(token_ids(self.model.tokenizer, texts).to(self.device))[0]
+        return embedded
+
+    def loss(self, batch: Batch, predict: Predict, times: torch.Tensor) -> torch.Tensor:
+        """The generator's own loss of a prediction, at time steps [N]."""
+        noise = torch.randn(batch.mix.shape)
+        clean, noise, times = (value.to(self.device) for value in (batch.mix, noise, times))
+        return velocity_loss(predict, self.scheduler, clean, noise, times)
+
+    def step(
+        self, told: Callable[[Batch, np.random.Generator], Predict], steps: int, batch: int
+    ) -> Callable[[int, np.random.Generator], torch.Tensor]:
+        """The loss of a training's step; `told` makes a prediction of a batch."""
+        rows = self.stems.of("train")
+
+        def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
+            width = next(width for share, width in WIDTHS if step < share * steps or share == 1)
+            count = min(batch * 64 // width, len(rows))
+            drawn = self.batch(draw.choice(rows, count, replace=False), width, draw)
+            return self.loss(drawn, told(drawn, draw), timesteps(draw, count))
+
+        return loss
+
+    @torch.inference_mode()
+    def held_out(
+        self, told: Callable[[Batch, np.random.Generator], Predict], name: str, limit: int = 48
+    ) -> dict[str, Any]:
+        """Mean loss on held-out songs, fixed noise, time steps spread evenly."""
+        rows = self.stems.of("held_out")
+        rows = rows[:: max(1, len(rows) // limit)][:limit]
+        draw = np.random.default_rng(0)
+        torch.manual_seed(0)
+        losses = []
+        for place, row in enumerate(rows):
+            drawn = self.batch(np.array([row]), 64, draw)
+            time = torch.tensor([int((place + 0.5) / len(rows) * 1000)])
+            losses.append(float(self.loss(drawn, told(drawn, draw), time)))
+        return {name: round(float(np.mean(losses)), 5)}
