@@ -280,3 +280,55 @@ def test_round_trips_of_other_seeds_have_another_phase_and_the_same_image():
     assert isinstance(given, BackgroundAndText) and given.target is not None
     one, two = (round_trip(given.target, seed) for seed in (1, 2))
     assert len(one) == len(given.target) and not torch.equal(one, two)
+
+
+def test_a_long_sound_is_separated_in_stretches_without_seams():
+    from blendbench.models import backgrounds
+
+    mix = torch.randn(100 * RATE, generator=torch.Generator().manual_seed(0))
+    heard: list[int] = []
+
+    def half(part: torch.Tensor) -> torch.Tensor:
+        heard.append(len(part))
+        return part / 2
+
+    assert torch.allclose(backgrounds._stretched(half, mix), mix / 2, atol=1e-6)
+    assert len(heard) > 2 and max(heard) <= 33 * RATE
+
+
+# The command
+
+
+def test_accompany_adds_a_part_to_a_stereo_file_of_another_rate(weights, tmp_path):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "band.flac", 0.1 * rng.standard_normal((8 * 22_050, 2)), 22_050)
+    words = [
+        "accompany", str(tmp_path / "band.flac"), "--prompt", "add a soft female voice", "--out", str(tmp_path / "out"),
+        "generator=pocket_fast", "generator.sampling.repaint.steps=2",
+        f"generator.controlnet.checkpoint={weights / 'controlnet'}", f"accompaniment.separator={weights / 'separator'}",
+    ]  # fmt: skip
+    assert call(*words) == 0
+    found = {name: soundfile.read(tmp_path / "out" / f"{name}.wav", always_2d=True) for name in
+             ("mix", "added", "over", "background")}  # fmt: skip
+    assert all(rate == RATE and len(wave) == 8 * RATE for wave, rate in found.values())
+    assert [found[name][0].shape[1] for name in ("mix", "added", "over", "background")] == [1, 1, 2, 2]
+    over, own, added = (found[name][0] for name in ("over", "background", "added"))
+    assert np.allclose(over, own + added, atol=1e-5)
+    facts = json.loads((tmp_path / "out" / "accompany.json").read_text(encoding="utf-8"))
+    assert facts["windows"] == 2 and facts["recipe"]["prompt"] == "add a soft female voice"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "message"),
+    [
+        ("none.wav", "add a voice", "none.wav"),
+        ("silent.wav", "add a voice", "is digital silence"),
+        ("band.wav", " ", "--prompt: is empty"),
+    ],
+)
+def test_accompany_refuses_in_one_line(tmp_path, capsys, name, prompt, message):
+    write(tmp_path / "band.wav", 3, 0)
+    write(tmp_path / "silent.wav", 3, 0, 0.0)
+    assert call("accompany", str(tmp_path / name), "--prompt", prompt, "--out", str(tmp_path / "out")) == 1
+    told = capsys.readouterr().err.strip()
+    assert message in told and "\n" not in told

@@ -25,6 +25,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench blend NOISE --prompt TEXT --out DIR [key=value ...]   make music that hides one noise
   blendbench live --prompt TEXT --from NOISE|- --to FILE|-    music that hides a noise while it sounds
   blendbench suggest NOISE      which prompts hide this noise best, and why
+  blendbench accompany FILE     add a part, as a text says, to music of your own
   blendbench inpaint FILE       fill gaps of some seconds in a recording
   blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
@@ -77,6 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
         "data": _data,
         "models": _models,
         "suggest": _suggest,
+        "accompany": _accompany,
         "inpaint": _inpaint,
         "live": _live,
         "doctor": _doctor,
@@ -167,6 +169,31 @@ def _suggest(arguments: list[str]) -> int:
     settings = compose(suggest.with_cheap(words.overrides))
     quiet()
     print(suggest.suggest(words.noise, settings, words.top, words.seeds))
+    return 0
+
+
+def _accompany(arguments: list[str]) -> int:
+    parser = Parser(prog="blendbench accompany", description="Add a part to music of your own, as a text says.")
+    parser.add_argument(
+        "background", type=Path, help="audio file; accompaniment.seconds=5.11 takes its beginning"
+    )
+    parser.add_argument("--prompt", required=True, help="what to add, in words: 'add a soft female voice'")
+    parser.add_argument(
+        "--method", default="riff_cnet", metavar="NAME", help="riff_cnet (the default), riff_p2p or riffusion_edges"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for mix.wav, added.wav, over.wav, background.wav"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    own = ["task=accompaniment", f"method={words.method}", "accompaniment.seconds=null"]
+    settings = compose([*own, *words.overrides])
+    from blendbench import accompany
+
+    quiet()
+    facts = accompany.accompany(words.background, words.prompt, words.out, settings)
+    spent = sum(facts["seconds"].values())
+    print(f"made in {spent:.1f} s: {words.out / 'mix.wav'}; the new part over your recording: {words.out / 'over.wav'}")
     return 0
 
 

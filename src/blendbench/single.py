@@ -1,4 +1,4 @@
-"""What the commands for one noise share (`blend`, `suggest`, `live`): the task, the method and the prompt, checked."""
+"""What the commands for one sound share (`blend`, `suggest`, `live`, `accompany`): task, method and prompt, checked."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def blend_task(run: Run) -> Blend:
     return task
 
 
-def method_of(run: Run, task: Blend) -> Any:
+def method_of(run: Run, task: Any) -> Any:
     """The method of the key `method`, not prepared; raises BlendbenchError where it is none for the task."""
     method = config.build(run.given.method, "method", run.allowed)
     check(method, "method", task.gives)

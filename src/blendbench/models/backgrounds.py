@@ -7,6 +7,7 @@ tables. Waveforms are mono at 44.1 kHz.
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from blendbench import stand_ins
-from blendbench.errors import BlendbenchError, ClipError, one_line
+from blendbench.errors import BlendbenchError, one_line
 from blendbench.models.separation import Separation
 from blendbench.models.weights import fill
 from blendbench.resources import package_folder
@@ -31,6 +32,7 @@ from blendbench.store.signature import file_hash
 SAMPLE_RATE = 44_100
 NAMES = ("none", "pocket", "demucs", "spleeter")
 _WINDOW, _HOP = 4096, 1024
+_STRETCH = 30 * SAMPLE_RATE
 
 
 class Separator(Protocol):
@@ -41,7 +43,7 @@ class Separator(Protocol):
         ...
 
     def background(self, mix: torch.Tensor) -> torch.Tensor:
-        """The mix [samples] without the part; raises ClipError where that cannot be told."""
+        """The mix [samples] without the part."""
         ...
 
 
@@ -224,11 +226,14 @@ class MaskSeparator:
         """The weights."""
         return {"separator": "mask", "weights": self._hash}
 
-    @torch.inference_mode()
     def background(self, mix: torch.Tensor) -> torch.Tensor:
-        """The mix [samples] with the part's share taken out of each band."""
+        """The mix [samples] with the part's share taken out of each band; a long one stretch by stretch."""
+        return _stretched(self._background, mix)
+
+    @torch.inference_mode()
+    def _background(self, mix: torch.Tensor) -> torch.Tensor:
         if not bool(mix.any()):
-            raise ClipError("a silent mix has no background to be told")
+            return torch.zeros_like(mix)
         long = audio.extend_circular(mix, max(len(mix), RIFFUSION.win_length))
         mel = mel_amplitudes(long)[None].to(self.device)
         frames = mel.shape[-1]
@@ -238,6 +243,27 @@ class MaskSeparator:
         spectrum = torch.stft(long, _WINDOW, _HOP, window=window, return_complex=True)
         mask = _to_bins(shares, spectrum.shape)
         return torch.istft(spectrum * mask, _WINDOW, _HOP, window=window, length=len(long))[: len(mix)]
+
+
+def _stretched(separate: Callable[[torch.Tensor], torch.Tensor], mix: torch.Tensor) -> torch.Tensor:
+    """What is separated of a long sound, in stretches of half a minute that go over into each other within a second."""
+    size, fade = _STRETCH, SAMPLE_RATE
+    if len(mix) <= size + fade:
+        return separate(mix)
+    made, start = torch.zeros_like(mix), 0
+    while start < len(mix):
+        # The last one takes what would be less than a fade.
+        stop = len(mix) if len(mix) - start <= size + 2 * fade else start + size + fade
+        part = separate(mix[start:stop])
+        weights = torch.ones(len(part))
+        ramp = (torch.arange(fade) + 1) / (fade + 1)
+        if start:
+            weights[:fade] = ramp
+        if stop < len(mix):
+            weights[-fade:] = 1 - ramp
+        made[start:stop] += weights * part
+        start = len(mix) if stop == len(mix) else stop - fade
+    return made
 
 
 def _to_bins(shares: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
