@@ -332,3 +332,38 @@ def test_accompany_refuses_in_one_line(tmp_path, capsys, name, prompt, message):
     assert call("accompany", str(tmp_path / name), "--prompt", prompt, "--out", str(tmp_path / "out")) == 1
     told = capsys.readouterr().err.strip()
     assert message in told and "\n" not in told
+
+
+# Preparation of data sets
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("ratio", {"loud"}), ("power", {"loud", "soft"}), ("none", {"loud", "soft"})]
+)
+def test_a_data_set_is_prepared_in_the_papers_order(tmp_path, kind, kept):
+    from blendbench.train.data import prepared
+
+    for name, level in (("loud", 0.1), ("soft", 0.004)):
+        write(tmp_path / f"{name}-band.wav", 6, 1)
+        write(tmp_path / f"{name}-voice.wav", 6, 2, level)
+    table = tmp_path / "stems.csv"
+    rows = [f"{name}-band.wav,{name}-voice.wav,add a voice,{name}" for name in ("loud", "soft")]
+    table.write_text("background,part,prompt,id\n" + "\n".join(rows) + "\n")
+    clips = stems.folder(str(tmp_path), str(table))
+    made = prepared.build(tmp_path / "made", clips, semitones=(0, 1), filter=kind, held_out=0.0)
+    assert {row["clip"] for row in made.rows} == kept
+    assert [row["semitones"] for row in made.rows if row["clip"] == "loud"] == [0, 1]
+    background, mix = made.pixels(made.of("train")[:1])
+    # Each image has its own peak, which is black.
+    assert background.min() == 0 and mix.min() == 0 and background.shape == (1, 512, 512)
+    low, high = made.rows[0]["peaks"]
+    assert 0 < low < high
+
+
+def test_prepare_says_what_is_wrong(tmp_path):
+    from blendbench.train.data import prepared
+
+    with pytest.raises(BlendbenchError, match="training.filter: 'loudest' is unknown"):
+        prepared.build(tmp_path / "a", [], filter="loudest")
+    with pytest.raises(BlendbenchError, match="no clip stays"):
+        prepared.build(tmp_path / "b", [])

@@ -174,9 +174,7 @@ def _suggest(arguments: list[str]) -> int:
 
 def _accompany(arguments: list[str]) -> int:
     parser = Parser(prog="blendbench accompany", description="Add a part to music of your own, as a text says.")
-    parser.add_argument(
-        "background", type=Path, help="audio file; accompaniment.seconds=5.11 takes its beginning"
-    )
+    parser.add_argument("background", type=Path, help="audio file; accompaniment.seconds=5.11 takes its beginning")
     parser.add_argument("--prompt", required=True, help="what to add, in words: 'add a soft female voice'")
     parser.add_argument(
         "--method", default="riff_cnet", metavar="NAME", help="riff_cnet (the default), riff_p2p or riffusion_edges"

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
 from blendbench.errors import BlendbenchError
-from blendbench.figures.drawing import COLOURS, save_all, tell, words
+from blendbench.figures.drawing import COLOURS, kept_image, save_all, tell, words
 from blendbench.methods.bnmusic import BNMusic
 from blendbench.metrics import audibility
 from blendbench.runs.folder import Run
-from blendbench.runs.shelf import file_name
 from blendbench.sound import masking_model
 from blendbench.sound.audio import SAMPLE_RATE
 from blendbench.sound.lattice import RIFFUSION
@@ -199,7 +197,7 @@ def stage1_images(run: Run, arm: str = "bnmusic", pairs: int = 3, name: str = "f
         raise BlendbenchError(f"figure {name}: arm {arm} is no BNMusic, and keeps no such images; name another")
     for line, of_arm in zip(axes, rows, strict=True):
         row = of_arm[arm]
-        images = {kind: _kept_image(run.dir, arm, row, kind) for kind in ("noise", "mid", "music")}
+        images = {kind: kept_image(run.dir, arm, row, kind) for kind in ("noise", "mid", "music")}
         core, enlarged = method.core(images["noise"]), method.enlarged_core(images["noise"])
         panels = [
             images["noise"],
@@ -219,15 +217,6 @@ def stage1_images(run: Run, arm: str = "bnmusic", pairs: int = 3, name: str = "f
     if arm != wanted:
         figure.suptitle(labels[arm], fontsize=9)
     return save_all(figure, run.dir, name)
-
-
-def _kept_image(run_dir: Path, arm: str, row: dict[str, Any], kind: str) -> torch.Tensor:
-    file = run_dir / "images" / arm / f"{file_name(row['pair_id'])}-{kind}.png"
-    try:
-        with Image.open(file) as image:
-            return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32).copy())
-    except OSError:
-        raise BlendbenchError(f"{file}: not there; run the experiment with keep_images=true") from None
 
 
 def waveforms(

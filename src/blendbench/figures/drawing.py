@@ -9,20 +9,25 @@ import textwrap
 import traceback
 import unicodedata
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from PIL import Image
 
 from blendbench import config
 from blendbench.errors import BlendbenchError
 from blendbench.runs.folder import Run
+from blendbench.runs.shelf import file_name
 from blendbench.store.write import write_bytes
 from blendbench.texts import short, shown
 
@@ -129,3 +134,13 @@ def words(text: object, most: int = 60, width: int = 1000) -> str:
     cut = short(seen, most)
     lines = "\n".join(textwrap.wrap(cut, width)) if len(cut) > width else cut
     return f"\u200b{lines}" if lines.startswith("_") else lines  # a legend leaves out what begins with it
+
+
+def kept_image(run_dir: Path, arm: str, row: Mapping[str, Any], kind: str) -> torch.Tensor:
+    """Grey pixels [H, W] in 0..255 of an image that a method kept; raises BlendbenchError where there is none."""
+    file = run_dir / "images" / arm / f"{file_name(row['pair_id'])}-{kind}.png"
+    try:
+        with Image.open(file) as image:
+            return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32).copy())
+    except OSError:
+        raise BlendbenchError(f"{file}: not there; run the experiment with keep_images=true") from None

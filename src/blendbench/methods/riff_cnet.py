@@ -4,12 +4,17 @@ The generator is Riffusion, or the built-in one; a ControlNet beside it is told 
 the background's own image: its peak is that of what is painted. In the blend task the noise's edges are told.
 """
 
+import itertools
 import time
 from typing import Any, Literal
 
+import torch
+
 from blendbench.methods import Context
-from blendbench.methods._images import OVERLAP, ImageMethod, Painted, Window
+from blendbench.methods._images import OVERLAP, ImageMethod, Painted, Window, to_grey
 from blendbench.models.controlnet import ControlNetCheckpoint, check_fit, controlled
+from blendbench.models.denoisers import Denoiser
+from blendbench.models.latent_diffusion import decode_latents
 from blendbench.sound.edges import Edges, edge_share
 
 
@@ -30,6 +35,8 @@ class RiffCNET(ImageMethod):
         Fields of `sound.edges.Edges`.
     scale : float
         Weight of the ControlNet's outputs.
+    shown : list of int
+        Steps before which the noisy latents are decoded, for the curious (the paper's Fig. 6); 0 is the noise.
     griffin_lim_iterations, overlap : int
         As for `ImageMethod`.
 
@@ -47,11 +54,13 @@ class RiffCNET(ImageMethod):
         source: Literal["background", "noise"] = "background",
         hint: dict[str, Any] | None = None,
         scale: float = 1.0,
+        shown: list[int] | None = None,
         griffin_lim_iterations: int = 24,
         overlap: int = OVERLAP,
     ) -> None:
         super().__init__(label, sampling, griffin_lim_iterations, overlap)
         self.source, self.takes = source, (source, "text")
+        self.shown = list(shown or [])
         self.edges, self.scale = Edges(**(hint or {})), float(scale)
         self.control = ControlNetCheckpoint("method.checkpoint", **checkpoint)
 
@@ -71,6 +80,23 @@ class RiffCNET(ImageMethod):
         hints = self.edges.of(window.pixels)
         control = self.control.get(self.context.device)
         denoiser = controlled(model, control, window.texts, hints, self.sampling, self.scale)
-        grey = self.from_nothing(model, window, window.texts, "riff_cnet", denoiser=denoiser)
+        seen: dict[int, torch.Tensor] = {}
+        grey = self.from_nothing(model, window, window.texts, "riff_cnet", denoiser=self._watched(denoiser, seen))
         seconds = {"paint_s": time.perf_counter() - start}
-        return Painted(grey, seconds, {"hint": 255 * hints[:, 0]}, {"edge_share": edge_share(hints)})
+        kept = {"hint": 255 * hints[:, 0]}
+        kept |= {f"step{number}": to_grey(decode_latents(model, latents), False) for number, latents in seen.items()}
+        return Painted(grey, seconds, kept, {"edge_share": edge_share(hints)})
+
+    def _watched(self, denoiser: Denoiser, seen: dict[int, torch.Tensor]) -> Denoiser:
+        """A denoiser that notes the latents of the steps that are to be shown."""
+        if not self.shown:
+            return denoiser
+        count = itertools.count()
+
+        def denoise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            number = next(count)
+            if number in self.shown:
+                seen[number] = latents.clone()
+            return denoiser(latents, timestep)
+
+        return denoise

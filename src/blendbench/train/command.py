@@ -20,7 +20,7 @@ from blendbench.usage import Parser
 
 ORDER = (
     "data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "piano", "prior",
-    "stems", "controlnet", "pix2pix", "separator", "export", "pack",
+    "stems", "prepared_gtzan", "prepared_musdb18", "controlnet", "pix2pix", "separator", "export", "pack",
 )  # fmt: skip
 """The package's steps as they follow each other; others come after them by name."""
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
