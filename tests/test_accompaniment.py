@@ -363,7 +363,7 @@ def test_a_data_set_is_prepared_in_the_papers_order(tmp_path, kind, kept):
 def test_prepare_says_what_is_wrong(tmp_path):
     from blendbench.train.data import prepared
 
-    with pytest.raises(BlendbenchError, match="training.filter: 'loudest' is unknown"):
+    with pytest.raises(BlendbenchError, match="'loudest' is unknown"):
         prepared.build(tmp_path / "a", [], filter="loudest")
     with pytest.raises(BlendbenchError, match="no clip stays"):
         prepared.build(tmp_path / "b", [])
