@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import torch
+from diffusers import ControlNetModel
 from safetensors.torch import load_file, save_file
 
 from blendbench.errors import BlendbenchError
+from blendbench.models import pix2pix
 from blendbench.models.latent_diffusion import LatentDiffusion
 from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
@@ -155,6 +157,30 @@ _TAGGER_ROWS = {
     "accuracy_noise_kind_synthesised_among_all": "kind of synthesised noise, among all classes",
     "mix_error_db": "music-to-noise ratio of mixes, mean absolute error in dB",
 }
+_RIFF_CARD = """# {title}
+
+{what} Half-precision safetensors; checkpoint hash `{hash}`.
+
+**For**: Riff-CNET's and Riff-P2P's rows on a machine without any download. **Not for**: conclusions about the published ones.
+
+## Trained on
+{clips} clips of 5.12 s in two exact stems: songs of POP909 (MIT), arranged in seven genres as for the built-in generator and
+rendered with FluidSynth and the FluidR3 bank (MIT), their tunes sung (choir, voices) in half of the arrangements and played
+in the others. The songs in `data_manifests/pop909_held_out.txt` were left out.
+
+## Cost
+{settings[steps]} steps of {settings[batch]} {unit} in {settings[minutes]:.0f} min on {settings[device]}{precision}, AdamW at {settings[learning_rate]}, seed {settings[seed]}; {millions:.2f} M
+parameters learned; the average of the weights is kept.{remark}
+
+Training curve (step, minutes, loss):
+
+{curves}
+
+## How good
+On clips of held-out songs: {loss}. What that is worth in tables: `docs/results/accompaniment.md`.
+
+Made by `blendbench train stems`, `{step}`, `export`. Licence: MIT.
+"""
 
 
 def _figures(file: Path) -> dict:
@@ -192,7 +218,7 @@ def _benchmark(work: Path, sections: tuple[str, ...], script: str = "builtin_mod
 
 
 def export(work: Path | str, assets: Path | str | None) -> None:
-    """Copy the finished models of a work folder, generator, tagger, MusicGen and prior, to the assets, with cards.
+    """Copy the finished models of a work folder to the assets, with cards.
 
     An assets folder of None is the package's.
 
@@ -208,6 +234,7 @@ def export(work: Path | str, assets: Path | str | None) -> None:
     assets = package_folder("blendbench.assets") if assets is None else Path(assets)
     exports = {
         "pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen, "prior": export_prior,
+        "riff_cnet": export_controlnet, "riff_p2p": export_pix2pix, "separator": export_separator,
     }  # fmt: skip
     there = [name for name in exports if (work / name).is_dir()]
     for name in there or exports:
@@ -329,5 +356,67 @@ def export_prior(work: Path, assets: Path) -> None:
         start=f", from the weights {prior['start']}" if "start" in prior else "",
         levels=row(prior["levels"]), rule=" --- |" * len(prior["levels"]), ours=row(prior["held_out_loss"]),
         wiener=row(prior["wiener_loss"]), figures=_benchmark(work, ("prior",), "prior"),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
+
+
+def export_controlnet(work: Path, assets: Path) -> None:
+    """Copy the ControlNet; raises BlendbenchError as `export` does."""
+    figures = _figures(work / "riff_cnet" / "training.json")
+    target = assets / "riff_cnet"
+    shutil.rmtree(target, ignore_errors=True)
+    ControlNetModel.from_pretrained(work / "riff_cnet", low_cpu_mem_usage=False).half().save_pretrained(target)
+    config = json.loads((target / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    write_text(target / "config.json", json.dumps(config, indent=2) + "\n")
+    hint = figures["hint"]
+    _riff_card(
+        target, figures, "riff_cnet: the built-in Riff-CNET of blendbench", "controlnet",
+        f"A ControlNet beside the built-in generator (`{figures['base']}`, frozen), told of a background's edges "
+        f"({hint['kind']}, {hint.get('low', 0):g} and {hint.get('high', 0):g}): `method=riff_cnet`.",
+        f"denoising loss {figures['held_out_loss']}, and {figures['held_out_loss_without']} of the generator alone",
+        remark=f" A tenth of the prompts was left out ({figures['prompt_dropout']:g}), hints never.",
+    )  # fmt: skip
+
+
+def export_pix2pix(work: Path, assets: Path) -> None:
+    """Copy the InstructPix2Pix's adapter; raises BlendbenchError as `export` does."""
+    figures = _figures(work / "riff_p2p" / "training.json")
+    target = assets / "riff_p2p"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copy(work / "riff_p2p" / pix2pix.FILE, target / pix2pix.FILE)
+    _riff_card(
+        target, figures, "riff_p2p: the built-in Riff-P2P of blendbench", "pix2pix",
+        f"The built-in generator's U-Net (`{figures['base']}`) with twice as many input channels, the latter for a "
+        f"background's latents, and a low-rank adapter (rank {figures['rank']}): `method=riff_p2p`.",
+        f"denoising loss {figures['held_out_loss']}, and {figures['held_out_loss_without']} of the generator alone",
+        remark=" Texts were left out in a tenth of the examples, images in a tenth, both in a twentieth.",
+    )  # fmt: skip
+
+
+def export_separator(work: Path, assets: Path) -> None:
+    """Copy the separator; raises BlendbenchError as `export` does."""
+    figures = _figures(work / "separator" / "training.json")
+    target = assets / "separator"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "separator", target, ignore=shutil.ignore_patterns("training.json", "state.pt"))
+    _riff_card(
+        target, figures, "separator: the built-in separator of blendbench", "separator",
+        "A small U-Net over mel bands that says which share of each is background rather than the added part "
+        "(`accompaniment.separator=pocket`). It knows the rendered instruments of this project alone.",
+        f"error of compressed amplitudes {figures['held_out_loss']}, and {figures['held_out_loss_of_mix']} where the mix "
+        "is taken for the background", unit=f"stretches of {figures['width']} frames",
+    )  # fmt: skip
+
+
+def _riff_card(
+    target: Path, figures: dict, title: str, step: str, what: str, loss: str, remark: str = "",
+    unit: str = "clips, or as much in shorter stretches,",
+) -> None:  # fmt: skip
+    card = _RIFF_CARD.format(
+        title=title, what=what, hash=checkpoint_hash(target), clips=figures["clips"], settings=figures, step=step,
+        unit=unit, precision=", in bfloat16" if figures["bfloat16"] else "", millions=figures["parameters"] / 1e6,
+        remark=remark, curves=_curve(step, figures["history"]), loss=loss,
     )  # fmt: skip
     write_text(target / "README.md", card)
