@@ -1,6 +1,7 @@
 """The accompaniment task from end to end: what is given, what is heard apart, Table I over the built-in stems."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from blendbench.models import lora, pix2pix
 from blendbench.models.backgrounds import MaskNet, MaskSeparator, separator
 from blendbench.models.controlnet import beside
 from blendbench.models.generator import Generator
+from blendbench.resources import package_folder
 from blendbench.runs.folder import Run
 from blendbench.sound import audio
 from blendbench.tasks import Withheld
@@ -38,8 +40,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     unet = Generator("pocket", "pocket").get("cpu").unet
     beside(unet).half().save_pretrained(folder / "controlnet")
-    from copy import deepcopy
-
     wide = deepcopy(unet)
     pix2pix.widen(wide)
     pix2pix.save(lora.attach(wide, 2, 0), wide, folder / "pix2pix" / pix2pix.FILE)
@@ -294,6 +294,35 @@ def test_a_long_sound_is_separated_in_stretches_without_seams():
 
     assert torch.allclose(backgrounds._stretched(half, mix), mix / 2, atol=1e-6)
     assert len(heard) > 2 and max(heard) <= 33 * RATE
+
+
+# Every experiment
+
+
+EXPERIMENTS = sorted(file.stem for file in (package_folder("blendbench.conf") / "experiment" / "riff").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.soak) if one in ("edges", "guidance") else one for one in EXPERIMENTS]
+)
+def test_experiment_runs_tiny_and_leaves_tables_and_figures(weights, tmp_path, name):
+    experiment = compose([f"experiment=riff/{name}"])["experiment"]
+    words = [
+        f"experiment=riff/{name}", "limit=2", f"run_dir={tmp_path / 'run'}", f"store_dir={tmp_path / 'store'}",
+        "statistics.resamples=20", "generator=pocket_fast", "generator.sampling.repaint.steps=3",
+        "generator.sampling.image_to_image.steps=2", f"generator.controlnet.checkpoint={weights / 'controlnet'}",
+        f"generator.pix2pix.checkpoint={weights / 'pix2pix'}", f"accompaniment.separator={weights / 'separator'}",
+    ]  # fmt: skip
+    words += ["arms.riff_cnet.shown=[0,2]"] if name == "fig6" else []
+    words += ["experiment.sweep={arms.riff_p2p.image_scale:[1.0,1.5]}"] if name == "guidance" else []
+    assert call("run", *words) == 0
+    assert (tmp_path / "run" / "table.md").stat().st_size > 0
+    if experiment.get("figures"):
+        assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 10_000
+    if name == "guidance":
+        assert len(pd.read_csv(tmp_path / "run" / "sweep.csv")["arms.riff_p2p.image_scale"].unique()) == 2
+    else:
+        assert {row["status"] for row in rows_of(tmp_path / "run")} == {"ok"}
 
 
 # The command

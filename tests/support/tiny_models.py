@@ -8,7 +8,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from blendbench.models.controlnet import beside
 from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.pix2pix import widen
 
 CONTEXT = 16
 """Tokens that the tiny text encoder takes."""
@@ -82,3 +84,15 @@ def tiny_diffusion(folder: Path, seed: int = 0, **scheduler: Any) -> LatentDiffu
     config = dict(DDIMScheduler(**(SCHEDULER | scheduler)).config)
     config["_class_name"] = "DDIMScheduler"
     return LatentDiffusion(unet, vae, text_encoder, tokenizer, config).to("cpu")
+
+
+def tiny_accompanists(generator: Path, folder: Path) -> list[str]:
+    """Settings that name a ControlNet and an InstructPix2Pix of a tiny generator, which have learned nothing."""
+    model = LatentDiffusion.load(generator)
+    beside(model.unet).save_pretrained(folder / "controlnet")
+    widen(model.unet)
+    model.save(folder / "pix2pix")
+    return [
+        f"generator.controlnet.checkpoint={folder / 'controlnet'}",
+        f"generator.pix2pix.checkpoint={folder / 'pix2pix'}",
+    ]

@@ -93,6 +93,6 @@ def sampling_steps(run: Run, clips: int = 2, arm: str = "riff_cnet", name: str =
 
 def _draw(axis: Any, image: torch.Tensor | None) -> None:
     if image is not None:
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255, aspect="auto")
+        axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=255, aspect="auto")
     axis.set_xticks([])
     axis.set_yticks([])
