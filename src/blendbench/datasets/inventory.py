@@ -8,12 +8,14 @@ from typing import Any
 
 from blendbench import config, stand_ins
 from blendbench.checks import Check
-from blendbench.datasets import MusicClip, NoiseClip, hdf5, manifests
+from blendbench.datasets import MusicClip, NoiseClip, StemClip, hdf5, manifests
 from blendbench.datasets.reading import END_TOLERANCE
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError, printable
 from blendbench.resources import package_folder
 
+_OWN = ("folder", "own_stems")
+"""Options that read `data.path`."""
 _NAMED = 3
 """How many files a line names."""
 _Lengths = dict[tuple[Path, int], dict[str, float] | str]
@@ -56,12 +58,11 @@ def checks(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] 
         sources = Sources.of(settings)
         given = config.typed(settings)
         where = given.data.path if group == "dataset" else given.data.music_path
-        if not names and (option == "bnmusic" or (option == "folder" and not where)):
+        if not names and (option == "bnmusic" or (option in _OWN and not where)):
             continue
         needed = bool(names) or option == "builtin"
-        title = "noise" if group == "dataset" else "music"
         for key in given.dataset if group == "dataset" else [""]:
-            label = f"{title} {key or option}"
+            label = f"{_kind(given.dataset[key]) if key else 'music'} {key or option}"
             try:
                 found = sources.dataset(key) if key else sources.music
             except BlendbenchError as error:
@@ -130,21 +131,22 @@ def _lines(label: str, found: manifests.DataSet, needed: bool) -> Iterator[Check
         )
 
 
+def _kind(entry: Any) -> str:
+    """What a data set of the group `dataset` holds, by the module that reads it."""
+    module = str(entry.get("_target_", "")).split(".")[-2:-1] if isinstance(entry, dict) else []
+    return module[0] if module and module[0] in ("stems", "recordings") else "noise"
+
+
 def _few(ids: list[str]) -> str:
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return ", ".join(map(printable, ids[:_NAMED])) + more
 
 
-def _lack(clip: NoiseClip | MusicClip, lengths: _Lengths) -> str:
+def _lack(clip: NoiseClip | MusicClip | StemClip, lengths: _Lengths) -> str:
     """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
     if not isinstance(clip, NoiseClip) or not clip.member:
-        with suppress(OSError, ValueError):
-            if told := stand_ins.stand_in(clip.path):
-                return told
-            if not clip.path.is_file():
-                return f"no file in {printable(clip.path.parent)}"
-            return "" if clip.path.stat().st_size else "the file is empty (0 bytes)"
-        return f"no such name in {printable(clip.path.parent)}"
+        paths = clip.paths if isinstance(clip, StemClip) else (clip.path,)
+        return next(filter(None, map(_lack_of_file, paths)), "")
     key = (clip.path, clip.member_rate)
     if key not in lengths:
         try:
@@ -160,6 +162,16 @@ def _lack(clip: NoiseClip | MusicClip, lengths: _Lengths) -> str:
     if recordings[clip.member] < clip.span[1] - END_TOLERANCE:
         return f"recording {printable(clip.member)} ends at {recordings[clip.member]:.1f} s"
     return ""
+
+
+def _lack_of_file(path: Path) -> str:
+    with suppress(OSError, ValueError):
+        if told := stand_ins.stand_in(path):
+            return told
+        if not path.is_file():
+            return f"no file in {printable(path.parent)}"
+        return "" if path.stat().st_size else "the file is empty (0 bytes)"
+    return f"no such name in {printable(path.parent)}"
 
 
 def _prompts(settings: dict[str, Any]) -> Iterator[Check]:
