@@ -296,6 +296,28 @@ def test_a_long_sound_is_separated_in_stretches_without_seams():
     assert len(heard) > 2 and max(heard) <= 33 * RATE
 
 
+def test_without_a_part_that_was_played_there_is_no_value_but_a_mix(weights, tmp_path):
+    write(tmp_path / "band.wav", 6, 0)
+    words = [
+        "experiment=riff/table1", f"run_dir={tmp_path / 'run'}", f"store_dir={tmp_path / 'store'}",
+        "dataset=own_stems", f"data.path={tmp_path}", "dataset.own.prompt=add a voice", "generator=pocket_fast",
+        "generator.sampling.repaint.steps=2", "accompaniment.separator=none", "statistics.resamples=20",
+        f"generator.controlnet.checkpoint={weights / 'controlnet'}",
+        *(f"arms.{arm}=null" for arm in ("riff_p2p", "riffusion_edges", "unseparated", "other_music", "white_noise",
+                                         "silence", "new_phase")),
+    ]  # fmt: skip
+    assert call("run", *words) == 0
+    rows = {row["arm"]: row for row in rows_of(tmp_path / "run")}
+    assert rows["riff_cnet"]["status"] == "ok"
+    assert rows["riffusion_target"]["status"] == "failed" and "has no target" in rows["riffusion_target"]["reason"]
+    results = pd.read_csv(tmp_path / "run" / "results.csv").set_index(["arm", "metric"])
+    assert results["value"].isna().all() and results.loc[("riff_cnet", "spectral"), "n"] == 0
+    again = ["accompaniment.reference=background", f"run_dir={tmp_path / 'again'}"]
+    assert call("run", *[word for word in words if "run_dir" not in word], *again) == 0
+    results = pd.read_csv(tmp_path / "again" / "results.csv").set_index(["arm", "metric"])
+    assert results.loc[("riff_cnet", "spectral"), "value"] > 0
+
+
 # Every experiment
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from scipy import signal
 from support.against_part import PAIRS, REFUSED, Compared, excerpts, noise
 from support.servers import Server, running_server
@@ -21,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendbench import config
+from blendbench.composing import compose
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.metrics import cdpam as metric_module
 from blendbench.metrics.cdpam import CDPAM
 from blendbench.models import catalog, cdpam, fetch
-from blendbench.resources import package_folder
 
 WHEEL = "cdpam-0.0.6-py3-none-any.whl"
 CHECKPOINT = "cdpam/CDPAM_trained/scratchJNDdefault_best_model.pth"
@@ -348,7 +347,7 @@ def test_settings_and_weights_keep_values_apart_and_are_told(folder):
 
 
 def test_the_entry_builds_it():
-    entry = yaml.safe_load((package_folder("blendbench.conf") / "metric" / "cdpam.yaml").read_text())["cdpam"]
+    entry = compose(["metric=cdpam"])["metric"]["cdpam"]
     metric = config.build(entry, "metric.cdpam", [])
     assert (type(metric), metric.part, metric.rate) == (CDPAM, "reference", "native")
 

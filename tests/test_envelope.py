@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-import yaml
 from support.against_part import PAIRS, REFUSED, Compared, excerpts, noise
 
 from blendbench import config
+from blendbench.composing import compose
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.metrics.envelope import Envelope, envelope_distance
-from blendbench.resources import package_folder
 
 GOLDEN = (0.02261469060183927, 0.03200104921950007, 0.057794937947343854)
 
@@ -87,6 +86,6 @@ def test_the_metric_holds_what_is_heard_against_a_part():
 
 
 def test_the_entry_builds_it():
-    entry = yaml.safe_load((package_folder("blendbench.conf") / "metric" / "envelope.yaml").read_text())["envelope"]
+    entry = compose(["metric=envelope"])["metric"]["envelope"]
     metric = config.build(entry, "metric.envelope", [])
     assert (type(metric), metric.part) == (Envelope, "reference")

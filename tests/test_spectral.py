@@ -7,14 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy import signal
 from support.against_part import PAIRS, REFUSED, Compared, excerpts, noise
 
 from blendbench import config
+from blendbench.composing import compose
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.metrics.spectral import Spectral, spectral_distance
-from blendbench.resources import package_folder
 
 GOLDEN = {
     "code": (0.4344328443134632, 0.37810627925763607, 1.104984899492791),
@@ -137,9 +136,11 @@ def test_the_metric_holds_what_is_heard_against_a_part():
 
 
 def test_a_part_that_is_not_there_or_an_unknown_definition_is_one_line():
-    with pytest.raises(BlendbenchError, match=re.escape("no part 'voice'; give one of its reference, other")) as caught:
+    with pytest.raises(
+        BlendbenchError, match=re.escape("no part 'voice', it has reference, other; name another")
+    ) as caught:
         Spectral("voice").measure(Compared(noise(3000), noise(3000)))
-    assert not isinstance(caught.value, ClipError)
+    assert isinstance(caught.value, ClipError)
     with pytest.raises(BlendbenchError, match="definition=mine: there is no such Spectral; give code or paper"):
         Spectral(definition="mine")
     with pytest.raises(BlendbenchError, match="give code or paper"):
@@ -154,6 +155,6 @@ def test_settings_keep_values_apart_and_are_told():
 
 
 def test_the_entry_builds_it():
-    entry = yaml.safe_load((package_folder("blendbench.conf") / "metric" / "spectral.yaml").read_text())["spectral"]
+    entry = compose(["metric=spectral"])["metric"]["spectral"]
     metric = config.build(entry, "metric.spectral", [])
     assert (type(metric), metric.part, metric.definition) == (Spectral, "reference", "code")

@@ -49,11 +49,12 @@ def hints(
     figure = Figure(figsize=(2.1 * len(titles), 2.2 * len(rows)))
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        given = run.task.given(row)
-        waves = [*([given.target] if target else []), given.background]
-        pixels = [None if wave is None else encode_image(mel_of(wave)[None])[0] for wave in waves]
-        images = [None if one is None else one[0] for one in pixels]
-        images += [255 * Edges(**one).of(pixels[-1])[0, 0] for one in variants.values()]
+        given: Any = run.task.given(row)
+        background = encode_image(mel_of(given.background)[None])[0]
+        images: list[torch.Tensor | None] = []
+        if target:
+            images.append(None if given.target is None else encode_image(mel_of(given.target)[None])[0][0])
+        images += [background[0], *(255 * Edges(**one).of(background)[0, 0] for one in variants.values())]
         for axis, image in zip(line, images, strict=True):
             _draw(axis, image)
         line[0].set_ylabel(f"{words(row['genre'], 36)}\n{words(row['prompt'], 36)}", fontsize=8)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blendbench.errors import BlendbenchError, ClipError
+from blendbench.errors import ClipError
 from blendbench.metrics import ItemMetric, Sound
 from blendbench.sound import audio
 
@@ -37,15 +37,14 @@ class AgainstPart(ItemMetric):
 
         Raises
         ------
-        BlendbenchError
-            If a sound has no such part, which no other sound of the task has, either.
         ClipError
-            As `mono`.
+            If the sound has no such part; and as `mono`.
         """
         parts = sound.parts()
         if self.part not in parts:
-            raise BlendbenchError(
-                f"metric.{self.name}: a sound has no part {self.part!r}; give one of its {', '.join(parts) or 'none'}"
+            raise ClipError(
+                f"metric.{self.name}: the sound has no part {self.part!r}, it has {', '.join(parts) or 'none'}; name "
+                "another, as `part` or by the task's keys"
             )
         return self.of(parts[self.part], sound.waveform())
 

@@ -45,6 +45,8 @@ STUDY: dict[str, Any] = {
     },
 }
 """What a listening study sets otherwise."""
+_SHORT = 30.0
+"""Longest items that are held in memory, in seconds."""
 RMS_DB, PEAK_DB = -12.0, -0.1
 """Levels of the published chain, in dB re full scale."""
 
@@ -83,6 +85,9 @@ class Accompaniment(BaseTask):
         self.seconds, self.lufs = accompaniment["seconds"], float(accompaniment["lufs"])
         self.separator_name, self.reference_kind = str(accompaniment["separator"]), str(accompaniment["reference"])
         self._content = lru_cache(maxsize=100_000)(content_of_stems)
+        short = self.seconds is not None and self.seconds <= _SHORT
+        # Metrics and page ask again, and a separator may have had its part in it.
+        self._read = lru_cache(maxsize=32)(self._read_item) if short else self._read_item
         self._chained_reference = lru_cache(maxsize=128)(self._kept_reference)
         self._target_again = lru_cache(maxsize=128)(self._sounded_again)
 
@@ -137,7 +142,7 @@ class Accompaniment(BaseTask):
         except ClipError as error:
             return error
 
-    def _read(self, item: Request) -> BackgroundAndText:
+    def _read_item(self, item: Request) -> BackgroundAndText:
         clip = item.clip
         background = self._sum(clip, clip.background)
         if clip.mixed:
@@ -213,11 +218,14 @@ class Accompaniment(BaseTask):
         return self.separator.background(levelled(mix)) if bool(mix.any()) else torch.zeros_like(mix)
 
     def _kept_reference(self, item: Request) -> torch.Tensor | None:
-        """What separated backgrounds are held against: the target's, sounded again, or the background itself."""
-        if self.reference_kind == "target_roundtrip":
-            given = self._read(item)
-            return None if given.target is None else self.chained(self._target_again(item))
-        return self.chained(self._read(item).background)
+        """What separated backgrounds are held against: the target's, sounded again, or the background itself.
+
+        None where nobody has played a part; `accompaniment.reference=background` needs none.
+        """
+        given = self._read(item)
+        if self.reference_kind == "background":
+            return self.chained(given.background)
+        return None if given.target is None else self.chained(self._target_again(item))
 
     def _sounded_again(self, item: Request) -> torch.Tensor:
         given = self._read(item)
