@@ -418,3 +418,50 @@ def test_prepare_says_what_is_wrong(tmp_path):
         prepared.build(tmp_path / "a", [], filter="loudest")
     with pytest.raises(BlendbenchError, match="no clip stays"):
         prepared.build(tmp_path / "b", [])
+
+
+# Trainings
+
+
+@pytest.fixture(scope="module")
+def prepared_stems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few clips to learn from."""
+    from blendbench.train.data import prepared
+
+    folder = tmp_path_factory.mktemp("prepared")
+    for number in range(4):
+        write(folder / f"band-{number}.wav", 6, number)
+        write(folder / f"voice-{number}.wav", 6, 10 + number)
+    table = folder / "stems.csv"
+    rows = [f"band-{number}.wav,voice-{number}.wav,add a voice,{number}" for number in range(4)]
+    table.write_text("background,part,prompt,id\n" + "\n".join(rows) + "\n")
+    clips = stems.folder(str(folder), str(table))
+    prepared.build(folder / "stems", clips, semitones=(0, 0), filter="none", held_out=0.4)
+    return folder / "stems"
+
+
+def test_the_separator_learns_and_is_read_again(prepared_stems, tmp_path):
+    from blendbench.train.pocket.separator import train
+
+    figures = train(prepared_stems, tmp_path, steps=12, batch=2, width=64, log_every=1)
+    losses = [row["loss"] for row in figures["history"]]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert figures["held_out_loss"] < figures["held_out_loss_of_mix"] * 1.5
+    mix = torch.randn(RATE, generator=torch.Generator().manual_seed(0)) * 0.1
+    assert MaskSeparator(tmp_path).background(mix).shape == mix.shape
+
+
+@pytest.mark.soak
+def test_controlnet_and_pix2pix_learn_over_a_frozen_generator(prepared_stems, tmp_path):
+    from blendbench.models.controlnet import ControlNetCheckpoint
+    from blendbench.models.pix2pix import Pix2PixCheckpoint
+    from blendbench.train.pocket import controlnet, pix2pix
+
+    made = controlnet.train(prepared_stems, tmp_path / "cnet", steps=3, batch=1, log_every=1)
+    assert made["held_out_loss"] != made["held_out_loss_without"]
+    told = ControlNetCheckpoint("method.checkpoint", str(tmp_path / "cnet")).get("cpu")
+    assert bool(told.controlnet_mid_block.weight.any())
+    made = pix2pix.train(prepared_stems, tmp_path / "p2p", steps=3, batch=1, rank=2, log_every=1)
+    assert made["held_out_loss"] != made["held_out_loss_without"]
+    wide = Pix2PixCheckpoint("method.checkpoint", str(tmp_path / "p2p")).of(Generator("pocket", "pocket"), "cpu")
+    assert bool(wide.unet.conv_in.weight[:, 16:].any())

@@ -81,7 +81,7 @@ def test_the_metric_holds_what_is_heard_against_a_part():
     assert Envelope("background").measure(sound) == {"envelope": envelope_distance(sound.reference, sound.heard)}
     assert Envelope.facts["envelope"].better == -1
     assert Envelope().signature() != Envelope("background").signature()
-    with pytest.raises(BlendbenchError, match="no part 'reference'; give one of its background, other"):
+    with pytest.raises(BlendbenchError, match="no part 'reference', it has background, other"):
         Envelope().measure(sound)
 
 

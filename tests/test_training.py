@@ -483,7 +483,8 @@ def test_every_step_is_a_file_that_names_a_function_of_its_entries():
     counts = {name: OmegaConf.load(folder / f"{name}.yaml").get("steps") for name in command.ORDER}
     assert {name: count for name, count in counts.items() if count} == {
         "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
-        "codec": 3000, "decoder": 1800, "musicgen": 6000, "prior": 4000,
+        "codec": 3000, "decoder": 1800, "musicgen": 6000, "prior": 4000, "controlnet": 1800, "pix2pix": 900,
+        "separator": 1500,
     }  # fmt: skip
     assert OmegaConf.load(folder / "decoder.yaml").used == musicgen.CODEBOOKS
 
@@ -496,6 +497,7 @@ def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp
     assert call("train", step, *words, "--workers", "3", "--arrangements", "1", "--steps", "7") == 0
     work, seed = f"{tmp_path}/a b", {"seed": 5}
     trained = {"cache": f"{work}/cache", "steps": 7, "device": "cpu"} | seed
+    accompanying = {"stems": f"{work}/stems", "steps": 7, "device": "cpu"} | seed
     expected = {
         "data": {"folder": f"{work}/cache", "pop909": "data, too/POP909", "esc50": "data, too/ESC-50", "workers": 3}
         | {"arrangements": 1} | seed,
@@ -510,6 +512,20 @@ def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp
         | {"workers": 3} | seed,
         "prior": {"piano": f"{work}/piano", "out": f"{work}/prior", "steps": 7, "device": "cpu", "start": None}
         | {"learning_rate": 1e-3, "sigma_min": 1e-4} | seed,
+        "stems": {"folder": f"{work}/stems", "pop909": "data, too/POP909", "arrangements": 1, "held_out": 40}
+        | {"workers": 3} | seed,
+        "prepared_gtzan": {"folder": f"{work}/stems", "semitones": [-5, 6], "filter": "ratio", "held_out": 0.1}
+        | {"separator_name": "demucs", "device": "cpu"} | seed
+        | {"clips": {"_target_": "blendbench.datasets.stems.gtzan", "root": "data, too", "windows": 6,
+                     "genres": ["blues", "country", "reggae", "rock", "pop"]}},
+        "prepared_musdb18": {"folder": f"{work}/stems", "semitones": [-3, 3], "filter": "power", "held_out": 0.1}
+        | {"device": "cpu"} | seed
+        | {"clips": {"_target_": "blendbench.datasets.stems.musdb18", "root": "data, too", "windows": 40,
+                     "split": "train"}},
+        "controlnet": accompanying | {"out": f"{work}/riff_cnet", "checkpoint": "pocket"}
+        | {"hint": {"kind": "canny", "low": 100, "high": 200, "image": "direct", "storage": "direct"}},
+        "pix2pix": accompanying | {"out": f"{work}/riff_p2p", "checkpoint": "pocket", "rank": 24},
+        "separator": accompanying | {"out": f"{work}/separator"},
         "export": {"work": work, "assets": "$HOME/it's"},
         "pack": {"assets": "$HOME/it's"} | seed,
     }  # fmt: skip
