@@ -374,14 +374,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("rate", "golden"),
+    ("rate", "pairs", "golden", "sounds"),
     [
-        ("native", (0.14099247753620148, 0.08183000981807709, 0.050522904843091965)),
-        (22_050, (0.12598836421966553, 0.05706102028489113, 0.045420777052640915)),
+        ("native", PAIRS[:2], (0.14099247753620148, 0.08183000981807709), 3),  # one of four sounds stands twice
+        (22_050, PAIRS[2:], (0.045420777052640915,), 2),
     ],
 )
-def test_the_published_excerpts_have_the_published_programs_values(published, encoded, rate, golden):
+def test_the_published_excerpts_have_the_published_programs_values(published, encoded, rate, pairs, golden, sounds):
     metric = CDPAM(rate=rate, checkpoint=str(published))
-    found = [metric.measure(Compared(*excerpts(*pair)))["cdpam"] for pair in PAIRS]
+    found = [metric.measure(Compared(*excerpts(*pair)))["cdpam"] for pair in pairs]
     assert found == pytest.approx(golden, rel=1e-4)
-    assert len(encoded) == 5  # of six sounds two are the same
+    assert len(encoded) == sounds
