@@ -8,8 +8,6 @@ import io
 import pickle
 import pickletools
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from blendbench.errors import BlendbenchError, one_line
-from blendbench.models.convert import save_made_of
+from blendbench.errors import BlendbenchError
+from blendbench.models.convert import of_wheel, save_made_of
 from blendbench.models.weights import fill, read_state
 from blendbench.store.signature import file_hash
 
@@ -110,16 +108,7 @@ def convert(wheel: Path, folder: Path) -> None:
     BlendbenchError
         If the wheel lacks the checkpoint, is damaged, or its weights are not CDPAM's.
     """
-    try:
-        with zipfile.ZipFile(wheel) as opened:
-            info = opened.getinfo(_CHECKPOINT)
-            if info.file_size > _MOST:
-                raise BlendbenchError(f"{wheel}: {info.filename} has {info.file_size} bytes; fetch it again")
-            content = opened.read(info)
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
-        raise BlendbenchError(
-            f"{wheel}: no readable wheel of CDPAM ({one_line(str(error))}); fetch it again"
-        ) from error
+    content = of_wheel(wheel, _CHECKPOINT, _MOST, "CDPAM")
     with tempfile.TemporaryDirectory(dir=folder) as workplace:
         file = Path(workplace) / Path(_CHECKPOINT).name
         file.write_bytes(_with_known_integers(content))

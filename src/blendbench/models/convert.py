@@ -8,6 +8,8 @@ it (PyTorch's since 1.6), so that a model of many gigabytes takes little more th
 import json
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,25 @@ def convert_file(source: Path, target: Path) -> None:
             raise BlendbenchError(f"{printable(target)}: cannot be written ({one_line(str(error))})") from error
         except OSError as error:
             raise BlendbenchError(f"{printable(target)}: cannot be written ({write_failure(error)})") from error
+
+
+def of_wheel(wheel: Path, name: str, most: int, called: str) -> bytes:
+    """A file of a wheel, of at most so many bytes; `called` is the wheel's package, for messages.
+
+    Raises
+    ------
+    BlendbenchError
+        If the wheel is damaged, lacks the file, or the file is larger.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as opened:
+            info = opened.getinfo(name)
+            if info.file_size > most:
+                raise BlendbenchError(f"{wheel}: {info.filename} has {info.file_size} bytes; fetch it again")
+            return opened.read(info)
+    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
+        reason = one_line(str(error))
+        raise BlendbenchError(f"{wheel}: no readable wheel of {called} ({reason}); fetch it again") from error
 
 
 def save_made_of(tensors: dict[str, torch.Tensor], file: Path, source: str, sha256: str) -> None:

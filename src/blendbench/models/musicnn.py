@@ -6,8 +6,6 @@ before it takes their logarithm, and so does this one.
 """
 
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ from torch.nn import functional
 
 from blendbench.errors import BlendbenchError
 from blendbench.models import tensor_bundle
-from blendbench.models.convert import save_made_of
+from blendbench.models.convert import of_wheel, save_made_of
 from blendbench.models.weights import fill
 from blendbench.store.signature import file_hash
 
@@ -168,17 +166,8 @@ def convert(wheel: Path, folder: Path) -> None:
     for network in TAGS:
         with tempfile.TemporaryDirectory(dir=folder) as workplace:
             index, data = (Path(workplace) / name for name in (".index", ".data-00000-of-00001"))
-            try:
-                with zipfile.ZipFile(wheel) as opened:
-                    for file in (index, data):
-                        info = opened.getinfo(f"musicnn/{network}_musicnn/{file.name}")
-                        if info.file_size > _MOST:
-                            raise BlendbenchError(
-                                f"{wheel}: {info.filename} has {info.file_size} bytes; fetch it again"
-                            )
-                        file.write_bytes(opened.read(info))
-            except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
-                raise BlendbenchError(f"{wheel}: no readable wheel of musicnn ({error}); fetch it again") from error
+            for file in (index, data):
+                file.write_bytes(of_wheel(wheel, f"musicnn/{network}_musicnn/{file.name}", _MOST, "musicnn"))
             variables = tensor_bundle.read(index, data, lambda name: "Adam" not in name)
         try:
             state = from_tensorflow(variables)
