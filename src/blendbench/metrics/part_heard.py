@@ -40,11 +40,15 @@ class PartHeard(ItemMetric):
 
     def signature(self) -> dict[str, Any]:
         """The tagger."""
-        return super().signature() | {"tagger": checkpoint_hash(self._folder), "column": self.column}
+        return super().signature() | {"tagger": self._fingerprint, "column": self.column}
 
     @property
     def _folder(self) -> Any:
         return package_folder("blendbench.assets") / "tagger"
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return checkpoint_hash(self._folder)
 
     @cached_property
     def _tagger(self) -> Tagger:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blendbench.errors import BlendbenchError
 from blendbench.resources import package_folder
 from blendbench.seeds import shuffled
 from blendbench.sound import audio, files
@@ -35,9 +34,7 @@ def write(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
         If FluidSynth or the songs are missing, or the folder cannot be written.
     """
     pop909 = Path(pop909)
-    there = [name for name in songs.held_out_songs() if (pop909 / name / f"{name}.mid").is_file()]
-    if len(there) < PIECES:
-        raise BlendbenchError(f"{pop909}: {len(there)} of the held-out songs are there; put POP909's NNN/NNN.mid there")
+    there = songs.held_out_at(pop909, PIECES)
     folder = (package_folder("blendbench.assets") if assets is None else Path(assets)) / "piano"
     make_folder(folder)
     draw, rows = np.random.default_rng([seed, 3]), []

@@ -181,6 +181,14 @@ def held_out_songs(path: Path | None = None) -> frozenset[str]:
     return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
+def held_out_at(pop909: Path, least: int = 0) -> list[str]:
+    """Ids, in order, of the held-out songs whose MIDI lies in POP909's folder; BlendbenchError if there are too few."""
+    there = [name for name in sorted(held_out_songs()) if (pop909 / name / f"{name}.mid").is_file()]
+    if len(there) < least:
+        raise BlendbenchError(f"{pop909}: {len(there)} of the held-out songs are there; put POP909's NNN/NNN.mid there")
+    return there
+
+
 def _rows(path: Path, columns: int) -> list[tuple[int, list[str]]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -224,7 +224,7 @@ def build(
     """
     folder, pop909 = Path(folder), Path(pop909)
     there = sorted(path.name for path in pop909.glob("*") if (path / f"{path.name}.mid").is_file())
-    held = [name for name in songs.held_out_songs() if name in there]
+    held = songs.held_out_at(pop909)
     own = [name for name in there if name not in set(held)]
     if not own:
         raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; give --data-root DIR")
@@ -308,9 +308,7 @@ def pack(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
         If FluidSynth or the songs are missing, or the folder cannot be written.
     """
     pop909 = Path(pop909)
-    there = [name for name in songs.held_out_songs() if (pop909 / name / f"{name}.mid").is_file()]
-    if len(there) < CLIPS:
-        raise BlendbenchError(f"{pop909}: {len(there)} of the held-out songs are there; put POP909's NNN/NNN.mid there")
+    there = songs.held_out_at(pop909, CLIPS)
     folder = (package_folder("blendbench.assets") if assets is None else Path(assets)) / "stems"
     make_folder(folder)
     draw = np.random.default_rng([seed, 5])
