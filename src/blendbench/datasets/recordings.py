@@ -27,6 +27,16 @@ def builtin() -> list[MusicClip]:
     ]  # fmt: skip
 
 
+def drum_loop() -> list[MusicClip]:
+    """A drum loop and the first of the built-in piano pieces: what edits are shown on."""
+    file = package_folder("blendbench.assets") / "loop" / "drum-loop.ogg"
+    piece = builtin()[0]
+    return [
+        MusicClip("drum-loop", file, "drums", "", "drum-loop"),
+        MusicClip("piano-piece", piece.path, "piano", "", piece.source, piece.start),
+    ]
+
+
 def simdps(root: str) -> list[MusicClip]:
     """The published excerpts below `root`/SimDPS-stimuli: `NAME/Original.flac`, with other programs' results beside it.
 

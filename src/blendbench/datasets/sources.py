@@ -58,6 +58,11 @@ class Sources:
             self._read[name] = self._noted(manifests.data_set(self._entry(name), f"dataset.{name}", self._allowed))
         return self._read[name]
 
+    @property
+    def has_music(self) -> bool:
+        """Whether the configuration names a music set."""
+        return bool(self._music)
+
     @cached_property
     def music(self) -> DataSet:
         """The music set; raises BlendbenchError as `dataset` does."""

@@ -58,7 +58,7 @@ def griffin_lim(
     iterations: int = 32,
     momentum: float = 0.99,
     seeds: int | Sequence[int] = 0,
-    start: Literal["peaks", "random"] = "peaks",
+    start: Literal["peaks", "random", "zero"] = "peaks",
     length: int | None = None,
 ) -> torch.Tensor:
     """Waveform whose spectrogram has the given magnitudes: fast Griffin-Lim.
@@ -76,8 +76,8 @@ def griffin_lim(
         0 is the classic algorithm, whose inconsistency never grows.
     seeds : int or sequence of int
         One for each item (or one for all): an item's waveform depends on its own seed alone, not on its batch.
-    start : "peaks" or "random"
-        Starting phase: single pass spectrogram inversion (Beauregard, Harish and Wyse 2015), or uniform noise.
+    start : "peaks", "random" or "zero"
+        Starting phase: single pass spectrogram inversion (Beauregard, Harish and Wyse 2015), uniform noise, or 0.
     length : int, optional
         Samples wanted, at most (frames - 1) * hop_length, which is the default.
 
@@ -93,8 +93,8 @@ def griffin_lim(
     check_lattice(magnitudes, "magnitudes")
     if magnitudes.shape[-2] != settings.n_fft // 2 + 1:
         raise ValueError(f"magnitudes must be [..., {settings.n_fft // 2 + 1}, frames], not {shape_of(magnitudes)}")
-    if start not in ("peaks", "random"):
-        raise ValueError(f'start must be "peaks" or "random", not {start!r}')
+    if start not in ("peaks", "random", "zero"):
+        raise ValueError(f'start must be "peaks", "random" or "zero", not {start!r}')
     length = checked_length(length, magnitudes.shape[-1], iterations, settings)
     longest = (magnitudes.shape[-1] - 1) * settings.hop_length
     flat = working_precision(magnitudes).flatten(0, -3) if magnitudes.ndim > 2 else working_precision(magnitudes)[None]
@@ -273,6 +273,8 @@ def _starting_phase(
     """
     settings = lattice.settings
     _, frames, bins = magnitudes.shape
+    if start == "zero":
+        return torch.zeros_like(magnitudes)
     shape = (frames, bins) if start == "random" else (bins,)
     cycles = torch.stack(
         [torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]

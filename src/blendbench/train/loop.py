@@ -19,6 +19,11 @@ def cosine(step: int, steps: int, *, warm_up: int) -> float:
     return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
+def flat(step: int, *, warm_up: int) -> float:
+    """Factor of the learning rate that rises from a third over `warm_up` steps and stays 1, as Msanii's does."""
+    return 1 / 3 + 2 / 3 * min(1.0, step / warm_up)
+
+
 class Average:
     """Exponential moving average of parameters; short at first, so that the start is forgotten.
 
@@ -147,6 +152,8 @@ class Loop:
         Where the networks are; `run` computes the loss in bfloat16 where the device is fast at it.
     mixed : bool
         False keeps float32 everywhere.
+    flat : bool
+        The learning rate stays up, as `flat` has it, with 500 steps to rise in place of `warm_up`.
     """
 
     def __init__(
@@ -165,8 +172,10 @@ class Loop:
         save_every: int = 100,
         device: str = "cpu",
         mixed: bool = True,
+        flat: bool = False,
     ) -> None:
-        self.name, self.parameters, self.settings, self.warm_up = name, list(parameters), settings, warm_up
+        self.name, self.parameters, self.settings = name, list(parameters), settings
+        self.warm_up, self.flat = 500 if flat else warm_up, flat
         self.log_every, self.save_every, self.kind = log_every, save_every, torch.device(device).type
         self.mixed = mixed and fast_in_bfloat16(self.kind)
         self.optimizer = torch.optim.AdamW(
@@ -192,7 +201,7 @@ class Loop:
             draw = np.random.default_rng([self.settings["seed"], step])
             torch.manual_seed(int(draw.integers(2**62)))
             for group in self.optimizer.param_groups:
-                group["lr"] = self.settings["learning_rate"] * cosine(step, steps, warm_up=self.warm_up)
+                group["lr"] = self.settings["learning_rate"] * self._factor(step)
             with torch.autocast(self.kind, torch.bfloat16, enabled=self.mixed):
                 value = loss(step, draw)
             self.optimizer.zero_grad(set_to_none=True)
@@ -209,6 +218,11 @@ class Loop:
             if (step + 1) % self.save_every == 0:
                 self.state.save(self.history, self.minutes)
         self.average.apply()
+
+    def _factor(self, step: int) -> float:
+        if self.flat:
+            return flat(step, warm_up=self.warm_up)
+        return cosine(step, self.settings["steps"], warm_up=self.warm_up)
 
     def report(self, file: Path, figures: dict[str, Any]) -> dict[str, Any]:
         """Write the figures for the card, with the settings, cost and training curve, to `file`; returns them all."""

@@ -1,11 +1,13 @@
-"""The piano that a prior learns from: POP909's piano tracks, rendered, at a low sample rate.
+"""The piano that models learn from: POP909's piano tracks, or all tracks by one piano, rendered.
 
-A folder with `piano.i16` (all songs one after the other, mono) and `piano.jsonl` (a row a song: where it lies, its
-level, its split, the sample rate). Held out are the songs that no built-in model learns from.
+A folder with `piano.i16` (all songs one after the other, a frame's channels side by side) and `piano.jsonl` (a row a
+song: where it lies, its level, its split, the sample rate, channels). Held out are the songs that no built-in model
+learns from.
 """
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,17 +39,18 @@ class Piano:
             samples = np.memmap(folder / "piano.i16", np.int16, "r")
         except (OSError, ValueError):
             raise BlendbenchError(f"{folder}: no rendered piano here; run `blendbench train piano` first") from None
-        self.sample_rate = int(rows[0]["sample_rate"])
+        self.sample_rate, self.channels = int(rows[0]["sample_rate"]), int(rows[0].get("channels", 1))
+        frames = samples.reshape(-1, self.channels)
         self.songs: dict[str, list[np.ndarray]] = {"train": [], "held_out": []}
         self.levels: dict[str, list[float]] = {"train": [], "held_out": []}
         for row in rows:
-            self.songs[row["split"]].append(samples[row["start"] : row["stop"]])
+            self.songs[row["split"]].append(frames[row["start"] : row["stop"]])
             self.levels[row["split"]].append(RMS / (row["rms"] * 32768))
 
     def crops(self, split: str, count: int, samples: int, draw: np.random.Generator) -> torch.Tensor:
-        """Random stretches [count, samples] of songs in proportion to their length, at `RMS` of the song.
+        """Random stretches of songs in proportion to their length, at `RMS` of the song.
 
-        Stretches that are nearly silent are drawn again.
+        Stretches that are nearly silent are drawn again. They are [count, samples], or [count, channels, samples] where there are two.
         """
         lengths = np.array([len(song) - samples for song in self.songs[split]], float).clip(0)
         if not lengths.any():
@@ -58,8 +61,9 @@ class Piano:
             start = int(draw.integers(int(lengths[song])))
             crop = self.songs[split][song][start : start + samples] * self.levels[split][song]
             if float(np.sqrt((crop**2).mean())) > 0.1 * RMS:
-                out.append(torch.from_numpy(crop.astype(np.float32)))
-        return torch.stack(out)
+                out.append(torch.from_numpy(crop.T.astype(np.float32)))
+        crops = torch.stack(out)
+        return crops[:, 0] if self.channels == 1 else crops
 
 
 def build(
@@ -68,6 +72,8 @@ def build(
     *,
     count: int = 100,
     sample_rate: int = 11_025,
+    tracks: str = "piano",
+    channels: int = 1,
     seed: int = 0,
     workers: int = 2,
 ) -> None:
@@ -81,14 +87,22 @@ def build(
         Songs to learn from.
     sample_rate : int
         In Hz.
+    tracks : "piano" or "all"
+        The songs' piano alone, or melody and bridge, too, by the same piano.
+    channels : int
+        1 or 2.
     workers : int
         Processes.
 
     Raises
     ------
     BlendbenchError
-        If FluidSynth or the songs are missing.
+        If FluidSynth or the songs are missing, or a setting is out of range.
     """
+    if tracks not in ("piano", "all") or channels not in (1, 2) or (tracks, channels) == ("piano", 2):
+        raise BlendbenchError(
+            f"training.tracks={tracks}, training.channels={channels}: choose piano with 1 channel, or all with 1 or 2"
+        )
     folder, pop909 = Path(folder), Path(pop909)
     if (folder / "piano.jsonl").exists():
         return
@@ -105,11 +119,12 @@ def build(
     place = 0
     with (folder / "piano.partial").open("wb") as file, ProcessPoolExecutor(workers) as pool:
         files = [str(pop909 / name / f"{name}.mid") for _, name in chosen]
-        for (split, name), made in zip(chosen, pool.map(_rendered, files, [sample_rate] * len(files)), strict=True):
+        made_of = partial(_rendered, sample_rate=sample_rate, tracks=tracks, channels=channels)
+        for (split, name), made in zip(chosen, pool.map(made_of, files), strict=True):
             file.write(made.tobytes())
             rms = float(np.sqrt(((made.astype(np.float64) / 32768) ** 2).mean())) if len(made) else 0.0
             rows.append({"song": name, "split": split, "start": place, "stop": place + len(made), "rms": rms,
-                         "sample_rate": sample_rate})  # fmt: skip
+                         "sample_rate": sample_rate, "channels": channels})  # fmt: skip
             place += len(made)
             if len(rows) % 10 == 0:
                 print(f"piano: {len(rows)} of {len(chosen)} songs, {place / sample_rate / 3600:.1f} hours", flush=True)
@@ -117,8 +132,9 @@ def build(
     write_text(folder / "piano.jsonl", "".join(json.dumps(row) + "\n" for row in rows if row["rms"] > 0))
 
 
-def _rendered(file: str, sample_rate: int) -> np.ndarray:
-    """A song's piano track, int16 [samples]."""
+def _rendered(file: str, sample_rate: int, tracks: str, channels: int) -> np.ndarray:
+    """A song, int16 [samples, channels]."""
     torch.set_num_threads(1)
-    low = audio.resample(pieces.piano(file), pieces.SAMPLE_RATE, sample_rate)
-    return (low.clamp(-1, 1) * 32767).to(torch.int16).numpy()
+    played = pieces.piano(file) if tracks == "piano" else pieces.song(file, stereo=channels == 2)
+    low = audio.resample(played, pieces.SAMPLE_RATE, sample_rate)
+    return (low.reshape(channels, -1).T.clamp(-1, 1) * 32767).to(torch.int16).numpy()

@@ -1,8 +1,8 @@
 """Sound of an arrangement: scores to audio through the FluidSynth program and a General MIDI soundfont.
 
-Conventions: mono float32. FluidSynth has to load the soundfont at each call, so many scores are laid one after the
-other into one MIDI file, parted by rests, and the audio is cut apart again. Clips are 5.12 s at any offset, brought to
-one loudness.
+Conventions: float32, mono unless stereo is asked for. FluidSynth has to load the soundfont at each call, so many scores
+are laid one after the other into one MIDI file, parted by rests, and the audio is cut apart again. Clips are 5.12 s at
+any offset, brought to one loudness.
 """
 
 import hashlib
@@ -69,7 +69,9 @@ def find_fluidsynth() -> str:
     return program
 
 
-def render(midi: "pretty_midi.PrettyMIDI", soundfont: Path | None = None, sample_rate: int = 44100) -> np.ndarray:
+def render(
+    midi: "pretty_midi.PrettyMIDI", soundfont: Path | None = None, sample_rate: int = 44100, *, stereo: bool = False
+) -> np.ndarray:
     """Render one score.
 
     Parameters
@@ -80,22 +82,28 @@ def render(midi: "pretty_midi.PrettyMIDI", soundfont: Path | None = None, sample
         General MIDI soundfont; see `find_soundfont`.
     sample_rate : int
         In Hz.
+    stereo : bool
+        Both channels in place of their mean.
 
     Returns
     -------
     np.ndarray
-        Shape (samples,), float32, as long as the score and its ringing out (2.5 s); peak at most 1.
+        Shape (samples,) or (samples, 2), float32, as long as the score and its ringing out (2.5 s); peak at most 1.
 
     Raises
     ------
     BlendbenchError
         If FluidSynth or the soundfont is missing, or FluidSynth fails.
     """
-    return render_many([midi], soundfont, sample_rate)[0]
+    return render_many([midi], soundfont, sample_rate, stereo=stereo)[0]
 
 
 def render_many(
-    scores: Sequence["pretty_midi.PrettyMIDI"], soundfont: Path | None = None, sample_rate: int = 44100
+    scores: Sequence["pretty_midi.PrettyMIDI"],
+    soundfont: Path | None = None,
+    sample_rate: int = 44100,
+    *,
+    stereo: bool = False,
 ) -> list[np.ndarray]:
     """Render many scores in one call of FluidSynth; as `render` for each."""
     program, bank = find_fluidsynth(), find_soundfont(soundfont)
@@ -121,14 +129,14 @@ def render_many(
         if done.returncode != 0 or not audio.is_file():
             reason = " ".join((done.stderr or done.stdout).split())[-300:]
             raise BlendbenchError(f"{bank}: fluidsynth failed ({reason}); check that it is a General MIDI soundfont")
-        stereo, rate = soundfile.read(audio, dtype="float32", always_2d=True)
-    mono = stereo.mean(axis=1)
+        both, rate = soundfile.read(audio, dtype="float32", always_2d=True)
+    wave = both if stereo else both.mean(axis=1)
     ends = [*starts[1:], starts[-1] + scores[-1].get_end_time() + _REST]
     pieces = []
     for start, end in zip(starts, ends, strict=True):
         first, length = round(start * rate), round((end - start) * rate)
-        piece = np.zeros(length, dtype=np.float32)
-        heard = mono[first : first + length]
+        piece = np.zeros((length, *wave.shape[1:]), dtype=np.float32)
+        heard = wave[first : first + length]
         piece[: len(heard)] = heard
         pieces.append(piece / max(1.0, float(np.abs(piece).max(initial=0.0))))
     return pieces
