@@ -27,6 +27,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench suggest NOISE      which prompts hide this noise best, and why
   blendbench accompany FILE     add a part, as a text says, to music of your own
   blendbench inpaint FILE       fill gaps of some seconds in a recording
+  blendbench compose --out DIR  a long piece from nothing, from a recording (--from), or going on (--continue)
   blendbench status RUN_DIR     how far a run is, over all its workers
   blendbench table RUN_DIR      rebuild the tables from a run's rows
   blendbench report RUN_DIR     rebuild the report page of a run
@@ -80,6 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
         "suggest": _suggest,
         "accompany": _accompany,
         "inpaint": _inpaint,
+        "compose": _compose,
         "live": _live,
         "doctor": _doctor,
         "list": _list,
@@ -225,6 +227,31 @@ def _inpaint(arguments: list[str]) -> int:
     if facts["left"]:
         print(f"blendbench: stopped; {facts['left']} gaps are as they were", file=sys.stderr)
         return 130
+    return 0
+
+
+def _compose(arguments: list[str]) -> int:
+    parser = Parser(prog="blendbench compose", description="Make a long piece, change one, or go on with one (Msanii).")
+    parser.add_argument("--seconds", type=float, help="of a new piece (default: 60), or of what goes on")
+    begins = parser.add_mutually_exclusive_group()
+    begins.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a recording that is changed")
+    begins.add_argument("--continue", dest="goes_on", type=Path, metavar="FILE", help="a recording that goes on")
+    parser.add_argument("--strength", type=int, metavar="T", help="how much it is changed: 0 to 1000 (default: 500)")
+    parser.add_argument("--out", required=True, type=Path, help="folder for music.wav, images and compose.json")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    from blendbench import piece
+
+    wanted = piece.Wanted(words.seconds, words.source or words.goes_on, words.goes_on is not None)
+    settings = compose(["task=long_form", *piece.words(wanted, words.strength), *words.overrides])
+    quiet()
+    try:
+        facts = piece.compose(wanted, words.out, settings)
+    except KeyboardInterrupt:
+        print("blendbench: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    flag = ", longer than what the model has learnt from" if facts.get("beyond_training") else ""
+    print(f"{facts['seconds']:g} s of music in {facts['took_s']:.1f} s{flag}: {words.out / 'music.wav'}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """Msanii's inpainting: the frames of a gap are painted anew by RePaint, the others kept exactly.
 
 All of it goes through vocoder and Griffin-Lim; the presentation `pasted` puts the painted part alone into the
-recording. In the blend task what is kept is the noise's loudest part, and the rest is painted: music that contains the noise.
+recording. In the blend task what is kept is the noise's loudest part, and the rest is painted: music that contains the
+noise.
 """
 
 import math

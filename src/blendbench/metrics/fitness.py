@@ -1,8 +1,8 @@
 """Fitness: how well a segment of a piece explains the rest of it by repetition (Müller, Jiang and Grosche, 2013).
 
 A segment's path family is the best set of paths through its columns of the self-similarity matrix that do not overlap
-in time. Fitness is the harmonic mean of the family's score a step and of the share of the piece that it covers, both less
-what the segment says of itself. Steps are (1, 1), (2, 1) and (1, 2).
+in time. Fitness is the harmonic mean of the family's score a step and of the share of the piece that it covers, both
+less what the segment says of itself. Steps are (1, 1), (2, 1) and (1, 2).
 """
 
 from collections.abc import Callable

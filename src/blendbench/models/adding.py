@@ -22,9 +22,10 @@ KINDS = {
     "prior": ("prior", "prior.checkpoint={}"),
     "controlnet": ("riff_cnet", "generator.controlnet.checkpoint={}"),
     "pix2pix": ("riff_p2p", "generator.pix2pix.checkpoint={}"),
+    "msanii": ("pocket_msanii", "msanii.checkpoint={}"),
 }
 """By the word of `--as`: the known model that it is laid out as, and the configuration's key that takes it."""
-SINGLE = ("riffusion", "controlnet")
+SINGLE = ("riffusion", "controlnet", "msanii")
 """Kinds that may be one file."""
 
 
@@ -92,10 +93,17 @@ def _of_path(name: str, path: Path, kind: str, files: tuple[str, ...]) -> tuple[
             raise BlendbenchError(f"{printable(path)}: is one file; give a folder as {kind}")
         if path.suffix not in (*PICKLED, ".safetensors"):
             raise BlendbenchError(f"{printable(path)}: no file of weights; give .safetensors or {', '.join(PICKLED)}")
-        if path.suffix == ".safetensors" and kind != "controlnet":
+        if path.suffix == ".safetensors" and kind == "riffusion":
             return path, []
-        if kind == "controlnet":
-            from blendbench.models.controlnet import convert_published  # diffusers is slow to import
+        if path.suffix == ".safetensors" and kind == "msanii":
+            raise BlendbenchError(
+                f"{printable(path)}: is one file; give the published pickle, or a folder of `train msanii`"
+            )
+        if kind in ("controlnet", "msanii"):
+            if kind == "controlnet":
+                from blendbench.models.controlnet import convert_published  # diffusers is slow to import
+            else:
+                from blendbench.models.msanii import convert_published
 
             print(f"{name}: converting {path}", flush=True)
             with placing_folder(made) as folder:

@@ -23,8 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blendbench.errors import BlendbenchError, ClipError
-from blendbench.models.checkpoint import Checkpoint
+from blendbench.errors import BlendbenchError, ClipError, one_line, printable
+from blendbench.models.checkpoint import DTYPES, Checkpoint
+from blendbench.models.convert import save_made_of
+from blendbench.models.weights import read_state
+from blendbench.store.signature import file_hash
 from blendbench.store.write import make_folder, write_text
 
 FLOOR = 1e-5
@@ -515,6 +518,54 @@ class Msanii(nn.Module):
         return model.eval().requires_grad_(False).to(device)
 
 
+def convert_published(source: Path, folder: Path) -> None:
+    """Write the published checkpoint as a folder: a pickle of U-Net, vocoder and scaling, read as data alone.
+
+    The settings that lie beside them in the pickle are passed over; sizes are the paper's. The scaling's statistics are
+    taken over; recordings are scaled by them, as the paper has it, where the released code scales each by its own
+    (`scaling.infer: batch` in `config.json`).
+
+    Parameters
+    ----------
+    source : Path
+    folder : Path
+        Where `config.json` and `model.safetensors` go.
+
+    Raises
+    ------
+    BlendbenchError
+        If the file is damaged, or holds no Msanii of the paper's size.
+    """
+    held = read_state(source, inert=True)
+    try:
+        state = {f"{part}.{name}": value for part in ("unet", "vocoder") for name, value in held[part].items()}
+        statistics = held["transforms"]
+        state |= {f"scaler.{own}": statistics[name].double() for own, name in _PUBLISHED.items()}
+        state["scaler.fitted"] = statistics["standard_scaler.fitted"].bool()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BlendbenchError(f"{printable(source)}: holds no Msanii ({one_line(str(error))[:80]})") from error
+    with torch.device("meta"):
+        model = Msanii(scaling={"variance": "unbiased", "decay_at": "after"})
+    wanted = model.state_dict()
+    for name, value in wanted.items():
+        if name not in state or state[name].shape != value.shape:
+            raise BlendbenchError(f"{printable(source)}: holds no Msanii of the paper's size ({name} is not as there)")
+    make_folder(folder)
+    own = {name: state[name].clone(memory_format=torch.contiguous_format) for name in wanted}
+    save_made_of(own, folder / "model.safetensors", source.name, file_hash(source))
+    write_text(folder / "config.json", json.dumps(model.config, indent=1) + "\n")
+
+
+_PUBLISHED = {
+    "momentum": "standard_scaler.momentum",
+    "mean": "standard_scaler.running_mean",
+    "var": "standard_scaler.running_var",
+    "low": "minmax_scaler.running_min",
+    "high": "minmax_scaler.running_max",
+}
+"""The scaling's statistics by the published names."""
+
+
 class MsaniiCheckpoint(Checkpoint[Msanii]):
     """A model by name: "pocket" for the built-in one, a folder, or a name of `blendbench models add`."""
 
@@ -527,6 +578,4 @@ class MsaniiCheckpoint(Checkpoint[Msanii]):
         return {"checkpoint": self.fingerprint, "dtype": self.dtype}
 
     def _load(self, source: Path | str, device: str) -> Msanii:
-        from blendbench.models.checkpoint import DTYPES
-
         return Msanii.load(source, device, DTYPES[self.dtype])

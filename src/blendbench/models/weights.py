@@ -57,11 +57,25 @@ _ARRAYS: list[Any] = [
 ]
 
 
-def read_state(path: Path, mapped: bool = False) -> Any:
+class _Inert:
+    """Stands in for a class of somebody else's in a pickle: takes everything, and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Inert":
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_state(path: Path, mapped: bool = False, inert: bool = False) -> Any:
     """What a file of weights holds, on the CPU: tensors, NumPy arrays of numbers and plain containers of them, no code.
 
     A file named `.safetensors` is read as such, any other as PyTorch's. With `mapped` tensors stay in the file until
-    they are used, where its format allows it.
+    they are used, where its format allows it. With `inert` a pickle may hold objects of other classes, such as a
+    trainer's settings, beside its weights: they are passed over, and none of their code is run.
 
     Raises
     ------
@@ -81,7 +95,8 @@ def read_state(path: Path, mapped: bool = False) -> Any:
             stand_ins.refuse_weights(path, failed=True)
             raise BlendbenchError(f"{printable(path)}: damaged or no safetensors file; fetch it again") from error
     try:
-        with torch.serialization.safe_globals(_ARRAYS):
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if inert else []
+        with torch.serialization.safe_globals([*_ARRAYS, *((_Inert, name) for name in foreign)]):
             zipped = mapped and zipfile.is_zipfile(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can raise anything

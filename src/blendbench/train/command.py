@@ -20,7 +20,8 @@ from blendbench.usage import Parser
 
 ORDER = (
     "data", "autoencoder", "generator", "student", "tagger", "codec", "decoder", "musicgen", "piano", "prior",
-    "stems", "prepared_gtzan", "prepared_musdb18", "controlnet", "pix2pix", "separator", "export", "pack",
+    "stems", "prepared_gtzan", "prepared_musdb18", "controlnet", "pix2pix", "separator", "msanii_songs",
+    "msanii_vocoder", "msanii", "export", "pack",
 )  # fmt: skip
 """The package's steps as they follow each other; others come after them by name."""
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -50,7 +50,8 @@ class Piano:
     def crops(self, split: str, count: int, samples: int, draw: np.random.Generator) -> torch.Tensor:
         """Random stretches of songs in proportion to their length, at `RMS` of the song.
 
-        Stretches that are nearly silent are drawn again. They are [count, samples], or [count, channels, samples] where there are two.
+        Stretches that are nearly silent are drawn again. They are [count, samples], or [count, channels, samples] where
+        there are two.
         """
         lengths = np.array([len(song) - samples for song in self.songs[split]], float).clip(0)
         if not lengths.any():

@@ -182,6 +182,48 @@ On clips of held-out songs: {loss}. What that is worth in tables: `docs/results/
 Made by `blendbench train stems`, `{step}`, `export`. Licence: MIT.
 """
 
+_MSANII_CARD = """# msanii: the built-in Msanii of blendbench
+
+A U-Net over mel spectrograms ({millions:.2f} M parameters) that makes music from nothing or from recordings, with a vocoder of
+{vocoder_millions:.2f} M: {front[sample_rate]:,} Hz, {channels}, STFT {front[n_fft]}/{front[hop]}, {front[mels]} mels; width {unet_config[width]}, {unet_config[levels]} levels of {unet_config[blocks]},
+attention on {unet_config[attention_levels]}. `method=msanii`, `msanii_a2a`, `msanii_interpolate`, `msanii_inpaint`, `msanii_outpaint`.
+Half-precision safetensors; checkpoint hash `{hash}`.
+
+**For**: filling Msanii's rows on a machine without any download. **Not for**: conclusions about the published model, which has
+49.9 M parameters at 44.1 kHz in two channels, and learned from pieces of 190 s. This one has learnt from {seconds:.1f} s at a
+time; longer pieces can be made, and rows say so (`beyond_training`).
+
+## Trained on
+{unet[songs]} songs of POP909 (MIT) as their files have them - melody, bridge and piano, all by one sampled grand piano - rendered
+with FluidSynth and the FluidR3 bank (MIT): {hours:.1f} hours. {held_out} further songs, of `data_manifests/pop909_held_out.txt`,
+were left out for the figures below. So its vocoder knows a piano alone: other sounds come out as by a piano.
+
+## Cost
+Vocoder: {vocoder[steps]} steps of {vocoder[batch]} stretches of {vocoder[frames]} frames in {vocoder[minutes]:.0f} min. U-Net: {unet[steps]} steps of {unet[batch]} stretches of
+{unet[frames]} frames in {unet[minutes]:.0f} min{precision}. On {unet[device]}, AdamW at {vocoder[learning_rate]} and {unet[learning_rate]}, seed {unet[seed]}; the
+average of the weights is kept.
+
+Training curves (step, minutes, loss):
+
+{curves}
+
+## How good
+On stretches of held-out songs, against the mel bank's pseudo-inverse, of magnitudes alone: spectral convergence
+{vocoder[vocoder_convergence]} and {vocoder[pseudo_inverse_convergence]}, log magnitude {vocoder[vocoder_log]} and {vocoder[pseudo_inverse_log]} nepers.
+
+Error of the noise at some times on held-out songs, beside that of a Wiener filter that knows each mel band's mean and
+variance:
+
+| time | {times} |
+| --- |{rule}
+| U-Net | {ours} |
+| band by band | {bands} |
+
+What that is worth in tables: `docs/results/msanii.md`.
+
+Made by `blendbench train msanii_songs`, `msanii_vocoder`, `msanii`, `export`. Licence: MIT.
+"""
+
 
 def _figures(file: Path) -> dict:
     try:
@@ -235,6 +277,7 @@ def export(work: Path | str, assets: Path | str | None) -> None:
     exports = {
         "pocket": export_generator, "tagger": export_tagger, "musicgen": export_musicgen, "prior": export_prior,
         "riff_cnet": export_controlnet, "riff_p2p": export_pix2pix, "separator": export_separator,
+        "msanii": export_msanii,
     }  # fmt: skip
     there = [name for name in exports if (work / name).is_dir()]
     for name in there or exports:
@@ -408,6 +451,31 @@ def export_separator(work: Path, assets: Path) -> None:
         f"error of compressed amplitudes {figures['held_out_loss']}, and {figures['held_out_loss_of_mix']} where the mix "
         "is taken for the background", unit=f"stretches of {figures['width']} frames",
     )  # fmt: skip
+
+
+def export_msanii(work: Path, assets: Path) -> None:
+    """Copy Msanii; raises BlendbenchError as `export` does."""
+    vocoder, unet = (_figures(work / name / "training.json") for name in ("msanii_vocoder", "msanii"))
+    songs, target = Piano(work / "msanii_songs"), assets / "msanii"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(work / "msanii", target, ignore=shutil.ignore_patterns("training.json", "state.pt"))
+    config = json.loads((target / "config.json").read_text())
+    front = config["front"]
+
+    def row(values: list[float]) -> str:
+        return " | ".join(f"{value:g}" for value in values)
+
+    card = _MSANII_CARD.format(
+        hash=checkpoint_hash(target), unet=unet, vocoder=vocoder, front=front, unet_config=config["unet"],
+        channels="one channel" if config["channels"] == 1 else "two channels", millions=unet["parameters"] / 1e6,
+        vocoder_millions=vocoder["parameters"] / 1e6, seconds=unet["frames"] * front["hop"] / front["sample_rate"],
+        hours=sum(map(len, songs.songs["train"])) / songs.sample_rate / 3600, held_out=len(songs.songs["held_out"]),
+        precision=", in bfloat16" if unet["bfloat16"] else "",
+        curves="\n".join([_curve("vocoder", vocoder["history"]), _curve("U-Net", unet["history"])]),
+        times=row(unet["times"]), rule=" --- |" * len(unet["times"]), ours=row(unet["held_out_loss"]),
+        bands=row(unet["band_loss"]),
+    )  # fmt: skip
+    write_text(target / "README.md", card)
 
 
 def _riff_card(
