@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -16,7 +17,9 @@ from blendbench.runs.folder import Run
 from blendbench.store.write import write_bytes
 from blendbench.texts import csv_text
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+# Nine signs and twenty colours, dark ones first: no two of 180 curves are alike.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_COLOURS = [colormaps["tab20"](place) for place in (*range(0, 20, 2), *range(1, 20, 2))]
 
 
 def frontier(
@@ -114,7 +117,7 @@ def _draw(axis: Axes, points: pd.DataFrame, curves: Mapping[str, Sequence[str]])
         part = points.loc[[arm for arm in arms if arm in points.index]]
         if part.empty:
             continue
-        look: dict[str, Any] = {"color": f"C{number % 10}", "marker": _MARKERS[number % len(_MARKERS)]}
+        look: dict[str, Any] = {"color": _COLOURS[number % 20], "marker": _MARKERS[number % 9]}
         axis.plot(part["x_value"], part["y_value"], ms=4, lw=1, label=words(label, 40), **look)
         for side, bars in (("x", "xerr"), ("y", "yerr")):
             ends = part[[f"{side}_ci_low", f"{side}_ci_high"]].to_numpy(float).T
