@@ -381,5 +381,3 @@ def test_something_else_is_not_taken_for_the_published_file(tmp_path):
         convert_published(tmp_path / "pickle.pt", tmp_path / "made")
     with pytest.raises(BlendbenchError, match=r"nothere.pt: "):
         convert_published(Path(tmp_path / "nothere.pt"), tmp_path / "made")
-
-

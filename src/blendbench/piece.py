@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from blendbench import single, telling
-from blendbench.datasets import MusicClip
+from blendbench.datasets import MusicClip, Nothing
 from blendbench.errors import BlendbenchError, ClipError, UsageError
 from blendbench.methods._msanii import MsaniiMethod
 from blendbench.methods.msanii_outpaint import Outpainting
@@ -26,7 +26,7 @@ from blendbench.sound.png import write_image
 from blendbench.store.signature import file_hash
 from blendbench.store.write import make_folder, write_text
 from blendbench.tasks.long_form.given import Piece, Start
-from blendbench.tasks.long_form.task import NOTHING, LongForm
+from blendbench.tasks.long_form.task import LongForm
 
 FADE = 441
 """Samples of the cross-fade at 44.1 kHz."""
@@ -143,9 +143,9 @@ def compose(wanted: Wanted, out: Path, settings: dict[str, Any]) -> dict[str, An
 def _given(run: Run, task: LongForm, wanted: Wanted, recording: torch.Tensor | None, method: MsaniiMethod) -> Start:
     """What the method is given."""
     if recording is None or wanted.source is None:
-        item = Piece(NOTHING, None, 1)
+        item = Piece("nothing", Nothing("0001"))
         return Start(item, stable_seed(run.seed, "compose", task.samples), task.samples)
-    item = Piece("file", MusicClip(wanted.source.stem, wanted.source, "", "", wanted.source.stem), 1)
+    item = Piece("file", MusicClip(wanted.source.stem, wanted.source, "", "", wanted.source.stem))
     part = recording
     if wanted.goes_on:
         part = recording[..., -task.samples :]

@@ -90,6 +90,13 @@ class MusicClip:
 
 
 @dataclass(frozen=True, slots=True)
+class Nothing:
+    """A place in a set of nothing: what music is made without any recording for."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StemClip:
     """A stretch of music whose stems are apart, or are to be told apart.
 

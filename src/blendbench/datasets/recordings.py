@@ -5,7 +5,7 @@ A clip's `start` is where its window begins in the file, and `source` names the 
 
 from pathlib import Path
 
-from blendbench.datasets import MusicClip
+from blendbench.datasets import MusicClip, Nothing
 from blendbench.datasets.tables import inside, once, read_csv, whole_number
 from blendbench.errors import BlendbenchError, printable
 from blendbench.resources import package_folder
@@ -25,6 +25,19 @@ def builtin() -> list[MusicClip]:
         )
         for row in read_csv(table, ("id", "file", "song", "start"))
     ]  # fmt: skip
+
+
+def nothing(count: int) -> list[Nothing]:
+    """So many places, called by their numbers, with no recordings.
+
+    Raises
+    ------
+    BlendbenchError
+        If it is none.
+    """
+    if count < 1:
+        raise BlendbenchError(f"dataset.nothing.count={count}: give 1 or more")
+    return [Nothing(f"{number:04d}") for number in range(1, count + 1)]
 
 
 def drum_loop() -> list[MusicClip]:

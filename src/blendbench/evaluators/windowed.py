@@ -26,6 +26,11 @@ class Windowed(Evaluator):
             of.sample_rate,
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the evaluator's weights."""
+        return self.of.fingerprint
+
     def signature(self) -> dict[str, Any]:
         """That of the evaluator, and the windows."""
         return self.of.signature() | {"window_seconds": self.seconds}

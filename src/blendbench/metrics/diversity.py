@@ -37,12 +37,12 @@ class Diversity(SetMetric):
         return None
 
     def statistic(self, own: Any, reference: Any) -> Callable[[torch.Tensor], float]:
-        """The mean over pairs of sounds that are not the same one, so that a resample's repetitions do not count."""
+        """The mean over pairs of places; repetitions in a resample are pairs at no distance, which centring undoes."""
         units = torch.cat(list(own))
 
         def value(indices: torch.Tensor) -> float:
+            count = len(indices)
             alike = units[indices] @ units[indices].T
-            other = indices[:, None] != indices[None]
-            return float((1 - alike)[other].mean()) if bool(other.any()) else float("nan")
+            return float((count * count - alike.sum()) / (count * (count - 1)))
 
         return value

@@ -4,32 +4,34 @@ from dataclasses import dataclass, field
 
 import torch
 
-from blendbench.datasets import MusicClip
+from blendbench.datasets import MusicClip, Nothing
 from blendbench.tasks import Given
 from blendbench.tasks.long_gap.gap import Gap
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The task's item: a recording's beginning, or where there is none a number; both may come several times."""
+    """The task's item: a recording's beginning, or a place with none; both may come several times."""
 
     dataset: str
-    clip: MusicClip | None
-    number: int
+    clip: MusicClip | Nothing
+    time: int = 1
 
     @property
     def id(self) -> str:
-        """Data set, clip and which time it is, joined by two hyphens."""
-        if self.clip is None:
-            return f"{self.dataset}--{self.number:04d}"
-        again = f"--{self.number}" if self.number > 1 else ""
+        """Data set, clip and, after the first, which time it is, joined by two hyphens."""
+        again = f"--{self.time}" if self.time > 1 else ""
         return f"{self.dataset}--{self.clip.id}{again}"
+
+    @property
+    def recorded(self) -> MusicClip | None:
+        """The recording, if there is one."""
+        return self.clip if isinstance(self.clip, MusicClip) else None
 
     def facts(self) -> dict[str, str]:
         """Columns of its rows."""
-        if self.clip is None:
-            return {"clip": f"{self.number:04d}", "recording": f"{self.number:04d}", "time": "1"}
-        return {"clip": self.clip.id, "recording": self.clip.source or self.clip.id, "time": str(self.number)}
+        source = self.clip.source if isinstance(self.clip, MusicClip) else ""
+        return {"clip": self.clip.id, "recording": source or self.clip.id, "time": str(self.time)}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ class FormConfig:
     gap_start: float | None = None
     gap_stop: float | None = None
     repeats: int = 1
-    count: int = 6
 
 
 @dataclass
@@ -40,5 +39,4 @@ class LongFormKeys(Keys):
             ("form.channels", form["channels"] in (1, 2), "1 or 2"),
             ("form.gap_start", inside, "above 0 and below form.gap_stop, which lies before form.seconds; or both null"),
             ("form.repeats", form["repeats"] >= 1, "1 or more"),
-            ("form.count", form["count"] >= 1, "1 or more"),
         ]

@@ -23,8 +23,6 @@ from blendbench.tasks import BaseTask, Column, Lent, Study
 from blendbench.tasks.long_form.given import Piece, Start
 from blendbench.tasks.long_gap.gap import Gap
 
-NOTHING = "nothing"
-"""What items are of where there is no data set."""
 STUDY: dict[str, Any] = {
     "title": "Music",
     "scales": {
@@ -55,12 +53,11 @@ class LongForm(BaseTask):
     Parameters
     ----------
     sources : Sources
-        Data sets of recordings, or none.
+        Data sets of recordings, or `nothing`.
     store : Path or None
         Not used: recordings are read from their files.
     form : dict
-        The key `form`: seconds, channels, a gap in seconds or none, how often a recording comes, how many items there
-        are without one.
+        The key `form`: seconds, channels, a gap in seconds or none, how often a clip comes.
     """
 
     name = "long_form"
@@ -87,10 +84,10 @@ class LongForm(BaseTask):
 
     def files(self, items: Sequence[Piece]) -> set[Path]:
         """Recordings."""
-        return {item.clip.path for item in items if item.clip is not None}
+        return {clip.path for item in items if (clip := item.recorded) is not None}
 
     def items(self, limit: int | None) -> list[Piece]:
-        """Each recording as often as `form.repeats` says, in an order drawn by the seed; or `form.count` numbers.
+        """Each clip as often as `form.repeats` says, in an order drawn by the seed.
 
         Raises
         ------
@@ -98,9 +95,6 @@ class LongForm(BaseTask):
             If data cannot be read.
         """
         times = range(1, int(self.form["repeats"]) + 1)
-        if not self.sources.names:
-            numbers = range(1, int(self.form["count"]) + 1)
-            return [Piece(NOTHING, None, number) for number in numbers][:limit]
         found: list[Piece] = []
         for name in self.sources.names:
             clips = self.sources.dataset(name).clips
@@ -121,11 +115,12 @@ class LongForm(BaseTask):
 
     def inputs(self, item: Piece) -> str:
         """Hash of the recording and of the second one, and where it begins."""
-        if item.clip is None:
-            return NOTHING
+        clip = item.recorded
+        if clip is None:
+            return "nothing"
         second = self._second(item)
         other = "" if second is None else f"-{self._content(second)[:16]}"
-        return f"{self._content(item.clip)[:16]}{other}-{round(item.clip.start * self.sample_rate)}"
+        return f"{self._content(clip)[:16]}{other}-{round(clip.start * self.sample_rate)}"
 
     def read(self, item: Piece) -> Start | ClipError:
         """The recordings, or why they cannot be read."""
@@ -136,9 +131,10 @@ class LongForm(BaseTask):
 
     def _read(self, item: Piece) -> Start:
         seed = stable_seed(self.sources.seed, item.id)
-        if item.clip is None:
+        clip = item.recorded
+        if clip is None:
             return Start(item, seed, self.samples)
-        recording = self._recording(item.clip)
+        recording = self._recording(clip)
         samples = recording.shape[-1]
         other = self._second(item)
         second = None if other is None else self._recording(other)
@@ -149,10 +145,12 @@ class LongForm(BaseTask):
 
     def _second(self, item: Piece) -> MusicClip | None:
         """The recording that goes with an item's: another one of the data set, of another source, drawn by it."""
-        assert item.clip is not None
+        clip = item.recorded
+        if clip is None:
+            return None
         clips = self.sources.dataset(item.dataset).clips
-        others = [clip for clip in clips if clip.id != item.clip.id and clip.source != item.clip.source]
-        drawn = shuffled(others, stable_seed(self.sources.seed, item.clip.id, "second"), lambda clip: clip.id)
+        others = [one for one in clips if one.id != clip.id and one.source != clip.source]
+        drawn = shuffled(others, stable_seed(self.sources.seed, clip.id, "second"), lambda one: one.id)
         return drawn[0] if drawn else None
 
     def _read_clip(self, clip: MusicClip) -> torch.Tensor:
@@ -164,8 +162,6 @@ class LongForm(BaseTask):
 
     def given(self, row: Mapping[str, Any]) -> Start:
         """A finished row's item, read again; raises ClipError where its recording is gone or sounds otherwise."""
-        if row["dataset"] == NOTHING:
-            return self._read(Piece(NOTHING, None, int(row["clip"])))
         clips = {clip.id: clip for clip in self.sources.dataset(row["dataset"]).clips}
         if row["clip"] not in clips:
             raise ClipError(f"dataset.{row['dataset']}: has no clip {row['clip']!r} any longer; put it back")
@@ -183,7 +179,8 @@ class LongForm(BaseTask):
         """The music set, where the configuration has one; the task's own recordings are left out of it."""
         if not self.sources.has_music:
             return []
-        own = {clip.source for name in self.sources.names for clip in self.sources.dataset(name).clips if clip.source}
+        clips = [clip for name in self.sources.names for clip in self.sources.dataset(name).clips]
+        own = {clip.source for clip in clips if isinstance(clip, MusicClip)}
         return [clip for clip in self.sources.music.clips if clip.source not in own]
 
     def reference_seconds(self) -> float:
@@ -208,7 +205,7 @@ class Others:
 
     def other(self, item: Piece) -> torch.Tensor:
         """A recording drawn by the item; raises ClipError where there is none."""
-        second = None if item.clip is None else self._task._second(item)
+        second = self._task._second(item)
         if second is None:
             raise ClipError(f"{item.id}: the data set has no other recording; leave that arm out")
         return self._task._recording(second)
