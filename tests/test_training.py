@@ -484,7 +484,7 @@ def test_every_step_is_a_file_that_names_a_function_of_its_entries():
     assert {name: count for name, count in counts.items() if count} == {
         "autoencoder": 1400, "generator": 3400, "student": 240, "tagger": 1500,
         "codec": 3000, "decoder": 1800, "musicgen": 6000, "prior": 4000, "controlnet": 1800, "pix2pix": 900,
-        "separator": 1500,
+        "separator": 1500, "msanii_vocoder": 16_000, "msanii": 9000,
     }  # fmt: skip
     assert OmegaConf.load(folder / "decoder.yaml").used == musicgen.CODEBOOKS
 
@@ -526,6 +526,17 @@ def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp
         | {"hint": {"kind": "canny", "low": 100, "high": 200, "image": "direct", "storage": "direct"}},
         "pix2pix": accompanying | {"out": f"{work}/riff_p2p", "checkpoint": "pocket", "rank": 24},
         "separator": accompanying | {"out": f"{work}/separator"},
+        "msanii_songs": {"folder": f"{work}/msanii_songs", "pop909": "data, too/POP909", "count": 240}
+        | {"sample_rate": 22_050, "tracks": "all", "channels": 1, "workers": 3} | seed,
+        "msanii_vocoder": {"songs": f"{work}/msanii_songs", "out": f"{work}/msanii_vocoder", "batch": 8, "frames": 128}
+        | {"learning_rate": 2e-3, "front": {"n_fft": 1024, "hop": 512, "mels": 96}, "steps": 7, "device": "cpu"} | seed
+        | {"scaling": {"fit": "dataset", "train": "running", "infer": "running"}}
+        | {"vocoder": {"width": 192, "across": 1}}
+        | {"unet": {"width": 160, "levels": 5, "blocks": 1, "attention_levels": 2, "heads": 5, "timestep": 96,
+                    "across": 1}},
+        "msanii": {"songs": f"{work}/msanii_songs", "vocoder": f"{work}/msanii_vocoder", "out": f"{work}/msanii"}
+        | {"batch": 4, "frames": 512, "learning_rate": 5e-4, "loss": "l2", "start": None, "steps": 7, "device": "cpu"}
+        | seed,
         "export": {"work": work, "assets": "$HOME/it's"},
         "pack": {"assets": "$HOME/it's"} | seed,
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from blendbench import config, stand_ins
 from blendbench.checks import Check
-from blendbench.datasets import MusicClip, NoiseClip, StemClip, hdf5, manifests
+from blendbench.datasets import MusicClip, NoiseClip, Nothing, StemClip, hdf5, manifests
 from blendbench.datasets.reading import END_TOLERANCE
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError, printable
@@ -68,7 +68,8 @@ def checks(compose: Callable[[list[str]], dict[str, Any]], names: Sequence[str] 
             except BlendbenchError as error:
                 yield Check(f"data {label}", False, str(error), needed=needed)
                 continue
-            yield from _lines(label, found, needed)
+            if not any(isinstance(clip, Nothing) for clip in found.clips):
+                yield from _lines(label, found, needed)
     if not names:
         yield from _prompts(compose([]))
 
