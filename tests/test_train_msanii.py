@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from blendbench.errors import BlendbenchError
 from blendbench.models.msanii import Msanii
+from blendbench.resources import package_folder
 from blendbench.train.data.piano import Piano, build
 from blendbench.train.pocket import export, msanii
 
@@ -105,6 +107,19 @@ def test_scaling_as_published_follows_the_batches_of_both_trainings(tmp_path):
     first, then = Msanii.load(tmp_path / "v").scaler, Msanii.load(tmp_path / "m").scaler
     assert float(first.momentum) == pytest.approx(1e-3 * 0.99**4)
     assert float(then.momentum) == pytest.approx(1e-3 * 0.99**8) and not torch.equal(first.mean, then.mean)
+
+
+def test_the_papers_trainings_are_of_the_published_size():
+    folder = package_folder("blendbench.conf") / "training"
+    vocoder, unet = (OmegaConf.load(folder / f"{name}.yaml") for name in ("msanii_paper_vocoder", "msanii_paper"))
+    parts = {name: dict(vocoder[name]) for name in ("front", "scaling", "unet", "vocoder")}
+    with torch.device("meta"):
+        model = Msanii(**parts)
+    counts = [sum(one.numel() for one in part.parameters()) for part in (model.unet, model.vocoder)]
+    assert counts == [49_878_016, 1_412_097]
+    # Slices of 523,264 and 8,387,584 samples.
+    assert [(one.frames - 1) * 1024 for one in (vocoder, unet)] == [523_264, 8_387_584]
+    assert (vocoder.steps, unet.steps, vocoder.batch, unet.batch) == (40_000, 110_000, 8, 4)
 
 
 def test_songs_of_two_channels_come_as_two(tmp_path):
