@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from omegaconf import OmegaConf
 
 from blendbench.errors import BlendbenchError
 from blendbench.models.msanii import Msanii
 from blendbench.resources import package_folder
-from blendbench.train.data.piano import Piano, build
+from blendbench.train.data.piano import Piano, build, write_songs
 from blendbench.train.pocket import export, msanii
 
 RATE = 8_000
@@ -120,6 +121,15 @@ def test_the_papers_trainings_are_of_the_published_size():
     # Slices of 523,264 and 8,387,584 samples.
     assert [(one.frames - 1) * 1024 for one in (vocoder, unet)] == [523_264, 8_387_584]
     assert (vocoder.steps, unet.steps, vocoder.batch, unet.batch) == (40_000, 110_000, 8, 4)
+
+
+def test_songs_are_written_as_files_of_three_kinds(work, tmp_path):
+    write_songs(work / "msanii_songs", tmp_path, pieces=1, reference=5, training=1)
+    found = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.flac"))
+    assert found == ["pieces/held_out-000.flac", "training/train-000.flac"]  # but one was held out
+    wave, rate = soundfile.read(tmp_path / "pieces" / "held_out-000.flac")
+    assert rate == RATE and len(wave) == 20 * RATE
+    assert np.sqrt((wave**2).mean()) == pytest.approx(0.05657, rel=0.01)
 
 
 def test_songs_of_two_channels_come_as_two(tmp_path):

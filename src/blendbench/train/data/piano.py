@@ -17,7 +17,7 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.seeds import shuffled
-from blendbench.sound import audio
+from blendbench.sound import audio, files
 from blendbench.store.write import make_folder, write_text
 from blendbench.train.data import pieces, render, songs
 from blendbench.train.data.pieces import RMS
@@ -131,6 +131,40 @@ def build(
                 print(f"piano: {len(rows)} of {len(chosen)} songs, {place / sample_rate / 3600:.1f} hours", flush=True)
     (folder / "piano.partial").replace(folder / "piano.i16")
     write_text(folder / "piano.jsonl", "".join(json.dumps(row) + "\n" for row in rows if row["rms"] > 0))
+
+
+def write_songs(
+    songs: Path | str, folder: Path | str, *, pieces: int = 12, reference: int = 36, training: int = 12
+) -> None:
+    """Write songs of such a folder as FLAC files, below `pieces/`, `reference/` and `training/`; those there stay.
+
+    The first two are different songs that were held out, the third such as models learn from; each is at the level that
+    models know.
+
+    Parameters
+    ----------
+    songs : Path
+    folder : Path
+    pieces, reference, training : int
+        How many of each, as far as there are.
+
+    Raises
+    ------
+    BlendbenchError
+        If no songs are there.
+    """
+    data, folder = Piano(songs), Path(folder)
+    chosen = {
+        "pieces": ("held_out", range(pieces)),
+        "reference": ("held_out", range(pieces, pieces + reference)),
+        "training": ("train", range(training)),
+    }
+    for name, (split, places) in chosen.items():
+        for place in islice(places, max(0, len(data.songs[split]) - places.start)):
+            wave = torch.from_numpy((data.songs[split][place] * data.levels[split][place]).astype(np.float32)).T
+            limited, _ = audio.limit_peak(wave, 0.98)
+            mono = limited[0] if data.channels == 1 else limited
+            files.write(folder / name / f"{split}-{place:03d}.flac", mono, data.sample_rate)
 
 
 def _rendered(file: str, sample_rate: int, tracks: str, channels: int) -> np.ndarray:
