@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.models.checkpoint import DTYPES, Checkpoint
@@ -223,22 +222,13 @@ def _between(unit: Tensor) -> Tensor:
     return (unit * 2 - 1).clamp(-1, 1)
 
 
-class _Kernel(nn.Conv2d):
-    """A convolution over neighbouring channels and frames; of one channel only the frames' row is computed."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.weight.shape[2]
-        if x.shape[2] == 1 and rows == 3:
-            return functional.conv2d(x, self.weight[:, :, 1:2], self.bias, padding=(0, 1))
-        return functional.conv2d(x, self.weight, self.bias, padding=(rows // 2, 1))
-
-
 class _Residual(nn.Module):
     """Norm, convolution, the time's word, and a perceptron a frame; added to what came in."""
 
     def __init__(self, inner: int, outer: int, hidden: int, timestep: int | None, across: int) -> None:
         super().__init__()
-        self.in_fn = nn.Sequential(nn.InstanceNorm2d(inner), _Kernel(inner, outer, (across, 3)))
+        kernel = nn.Conv2d(inner, outer, (across, 3), padding=(across // 2, 1))
+        self.in_fn = nn.Sequential(nn.InstanceNorm2d(inner), kernel)
         self.out_fn = nn.Sequential(
             nn.GELU(), nn.Conv2d(outer, outer * hidden, 1), nn.GELU(), nn.Conv2d(outer * hidden, outer, 1)
         )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from blendbench.errors import BlendbenchError
 from blendbench.models import pix2pix
 from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.msanii import Msanii
 from blendbench.models.weights import checkpoint_hash
 from blendbench.resources import package_folder
 from blendbench.store.write import write_text
@@ -454,12 +455,20 @@ def export_separator(work: Path, assets: Path) -> None:
 
 
 def export_msanii(work: Path, assets: Path) -> None:
-    """Copy Msanii; raises BlendbenchError as `export` does."""
+    """Copy Msanii, with the vocoder of the step `msanii_vocoder` as it is now; raises BlendbenchError as `export` does."""
     vocoder, unet = (_figures(work / name / "training.json") for name in ("msanii_vocoder", "msanii"))
     songs, target = Piano(work / "msanii_songs"), assets / "msanii"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(work / "msanii", target, ignore=shutil.ignore_patterns("training.json", "state.pt"))
-    config = json.loads((target / "config.json").read_text())
+    model, other = (Msanii.load(work / name) for name in ("msanii", "msanii_vocoder"))
+    if any(
+        not torch.equal(value, other.scaler.state_dict()[name]) for name, value in model.scaler.state_dict().items()
+    ):
+        raise BlendbenchError(
+            f"{work / 'msanii_vocoder'}: scales otherwise than {work / 'msanii'}; run the step msanii again"
+        )
+    model.vocoder.load_state_dict(other.vocoder.state_dict())
+    model.save(target)
+    config = model.config
     front = config["front"]
 
     def row(values: list[float]) -> str:
