@@ -4,9 +4,9 @@
 
 Each length is measured in a process of its own: the best of `--repeats` calls (one at the paper's size), the memory
 that the call took beyond the model, and multiplications from the layers' sizes, as the published layout has them.
-`built_in` is the built-in model, of one channel at 22,050 Hz, whose kernels reach over frames alone; `small` is the same
-width with the published kernels of three rows; `paper` has 49,878,016 parameters and two channels at 44,100 Hz. The last
-column is each size's time a frame over that at the shortest length: 1 where cost is linear in length.
+`built_in` is the built-in model, of one channel at 22,050 Hz, whose kernels reach over frames alone; `small` is the
+same width with the published kernels of three rows; `paper` has 49,878,016 parameters and two channels at 44,100 Hz.
+The last column is each size's time a frame over that at the shortest length: 1 where cost is linear in length.
 """
 
 import argparse

@@ -455,18 +455,14 @@ def export_separator(work: Path, assets: Path) -> None:
 
 
 def export_msanii(work: Path, assets: Path) -> None:
-    """Copy Msanii, with the vocoder of the step `msanii_vocoder` as it is now; raises BlendbenchError as `export` does."""
+    """Copy Msanii, with the vocoder as its step left it, where that scales alike; raises BlendbenchError as `export`."""
     vocoder, unet = (_figures(work / name / "training.json") for name in ("msanii_vocoder", "msanii"))
     songs, target = Piano(work / "msanii_songs"), assets / "msanii"
     shutil.rmtree(target, ignore_errors=True)
     model, other = (Msanii.load(work / name) for name in ("msanii", "msanii_vocoder"))
-    if any(
-        not torch.equal(value, other.scaler.state_dict()[name]) for name, value in model.scaler.state_dict().items()
-    ):
-        raise BlendbenchError(
-            f"{work / 'msanii_vocoder'}: scales otherwise than {work / 'msanii'}; run the step msanii again"
-        )
-    model.vocoder.load_state_dict(other.vocoder.state_dict())
+    alike = other.scaler.state_dict()
+    if all(torch.equal(value, alike[name]) for name, value in model.scaler.state_dict().items()):
+        model.vocoder.load_state_dict(other.vocoder.state_dict())
     model.save(target)
     config = model.config
     front = config["front"]
