@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from support import bundles
+from support.msanii import tiny_msanii
 from support.tiny_models import tiny_accompanists
 from support.worlds import CHEAP, World, call, rows_of
 
@@ -17,7 +18,7 @@ from blendbench.runs.experiment import Experiment
 
 FOLDER = package_folder("blendbench.conf") / "experiment"
 NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*.yaml"))
-OTHERS = ("simdps/", "riff/", "bnmusic/judge_check")
+OTHERS = ("simdps/", "riff/", "msanii/", "bnmusic/judge_check")
 OF_BLEND = [name for name in NAMES if not name.startswith(OTHERS)]
 """Of the blend task, whose world is at hand; another task's tests run its own."""
 FIGURES = {
@@ -57,6 +58,9 @@ def test_experiment_runs_tiny_and_leaves_tables_and_figures(world, tmp_path, nam
     words = words_of(world, name, tmp_path / "run")
     if name == "beyond/related":
         words += tiny_accompanists(world.generator, tmp_path)
+        tiny = tiny_msanii(tmp_path / "msanii")
+        for arm in ("msanii_a2a", "msanii_inpaint"):
+            words += [f"arms.{arm}.model.checkpoint={tiny}", f"arms.{arm}.steps=10", f"arms.{arm}.phase.iterations=1"]
     if name == "bnmusic/judges":
         words.append(f"judges.musicnn.fad.checkpoint={bundles.musicnn_folder(tmp_path)}")
     if sweep:

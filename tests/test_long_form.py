@@ -325,6 +325,16 @@ def test_figure_3_is_drawn_and_a_table_tells_what_is_kept(model, tmp_path, quick
     assert "Msanii, Fig. 3" in (tmp_path / "run" / "report" / "index.html").read_text()
 
 
+def test_two_channels_go_through_a_whole_run(stereo, songs, tmp_path):
+    words = ["dataset=recordings", f"data.path={songs}", "form.channels=2", "form.seconds=4", "limit=1",
+             "arms.t100.phase.iterations=1", "arms.t100.steps=3"]  # fmt: skip
+    run("fig3", stereo, tmp_path, *words, "arms.t0=null", "arms.t500=null", "arms.t900=null")
+    (row,) = rows_of(tmp_path)
+    wave, rate = soundfile.read(tmp_path / "run" / row["mix"])
+    assert (wave.shape, rate) == ((4 * RATE, 2), RATE) and not np.array_equal(wave[:, 0], wave[:, 1])
+    assert (tmp_path / "run" / "figures" / "fig3.png").is_file()
+
+
 def test_seams_are_measured_as_made_and_pasted(model, tmp_path):
     arms = ("msanii_inpaint", "exact")
     words = [f"arms.{arm}.{key}" for arm in arms for key in ("steps=10", "jump=5", "resample=2", "phase.iterations=1")]

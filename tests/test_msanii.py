@@ -10,6 +10,7 @@ import torch
 from support.worlds import call
 
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.models import catalog
 from blendbench.models.msanii import FrontEnd, Msanii, MsaniiCheckpoint, Scaler, UNet, Vocoder, convert_published
 from blendbench.models.weights import read_state
 from blendbench.sound.inversion import griffin_lim
@@ -366,10 +367,13 @@ def test_the_published_file_is_read_as_data_alone(tmp_path, monkeypatch):
 
 @pytest.mark.soak
 def test_the_published_file_is_added_under_a_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    catalog.forget()
     torch.save(published(), tmp_path / "msanii.pt")
     assert call("models", "add", "theirs", str(tmp_path / "msanii.pt"), "--as", "msanii") == 0
-    assert MsaniiCheckpoint("msanii", "theirs").folder is not None
+    folder = MsaniiCheckpoint("msanii", "theirs").folder
+    assert folder is not None and folder.is_relative_to(tmp_path)
+    catalog.forget()
 
 
 def test_something_else_is_not_taken_for_the_published_file(tmp_path):
