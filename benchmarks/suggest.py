@@ -5,9 +5,11 @@
 One side is what `blendbench suggest` does; the other blends in full (both paintings, all steps, phase, measured as
 sound) with other seeds, so that nothing is shared but noise and prompt. Printed beside: what two full rankings of
 different seeds agree among each other (the ceiling), and what choosing by the quick ranking gains over a random prompt.
+`--out FILE` keeps every ratio as JSON.
 """
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--noises", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=21)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="where every ratio is kept")
     words = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     root = Path(words.data_root)
@@ -54,7 +57,7 @@ def main() -> None:
         clips = builtin.noise()
     quick_settings, full_settings = compose([*CHEAP]), compose(["generator=pocket_fast"])
     prompts = shuffled(builtin.prompts(), 0, lambda prompt: prompt.id)[: words.prompts]
-    quick_agrees, ceiling, gains, seconds = [], [], [], [0.0, 0.0]
+    quick_agrees, ceiling, gains, seconds, kept = [], [], [], [0.0, 0.0], {}
     for number, clip in enumerate(clips[: words.noises]):
         quick, whole = Suggesting(clip.path, quick_settings), Suggesting(clip.path, full_settings)
         start = time.perf_counter()
@@ -64,6 +67,9 @@ def main() -> None:
         blends = np.array([[full(whole, prompt, 100 + seed) for prompt in prompts] for seed in range(words.seeds)])
         seconds[1] += time.perf_counter() - start
         mean = blends.mean(0)
+        kept[clip.id] = {"prompts": [one.id for one in prompts], "quick": ranking.tolist(), "full": blends.tolist()}
+        if words.out:
+            words.out.write_text(json.dumps(kept, indent=1) + "\n")
         quick_agrees.append(stats.spearmanr(ranking, mean).statistic)
         if words.seeds > 1:
             ceiling.append(stats.spearmanr(blends[0], blends[1]).statistic)

@@ -70,7 +70,7 @@ class MaskingGuided(TextToMusic):
 
     def signature(self) -> dict[str, Any]:
         """As text to music, and the guidance."""
-        own = {"weight": self.weight, "until": self.until, "inner_steps": self.inner_steps}
+        own = {"weight": self.weight, "until": self.until, "inner_steps": self.inner_steps, "version": 2}
         return super().signature() | own
 
     def noise_images(self, items: list[NoiseAndText]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,8 +2,8 @@
 
 It is `sound.masking_model` without what needs phases: a mel band's amplitude A, a sum over n bins, stands for the
 power A^2 / n; powers of 512 mel bands are summed to the 20 critical bands below 10 kHz, spread, and held against the
-noise's with one offset for all maskers. Music is taken to be as loud as the noise, by BS.1770's weighting of each band,
-so a gain of the image changes nothing. Frames are 20 ms, two of the image.
+noise's with one offset for all maskers. Music is taken to be as loud as the noise, by BS.1770's weighting of each band
+and its relative gate, so a gain of the image changes nothing. Frames are 20 ms, two of the image.
 
 Images are [B, 512, frames], float, lowest mel band first. Amplitudes are linear.
 """
@@ -21,6 +21,8 @@ from blendbench.sound.masking_model import PLAYBACK_DB_SPL
 OFFSET_DB = 8.0
 """How far the masked threshold lies below the masker: between noise (5.5 dB) and tones (14.5 dB and more)."""
 _FRAMES = 2
+_BLOCK, _HOP = 20, 5
+"""Frames of BS.1770's blocks of 400 ms, of which three quarters overlap."""
 _DB = 10 / math.log(10)
 
 
@@ -72,8 +74,20 @@ class MelMasking:
         return (self._bank @ power) * self._scale[:, None, None]
 
     def _weighed(self, power: Tensor) -> Tensor:
-        """What BS.1770 weighs, mean over frames, [B]."""
-        return (_loudness_weights().to(power.device)[:, None] * power).sum(1).mean(1)
+        """What BS.1770 weighs, [B]: the mean over blocks that are not 10 LU below the mean of all.
+
+        Without the gate a short event amid silence would be far softer here than where it is measured.
+        """
+        frames = (_loudness_weights().to(power.device)[:, None] * power).sum(1)
+        if frames.shape[1] < _BLOCK:
+            return frames.mean(1)
+        blocks = frames.unfold(1, _BLOCK, _HOP).mean(2)
+        with torch.no_grad():
+            # Silence would lower the relative gate: the absolute one leaves it out, 52 dB below the level of playback.
+            audible = (blocks > 10**-5.2 * blocks.amax(1, keepdim=True)).float()
+            gate = 0.1 * (blocks * audible).sum(1, keepdim=True) / audible.sum(1, keepdim=True).clamp_min(1)
+            counted = (blocks >= gate).float() * audible
+        return (blocks * counted).sum(1) / counted.sum(1).clamp_min(1)
 
 
 @lru_cache(maxsize=1)
