@@ -31,6 +31,8 @@ class AudioToAudio(MsaniiMethod):
         What is given that it begins with: "recording", or in the blend task "noise".
     """
 
+    takes: tuple[str, ...] = ("recording",)
+
     def __init__(
         self,
         label: str,

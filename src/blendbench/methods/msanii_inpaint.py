@@ -37,6 +37,8 @@ class Inpainting(MsaniiMethod):
         How much of a noise is kept.
     """
 
+    takes: tuple[str, ...] = ("context",)
+
     def __init__(
         self,
         label: str,
