@@ -1,6 +1,9 @@
 """`blendbench inpaint`: gaps in recordings of one's own, of any format, rate and number of channels."""
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,9 @@ import soundfile
 import torch
 from support.worlds import call
 
+from blendbench.errors import BlendbenchError
+from blendbench.live.streams import FileSink
+from blendbench.long_blend import Output
 from blendbench.methods.lpc import LPC
 from blendbench.sound import audio
 
@@ -181,3 +187,36 @@ def test_bad_files_are_one_line(tmp_path, capsys):
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert told in line, line
     assert soundfile.info(own).frames == 10 * rate
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys):
+    file = written(tmp_path / "tune.wav", tune(44_100, 1), 44_100, "PCM_16")
+    with files_of_at_most(1_600_000):
+        assert inpaint(file, tmp_path / "out", "--gap", "9", "10", method="lpc") == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("blendbench: ")]
+    assert len(said) == 1 and "repaired.wav: cannot be written on (System error); free space" in said[0]
+    assert not (tmp_path / "out" / "repaired.wav").exists() and not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_full_disk_is_one_error_where_sound_is_streamed_to_a_file(tmp_path):
+    block = torch.zeros(1, 200_000)
+    with files_of_at_most(500_000):
+        sink = FileSink(tmp_path / "live.wav", 1)
+        with pytest.raises(BlendbenchError, match=r"live\.wav: cannot be written on"):
+            sink.write(block)
+        with (
+            pytest.raises(BlendbenchError, match=r"mix\.wav: cannot be written on"),
+            Output(tmp_path, ("mix",), 1, 200_000) as output,
+        ):
+            output.write(mix=block)

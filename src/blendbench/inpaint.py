@@ -337,7 +337,7 @@ def _stretches(path: Path, start: float, seconds: float, overlap: float) -> Iter
 
 def _write(recording: Recording, fills: dict[Gap, torch.Tensor], path: Path) -> int:
     """Copy the file with other samples in its gaps; returns how many had to be clipped."""
-    with placing(path) as temporary:
+    with placing(path) as temporary, files.streamed_to(path):
         return files.opened(recording.path, lambda source, _: _copy(recording, source, fills, temporary))
 
 

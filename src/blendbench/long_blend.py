@@ -419,11 +419,13 @@ class Output:
     def write(self, **parts: torch.Tensor) -> None:
         """Further samples [channels, n] by name."""
         for name, part in parts.items():
-            self.open[name].write(part.T.contiguous().numpy())
+            with files.streamed_to(self.folder / f"{name}.wav"):
+                self.open[name].write(part.T.contiguous().numpy())
 
     def __exit__(self, *failure: Any) -> None:
-        for file in self.open.values():
-            file.close()
+        for name, file in self.open.items():
+            with files.streamed_to(self.folder / f"{name}.wav"):
+                file.close()
         for place in self.places.values():
             with place.open("r+b") as written:
                 head = bytearray(written.read(_HEAD))

@@ -220,6 +220,7 @@ class FileSink(Sink):
     """A WAV file of floats."""
 
     def __init__(self, path: Path, channels: int) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._sound = soundfile.SoundFile(path, "w", SAMPLE_RATE, channels, "FLOAT", format="WAV")
@@ -227,13 +228,15 @@ class FileSink(Sink):
             raise BlendbenchError(f"{printable(path)}: cannot be written ({error}); give another --to") from None
 
     def write(self, block: torch.Tensor) -> None:
-        """Append."""
-        self._sound.write(block.T.contiguous().numpy())
-        self._sound.flush()
+        """Append; raises BlendbenchError where there is no space left."""
+        with files.streamed_to(self._path):
+            self._sound.write(block.T.contiguous().numpy())
+            self._sound.flush()
 
     def close(self) -> None:
         """Write the header's lengths."""
-        self._sound.close()
+        with files.streamed_to(self._path):
+            self._sound.close()
 
 
 class StreamSink(Sink):

@@ -241,6 +241,19 @@ def write(
     return hashlib.sha256(data).hexdigest()
 
 
+@contextmanager
+def streamed_to(path: Path) -> Iterator[None]:
+    """While a file is written block by block: what libsndfile says of a full disk becomes a BlendbenchError."""
+    try:
+        yield
+    except soundfile.SoundFileError as error:
+        # It tells no reason but "System error": what is left of the disk is the likeliest.
+        reason = one_line(str(error)).strip(" .")
+        raise BlendbenchError(
+            f"{printable(path)}: cannot be written on ({reason}); free space or choose another folder"
+        ) from error
+
+
 def _check_count(channels: int) -> None:
     if channels < 1:
         raise ValueError(f"channels must be 1 or more, not {channels}")
