@@ -168,7 +168,7 @@ def _suggest(arguments: list[str]) -> int:
         raise UsageError("--top and --seeds: give whole numbers from 1 up")
     from blendbench import suggest
 
-    settings = compose(suggest.with_cheap(words.overrides))
+    settings = compose([*suggest.CHEAP, *words.overrides])
     quiet()
     print(suggest.suggest(words.noise, settings, words.top, words.seeds))
     return 0
