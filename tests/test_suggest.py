@@ -92,7 +92,7 @@ def test_what_cannot_be_ranked_is_one_line(world, noise, capsys, more, text):
 
 @pytest.mark.soak
 def test_a_short_event_is_not_hidden_by_itself(tmp_path):
-    """By the built-in generator: what a quick painting promises is about what a full blend does, of a sneeze as of rain.
+    """By the built-in generator: what a quick painting promises is about what a full blend keeps.
 
     Outpainting alone kept the event in the music: it promised 0 dB where a blend had 25.
     """
