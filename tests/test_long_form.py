@@ -335,6 +335,7 @@ def test_two_channels_go_through_a_whole_run(stereo, songs, tmp_path):
     assert (tmp_path / "run" / "figures" / "fig3.png").is_file()
 
 
+@pytest.mark.soak
 def test_seams_are_measured_as_made_and_pasted(model, tmp_path):
     arms = ("msanii_inpaint", "exact")
     words = [f"arms.{arm}.{key}" for arm in arms for key in ("steps=10", "jump=5", "resample=2", "phase.iterations=1")]
