@@ -97,7 +97,7 @@ def test_a_training_goes_on_from_another_model(work, tmp_path):
         work / "msanii_songs", work / "msanii_vocoder", tmp_path / "more", steps=5, batch=2, frames=32,
         start=work / "msanii",
     )  # fmt: skip
-    assert len(found["start"]) >= 12
+    assert len(found["start"]) >= 12 and found["before"]["steps"] == 150
 
 
 def test_scaling_as_published_follows_the_batches_of_both_trainings(tmp_path):
@@ -123,6 +123,15 @@ def test_the_papers_trainings_are_of_the_published_size():
     assert (vocoder.steps, unet.steps, vocoder.batch, unet.batch) == (40_000, 110_000, 8, 4)
 
 
+def test_late_times_count_for_more_where_they_are_told_to(work, tmp_path):
+    """Of one step at the same draws: the loss of noise at late times is small, and the clean signal's is not."""
+    words = {"steps": 1, "batch": 4, "frames": 32, "start": work / "msanii", "log_every": 1}
+    songs, vocoder = work / "msanii_songs", work / "msanii_vocoder"
+    plain = msanii.train(songs, vocoder, tmp_path / "plain", **words)
+    late = msanii.train(songs, vocoder, tmp_path / "late", late=1e4, **words)
+    assert late["history"][0]["loss"] > 2 * plain["history"][0]["loss"]
+
+
 def test_songs_are_written_as_files_of_three_kinds(work, tmp_path):
     write_songs(work / "msanii_songs", tmp_path, pieces=1, reference=5, training=1)
     found = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.flac"))
@@ -142,7 +151,8 @@ def test_songs_of_two_channels_come_as_two(tmp_path):
     ("words", "message"),
     [
         ({"frames": 30}, "training.frames=30: give a multiple of 4"),
-        ({"loss": "x"}, "training.loss=x: choose l2 or l1"),
+        ({"loss": "x"}, "training.loss=x, training.late=1.0: choose l2 or l1"),
+        ({"late": 0.5}, "training.late=0.5: choose l2 or l1, and give 1 or more"),
         ({"schedule": "x"}, "training.schedule=x: choose cosine or flat"),
     ],
 )

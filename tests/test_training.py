@@ -535,7 +535,8 @@ def test_step_hands_its_function_the_folders_and_settings_of_the_flags(step, tmp
         | {"unet": {"width": 160, "levels": 5, "blocks": 1, "attention_levels": 2, "heads": 5, "timestep": 96,
                     "across": 1}},
         "msanii": {"songs": f"{work}/msanii_songs", "vocoder": f"{work}/msanii_vocoder", "out": f"{work}/msanii"}
-        | {"batch": 4, "frames": 512, "learning_rate": 5e-4, "loss": "l2", "start": None, "steps": 7, "device": "cpu"}
+        | {"batch": 4, "frames": 512, "learning_rate": 5e-4, "loss": "l2", "late": 100.0}
+        | {"start": None, "steps": 7, "device": "cpu"}
         | seed,
         "export": {"work": work, "assets": "$HOME/it's"},
         "pack": {"assets": "$HOME/it's"} | seed,

@@ -201,7 +201,7 @@ were left out for the figures below. So its vocoder knows a piano alone: other s
 
 ## Cost
 Vocoder: {vocoder[steps]} steps of {vocoder[batch]} stretches of {vocoder[frames]} frames in {vocoder[minutes]:.0f} min. U-Net: {unet[steps]} steps of {unet[batch]} stretches of
-{unet[frames]} frames in {unet[minutes]:.0f} min{precision}. On {unet[device]}, AdamW at {vocoder[learning_rate]} and {unet[learning_rate]}, seed {unet[seed]}; the
+{unet[frames]} frames in {unet[minutes]:.0f} min{precision}{late}{before}. On {unet[device]}, AdamW at {vocoder[learning_rate]} and {unet[learning_rate]}, seed {unet[seed]}; the
 average of the weights is kept.
 
 Training curves (step, minutes, loss):
@@ -476,6 +476,9 @@ def export_msanii(work: Path, assets: Path) -> None:
         vocoder_millions=vocoder["parameters"] / 1e6, seconds=unet["frames"] * front["hop"] / front["sample_rate"],
         hours=sum(map(len, songs.songs["train"])) / songs.sample_rate / 3600, held_out=len(songs.songs["held_out"]),
         precision=", in bfloat16" if unet["bfloat16"] else "",
+        late=f", late times counting up to {unet['late']:g} times" if unet.get("late", 1) > 1 else "",
+        before=", after {steps} steps in {minutes:.0f} min with the published loss".format(**unet["before"])
+        if "before" in unet else "",
         curves="\n".join([_curve("vocoder", vocoder["history"]), _curve("U-Net", unet["history"])]),
         times=row(unet["times"]), rule=" --- |" * len(unet["times"]), ours=row(unet["held_out_loss"]),
         bands=row(unet["band_loss"]),

@@ -4,6 +4,7 @@ The vocoder learns magnitudes from scaled mel spectrograms by spectral convergen
 the noise in scaled mel spectrograms. The card compares both with simple ones on songs that were held out.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,13 @@ def train(
     model.eval()
     model.frames = frames
     model.save(out)
-    figures = {"songs": len(data.songs["train"])} | held_out_unet(model, data, frames, seed)
+    figures: dict[str, Any] = {"songs": len(data.songs["train"])} | held_out_unet(model, data, frames, seed)
+    told = Path(start) / "training.json" if start is not None else None
+    if told is not None and told.is_file():
+        before = json.loads(told.read_text())
+        figures["before"] = {
+            name: before[name] for name in ("steps", "minutes", "learning_rate", "late") if name in before
+        }
     return loop.report(out / "training.json", figures)
 
 
