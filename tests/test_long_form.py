@@ -241,6 +241,7 @@ def test_a_method_that_needs_a_recording_says_so(model):
         ("msanii_inpaint", ["method.resample=0"], "resample 0"),
         ("msanii_outpaint", ["method.spans=0"], "spans is 0"),
         ("msanii", ["method.steps=0"], "steps is 0"),
+        ("msanii", ["method.start=x"], "start is 'x'; choose noise or level"),
         ("rearranged", ["method.kind=x"], "use one of recording"),
     ],
 )

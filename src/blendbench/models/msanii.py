@@ -203,6 +203,11 @@ class Scaler(nn.Module):
         standard = (scaled.clamp(-1, 1) + 1) / 2 * (high - low) + low
         return standard * (var + 1e-5).sqrt() + mean
 
+    @property
+    def scaled_mean(self) -> float:
+        """What the running mean is scaled to."""
+        return float((-self.low / (self.high - self.low)) * 2 - 1)
+
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
         return values.mean(), values.var(correction=int(self.variance == "unbiased"))
 
