@@ -4,7 +4,6 @@ A folder holds files `*.yaml`, each a mapping of names to entries. An entry's ke
 `name`; the dataclass says further rules in `__post_init__`, by a ValueError that begins with the key.
 """
 
-import os
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -27,7 +26,7 @@ _WORDS: dict[Any, str] = {
 }
 
 
-def read_all(group: str, variable: str, kind: type[Entry]) -> dict[str, Entry]:
+def read_all(group: str, variable: str, own: str | None, kind: type[Entry]) -> dict[str, Entry]:
     """The package's entries of a group, then the user's, whose folder an environment variable names.
 
     An entry of the user's that has a name of the package's takes its place.
@@ -37,7 +36,9 @@ def read_all(group: str, variable: str, kind: type[Entry]) -> dict[str, Entry]:
     group : str
         Folder in the package's data_manifests.
     variable : str
-        Environment variable; where it is not set there are the package's alone.
+        Environment variable, for messages.
+    own : str or None
+        What it holds; where that is nothing there are the package's alone.
     kind : type
         A dataclass with a field `name`.
 
@@ -47,7 +48,7 @@ def read_all(group: str, variable: str, kind: type[Entry]) -> dict[str, Entry]:
         As `read`, and if the user's folder is not there or holds no YAML file.
     """
     found = read(package_folder("blendbench.data_manifests") / group, kind)
-    if own := os.environ.get(variable):
+    if own:
         folder = Path(own).expanduser()
         if not any(folder.glob("*.yaml")):
             raise BlendbenchError(f"{variable}={printable(own)}: no folder with .yaml files; name one, or unset it")

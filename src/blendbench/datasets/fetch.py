@@ -118,7 +118,7 @@ def sources() -> dict[str, Source]:
 
 @cache
 def _read(own: str | None) -> dict[str, Source]:
-    return entries.read_all("sources", OWN, Source)
+    return entries.read_all("sources", OWN, own, Source)
 
 
 def fetch(name: str, root: Path) -> Path:

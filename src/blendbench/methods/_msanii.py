@@ -7,7 +7,8 @@ is in all channels alike.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from blendbench import telling
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Context
 from blendbench.models.batches import in_parts
-from blendbench.models.mel_diffusion import After, Denoiser
+from blendbench.models.mel_diffusion import After, Denoiser, calls_of, denoise, repaint, repaint_times, times_from
 from blendbench.models.msanii import Msanii, MsaniiCheckpoint
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
@@ -165,8 +166,7 @@ class MsaniiMethod:
 
     def silence(self, samples: int) -> Tensor:
         """A spectrogram of the shape that so many samples at the task's rate have, of zeros."""
-        channels = min(self.model.channels, 2)
-        return torch.zeros(channels, self.model.front.mels, self.frames_of(samples)[1], device=self.device)
+        return torch.zeros(self.model.channels, self.model.front.mels, self.frames_of(samples)[1], device=self.device)
 
     def sound(self, scaled: Tensor, seed: int, samples: int, gain: float = 1.0) -> Tensor:
         """A waveform of the task's channels from a scaled spectrogram [channels, mels, frames]."""
@@ -184,9 +184,29 @@ class MsaniiMethod:
             return wave.mean(0)
         return wave.expand(self.channels, -1).clone() if len(wave) == 1 else wave
 
-    def network(self, calls: int, state: "State | None" = None) -> "Called":
-        """The U-Net as a denoiser, with a line of progress over so many calls."""
-        return Called(self.model, calls, state)
+    @contextmanager
+    def network(self, calls: int, state: "State | None") -> Iterator[tuple[Denoiser, After]]:
+        """The U-Net as a denoiser, and what is told after each of so many calls: progress, and the state to be kept."""
+        dtype = next(self.model.unet.parameters()).dtype
+        with telling.stage("denoise", calls, "call") as told:
+
+            def denoiser(x: Tensor, times: Tensor) -> Tensor:
+                return self.model.unet(x.to(dtype), times).to(x)
+
+            def after(number: int, x: Tensor) -> None:
+                told.update()
+                if state is not None:
+                    state.keep(number, x)
+
+            yield denoiser, after
+
+    def denoised(self, x: Tensor, top: int, steps: int, given: Sequence[Given]) -> Tensor:
+        """Spectrograms at a time down to clean ones (`mel_diffusion.denoise`), going on from a state that is there."""
+        state, first = self.state("denoise", given), 0
+        if state is not None and (found := state.load()):
+            first, x = found[0], found[1].to(x)
+        with self.network(len(times_from(top, steps)) - first, state) as (model, after):
+            return denoise(model, x, top, steps, first, after)
 
     def generators(self, given: Sequence[Given], step: str) -> list[torch.Generator]:
         """A generator an item, for one step."""
@@ -210,29 +230,53 @@ class MsaniiMethod:
         return State(self.states, name, json.dumps([self.signature(), [one.seed for one in given]], sort_keys=True))
 
 
-class Called:
-    """The U-Net, called as a denoiser within a stage of progress: a context."""
+class Painting(MsaniiMethod):
+    """A method that paints with RePaint.
 
-    def __init__(self, model: Msanii, calls: int, state: "State | None") -> None:
-        self.model, self.calls, self.state = model, calls, state
+    Parameters
+    ----------
+    label, model, phase
+        See `MsaniiMethod`.
+    steps, jump, resample, eta, renoise
+        See `mel_diffusion.repaint`.
+    """
 
-    def __enter__(self) -> tuple[Denoiser, After]:
-        self._stage = telling.stage("denoise", self.calls, "call")
-        told = self._stage.__enter__()
-        dtype = next(self.model.unet.parameters()).dtype
+    def __init__(
+        self,
+        label: str,
+        model: dict[str, Any],
+        phase: dict[str, Any],
+        steps: int,
+        jump: int,
+        resample: int,
+        eta: float,
+        renoise: Literal["diffusers", "exact"],
+    ) -> None:
+        super().__init__(label, model, phase)
+        self.walk = {"steps": steps, "jump": jump, "resample": resample}
+        self.calls = calls_of(repaint_times(**self.walk))[0]
+        self.eta, self.renoise = eta, renoise
 
-        def denoiser(x: Tensor, times: Tensor) -> Tensor:
-            return self.model.unet(x.to(dtype), times).to(x)
+    def own(self) -> dict[str, Any]:
+        """RePaint's walk."""
+        return self.walk | {"eta": self.eta, "renoise": self.renoise}
 
-        def after(number: int, x: Tensor) -> None:
-            told.update()
-            if self.state is not None:
-                self.state.keep(number, x)
-
-        return denoiser, after
-
-    def __exit__(self, *error: Any) -> None:
-        self._stage.__exit__(*error)
+    def repainted(self, clean: Tensor, keep: Tensor, given: Sequence[Given], step: str) -> Tensor:
+        """Spectrograms with what is not kept painted, going on from a state that is there; the last one stays."""
+        generators, state = self.generators(given, step), self.state(step.replace(" ", ""), given)
+        begun, first = None, 0
+        if state is not None:
+            state.generators = generators
+            if found := state.load():
+                first, begun = found[0], found[1].to(clean)
+        with self.network(self.calls - first, state) as (model, after):
+            x = repaint(
+                model, clean, keep, generators, **self.walk, eta=self.eta, renoise=self.renoise, begun=begun,
+                first=first, after=after,
+            )  # fmt: skip
+        if state is not None:
+            state.keep(self.calls, x, now=True)
+        return x
 
 
 class State:
@@ -280,10 +324,6 @@ class State:
         partial = self.file.with_suffix(".partial")
         save_file(held, partial, metadata={"calls": str(calls), "key": self.key})
         partial.replace(self.file)
-
-    def done(self) -> None:
-        """Take it away."""
-        self.file.unlink(missing_ok=True)
 
 
 def needed(given: Any, field: str, label: str) -> Tensor:

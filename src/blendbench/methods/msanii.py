@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from blendbench.errors import BlendbenchError
 from blendbench.methods._msanii import MsaniiMethod
-from blendbench.models.mel_diffusion import TRAINED_TIMES, alpha_bar, denoise, noise_of, times_from
+from blendbench.models.mel_diffusion import TRAINED_TIMES, alpha_bar, noise_of, times_from
 from blendbench.seeds import stable_seed
 from blendbench.tasks import Given, Music
 
@@ -46,15 +46,11 @@ class Sampling(MsaniiMethod):
     def _made(self, given: Sequence[Given]) -> list[Music]:
         began = time.perf_counter()
         shape = self.silence(max(one.samples for one in given))
-        generators, state, first = self.generators(given, "noise"), self.state("sample", given), 0
-        x = noise_of(shape.shape, generators, shape)
+        x = noise_of(shape.shape, self.generators(given, "noise"), shape)
         if self.start == "level":
             share = alpha_bar()[times_from(TRAINED_TIMES, self.steps)[0]]
             x = x - x.mean((1, 2, 3), keepdim=True) + float(share.sqrt()) * self.model.scaler.scaled_mean
-        if state is not None and (found := state.load()):
-            first, x = found[0], found[1].to(x)
-        with self.network(len(times_from(TRAINED_TIMES, self.steps)) - first, state) as (model, after):
-            x = denoise(model, x, TRAINED_TIMES, self.steps, first, after)
+        x = self.denoised(x, TRAINED_TIMES, self.steps, given)
         music = []
         for one, scaled in zip(given, x, strict=True):
             wave = self.sound(scaled, stable_seed(one.seed, "sound"), one.samples)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from blendbench.methods._msanii import MsaniiMethod, needed
-from blendbench.models.mel_diffusion import at_time, denoise, times_from
+from blendbench.models.mel_diffusion import at_time, times_from
 from blendbench.seeds import stable_seed
 from blendbench.tasks import Music
 
@@ -54,8 +54,7 @@ class AudioToAudio(MsaniiMethod):
         began = time.perf_counter()
         encoded = [self.encode(needed(one, self.source, self.label)) for one in given]
         x = at_time(torch.stack([one.scaled for one in encoded]), self.t, self.generators(given, "noise"))
-        with self.network(len(times_from(self.t, self.steps))) as (model, after):
-            x = denoise(model, x, self.t, self.steps, after=after)
+        x = self.denoised(x, self.t, self.steps, given)
         music = []
         for one, own, scaled in zip(given, encoded, x, strict=True):
             wave = self.sound(scaled, stable_seed(one.seed, "sound"), one.samples, own.gain)

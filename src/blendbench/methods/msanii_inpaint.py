@@ -14,21 +14,18 @@ import torch
 from torch import Tensor
 
 from blendbench.errors import BlendbenchError, ClipError
-from blendbench.methods._msanii import MsaniiMethod, needed
-from blendbench.models.mel_diffusion import calls_of, repaint, repaint_times
+from blendbench.methods._msanii import Painting, needed
 from blendbench.seeds import stable_seed
 from blendbench.tasks import Music
 
 
-class Inpainting(MsaniiMethod):
+class Inpainting(Painting):
     """Inpainting.
 
     Parameters
     ----------
-    label, model, phase
-        See `MsaniiMethod`.
-    steps, jump, resample, eta, renoise
-        See `mel_diffusion.repaint`.
+    label, model, phase, steps, jump, resample, eta, renoise
+        See `Painting`.
     source : str
         What is given: "context" with its gap, or in the blend task "noise".
     mask : "gap", "bins" or "frames"
@@ -53,39 +50,24 @@ class Inpainting(MsaniiMethod):
         mask: Literal["gap", "bins", "frames"] = "gap",
         core_fraction: float = 0.15,
     ) -> None:
-        super().__init__(label, model, phase)
+        super().__init__(label, model, phase, steps, jump, resample, eta, renoise)
         if mask not in ("gap", "bins", "frames") or not 0 < core_fraction < 1:
             raise BlendbenchError(
                 f"arm {label!r}: mask {mask!r}, core_fraction {core_fraction}; choose gap, bins or frames, and give a "
                 "share within 0..1"
             )
-        self.walk = {"steps": steps, "jump": jump, "resample": resample}
-        self.calls = calls_of(repaint_times(**self.walk))[0]
-        self.eta, self.renoise, self.source, self.takes = eta, renoise, source, (source,)
-        self.mask, self.core_fraction = mask, core_fraction
+        self.source, self.takes, self.mask, self.core_fraction = source, (source,), mask, core_fraction
 
     def own(self) -> dict[str, Any]:
         """RePaint's walk, and what is kept."""
-        return self.walk | {
-            "eta": self.eta, "renoise": self.renoise, "source": self.source, "mask": self.mask,
-            "core_fraction": self.core_fraction,
-        }  # fmt: skip
+        return super().own() | {"source": self.source, "mask": self.mask, "core_fraction": self.core_fraction}
 
     def _made(self, given: Sequence[Any]) -> list[Music]:
         began = time.perf_counter()
         encoded = [self.encode(needed(one, self.source, self.label)) for one in given]
         clean = torch.stack([one.scaled for one in encoded])
         keep = torch.stack([self._kept(one, own.scaled) for one, own in zip(given, encoded, strict=True)])
-        generators, state, first, begun = self.generators(given, "paint"), self.state("inpaint", given), 0, None
-        if state is not None:
-            state.generators = generators
-            if found := state.load():
-                first, begun = found[0], found[1].to(clean)
-        with self.network(self.calls - first, state) as (model, after):
-            x = repaint(
-                model, clean, keep, generators, **self.walk, eta=self.eta, renoise=self.renoise, begun=begun,
-                first=first, after=after,
-            )  # fmt: skip
+        x = self.repainted(clean, keep, given, "paint")
         music = []
         for one, own, scaled, held in zip(given, encoded, x, keep, strict=True):
             wave = self.sound(scaled, stable_seed(one.seed, "sound"), one.samples, own.gain)

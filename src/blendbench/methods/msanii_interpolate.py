@@ -8,7 +8,7 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.methods._msanii import MsaniiMethod, needed
-from blendbench.models.mel_diffusion import between, denoise, times_from
+from blendbench.models.mel_diffusion import between, times_from
 from blendbench.seeds import stable_seed
 from blendbench.tasks import Music
 from blendbench.tasks.long_form.given import Start
@@ -66,8 +66,7 @@ class Interpolation(MsaniiMethod):
             self.generators(given, "noise"),
             self.noise,
         )
-        with self.network(len(times_from(self.t, self.steps))) as (model, after):
-            x = denoise(model, x, self.t, self.steps, after=after)
+        x = self.denoised(x, self.t, self.steps, given)
         music = []
         for one, (own, other, samples), scaled in zip(given, pairs, x, strict=True):
             gain = own.gain**self.share * other.gain ** (1 - self.share)

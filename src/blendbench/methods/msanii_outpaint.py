@@ -8,24 +8,21 @@ import torch
 from torch import Tensor
 
 from blendbench.errors import BlendbenchError
-from blendbench.methods._msanii import MsaniiMethod, needed
-from blendbench.models.mel_diffusion import calls_of, repaint, repaint_times
+from blendbench.methods._msanii import Painting, needed
 from blendbench.seeds import stable_seed
 from blendbench.tasks import Music
 from blendbench.tasks.long_form.given import Start
 
 
-class Outpainting(MsaniiMethod):
+class Outpainting(Painting):
     """Outpainting.
 
     Parameters
     ----------
-    label, model, phase
-        See `MsaniiMethod`.
+    label, model, phase, steps, jump, resample, eta, renoise
+        See `Painting`.
     spans : int
         Halves that are painted; two double the length.
-    steps, jump, resample, eta, renoise
-        See `mel_diffusion.repaint`.
     """
 
     takes = ("recording",)
@@ -42,16 +39,14 @@ class Outpainting(MsaniiMethod):
         eta: float = 0.0,
         renoise: Literal["diffusers", "exact"] = "diffusers",
     ) -> None:
-        super().__init__(label, model, phase)
+        super().__init__(label, model, phase, steps, jump, resample, eta, renoise)
         if spans < 1:
             raise BlendbenchError(f"arm {label!r}: spans is {spans}; give 1 or more")
-        self.spans, self.eta, self.renoise = spans, eta, renoise
-        self.walk = {"steps": steps, "jump": jump, "resample": resample}
-        self.calls = calls_of(repaint_times(**self.walk))[0]
+        self.spans = spans
 
     def own(self) -> dict[str, Any]:
         """Spans, and RePaint's walk."""
-        return self.walk | {"spans": self.spans, "eta": self.eta, "renoise": self.renoise}
+        return super().own() | {"spans": self.spans}
 
     def _made(self, given: Sequence[Start]) -> list[Music]:
         began = time.perf_counter()
@@ -78,23 +73,7 @@ class Outpainting(MsaniiMethod):
         keep = torch.zeros(window)
         keep[:half] = 1
         for span in range(self.spans):
-            generators, state = self.generators(given, f"span {span}"), self.state(f"span{span}", given)
-            begun, first = None, 0
-            if state is not None:
-                state.generators = generators
-                found = state.load()
-                if found and found[0] == self.calls:
-                    whole = torch.cat([whole, found[1].to(whole)[..., half : 2 * half]], -1)
-                    continue
-                if found:
-                    first, begun = found[0], found[1].to(whole)
             held = torch.nn.functional.pad(whole[..., -half:], (0, window - half))
-            with self.network(self.calls - first, state) as (model, after):
-                x = repaint(
-                    model, held, keep, generators, **self.walk, eta=self.eta, renoise=self.renoise, begun=begun,
-                    first=first, after=after,
-                )  # fmt: skip
-            if state is not None:
-                state.keep(self.calls, x, now=True)
+            x = self.repainted(held, keep, given, f"span {span}")
             whole = torch.cat([whole, x[..., half : 2 * half]], -1)
         return whole

@@ -1,12 +1,12 @@
 """Anchors of the long-form task: real music as it is, taken apart, or put where something was to be painted."""
 
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blendbench.datasets import recordings
+from blendbench.datasets import MusicClip, recordings
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods import Context
 from blendbench.methods._msanii import needed
@@ -53,11 +53,11 @@ class Rearranged:
     def signature(self) -> dict[str, Any]:
         """Which anchor; of a folder its files' hashes."""
         own: dict[str, Any] = {"kind": self.kind, "seconds": self.seconds}
-        return own | ({} if self.folder is None else {"files": [file_hash(clip.path) for clip in self._clips()]})
+        return own | ({} if self.folder is None else {"files": [file_hash(clip.path) for clip in self._clips]})
 
-    def _clips(self) -> list[Any]:
-        assert self.folder is not None
-        return recordings.folder(str(Path(self.folder)))
+    @cached_property
+    def _clips(self) -> list[MusicClip]:
+        return recordings.folder(self.folder)
 
     def prepare(self, context: Context) -> None:
         """Borrow the other recordings."""
@@ -88,7 +88,7 @@ class Rearranged:
         if self._others is not None:
             other: Tensor = self._others.other(one.item)
             return other
-        clip = shuffled(self._clips(), seed, lambda clip: clip.id)[0]
+        clip = shuffled(self._clips, seed, lambda clip: clip.id)[0]
         seconds = one.samples / self.sample_rate
         return files.read(clip.path, self.sample_rate, max_seconds=seconds, channels=self.channels)
 

@@ -3,11 +3,10 @@
 import torch
 
 from blendbench.facts import Facts
-from blendbench.metrics import ItemMetric, Sound
-from blendbench.metrics.against_part import mono
+from blendbench.metrics.against_part import AgainstPart, mono
 
 
-class Spectra(ItemMetric):
+class Spectra(AgainstPart):
     """Spectral convergence and mean difference of log magnitudes against a part of what is heard (Msanii, section 2.1).
 
     Parameters
@@ -24,22 +23,18 @@ class Spectra(ItemMetric):
     }  # fmt: skip
 
     def __init__(self, part: str = "recording", n_fft: int = 2048, hop: int = 1024) -> None:
-        self.part, self.n_fft, self.hop = part, n_fft, hop
+        super().__init__(part)
+        self.n_fft, self.hop = n_fft, hop
 
     def signature(self) -> dict[str, object]:
         """Part and transform."""
-        return super().signature() | {"part": self.part, "n_fft": self.n_fft, "hop": self.hop}
+        return super().signature() | {"n_fft": self.n_fft, "hop": self.hop}
 
-    def measure(self, sound: Sound) -> dict[str, float]:
-        """Both values; raises ClipError where there is no such part, or the lengths differ."""
-        from blendbench.errors import ClipError
-
-        parts = sound.parts()
-        if self.part not in parts:
-            raise ClipError(f"metric.{self.name}: the sound has no part {self.part!r}; choose a data set of recordings")
-        original, heard = (self._magnitudes(wave) for wave in mono(parts[self.part], sound.waveform()))
-        convergence = torch.linalg.vector_norm(heard - original) / torch.linalg.vector_norm(original).clamp(min=1e-12)
-        difference = ((heard + 1e-6).log() - (original + 1e-6).log()).abs().mean()
+    def of(self, reference: torch.Tensor, heard: torch.Tensor) -> dict[str, float]:
+        """Both values; raises ClipError where the lengths differ."""
+        original, made = (self._magnitudes(wave) for wave in mono(reference, heard))
+        convergence = torch.linalg.vector_norm(made - original) / torch.linalg.vector_norm(original).clamp(min=1e-12)
+        difference = ((made + 1e-6).log() - (original + 1e-6).log()).abs().mean()
         return {"convergence": float(convergence), "log_magnitude": float(difference)}
 
     def _magnitudes(self, wave: torch.Tensor) -> torch.Tensor:

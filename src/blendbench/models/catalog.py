@@ -163,7 +163,7 @@ def forget() -> None:
 
 @cache
 def _read(own: str | None, added: Path | None) -> dict[str, Model]:
-    found = entries.read_all("models", OWN, Model)
+    found = entries.read_all("models", OWN, own, Model)
     if added is not None:
         found |= entries.read(added, Model)
     return {name: model for name, model in found.items() if not model.optional or place(model)}

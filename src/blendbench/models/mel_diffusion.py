@@ -136,12 +136,13 @@ def between(
         raise BlendbenchError(f"share is {share}; give a number within 0..1")
     if noise not in ("independent", "shared"):
         raise BlendbenchError(f"noise is {noise!r}; choose independent or shared")
-    states = [one.get_state() for one in generators]
-    one = at_time(first, top, generators)
-    if noise == "shared":
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-    return share * one + (1 - share) * at_time(second, top, generators)
+    times_from(top)
+    if top == 0:
+        return share * first + (1 - share) * second
+    times = torch.full((len(first),), min(top, TRAINED_TIMES - 1))
+    drawn = noise_of(first.shape[1:], generators, first)
+    other = drawn if noise == "shared" else noise_of(second.shape[1:], generators, second)
+    return share * noised(first, times, drawn) + (1 - share) * noised(second, times, other)
 
 
 def repaint_times(steps: int = 200, jump: int = 10, resample: int = 10) -> list[int]:

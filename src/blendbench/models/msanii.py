@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from blendbench.errors import BlendbenchError, ClipError, one_line, printable
 from blendbench.models.checkpoint import DTYPES, Checkpoint
 from blendbench.models.convert import save_made_of
-from blendbench.models.weights import read_state
+from blendbench.models.weights import read_state, save_half
 from blendbench.store.signature import file_hash
 from blendbench.store.write import make_folder, write_text
 
@@ -482,14 +482,7 @@ class Msanii(nn.Module):
 
     def save(self, folder: Path | str) -> None:
         """Write it, weights in half precision, statistics as they are."""
-        folder = Path(folder)
-        make_folder(folder)
-        weights = dict(self.named_parameters())
-        state = {
-            key: (value.half() if key in weights else value).contiguous() for key, value in self.state_dict().items()
-        }
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        write_text(folder / "config.json", json.dumps(self.config, indent=1) + "\n")
+        save_half(self, folder, self.config)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Msanii":

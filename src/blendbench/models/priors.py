@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blendbench.errors import BlendbenchError
 from blendbench.models.checkpoint import Checkpoint
 from blendbench.models.cqtdiff import CQTUNet
-from blendbench.store.write import make_folder, write_text
+from blendbench.models.weights import save_half
 
 Base = Literal["skip", "wiener"]
 
@@ -128,13 +128,7 @@ class AudioPrior(nn.Module):
 
     def save(self, folder: Path | str) -> None:
         """Write it, weights in half precision; the spectrum and the embedding's frequencies stay as they are."""
-        folder = Path(folder)
-        make_folder(folder)
-        state = {key: value.contiguous() for key, value in self.state_dict().items() if value.numel()}
-        weights = dict(self.named_parameters())
-        half = {key: value.half() if key in weights else value for key, value in state.items()}
-        save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
-        write_text(folder / "config.json", json.dumps(self.config, indent=1) + "\n")
+        save_half(self, folder, self.config)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> "AudioPrior":

@@ -1,6 +1,7 @@
 """Weights, read as data alone, and the hash of a checkpoint's folder."""
 
 import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, printable
+from blendbench.store.write import make_folder, write_text
 
 
 def checkpoint_hash(folder: Path) -> str:
@@ -107,6 +109,17 @@ def read_state(path: Path, mapped: bool = False, inert: bool = False) -> Any:
         else:
             reason = "damaged or no PyTorch file; fetch it again"
         raise BlendbenchError(f"{printable(path)}: {reason}") from error
+
+
+def save_half(network: nn.Module, folder: Path | str, config: dict[str, Any]) -> None:
+    """Write `config.json` and `model.safetensors`: parameters in half precision, buffers as they are, none empty."""
+    folder = Path(folder)
+    make_folder(folder)
+    weights = dict(network.named_parameters())
+    state = {key: value.contiguous() for key, value in network.state_dict().items() if value.numel()}
+    half = {key: value.half() if key in weights else value for key, value in state.items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
 def fill(network: nn.Module, state: Any, path: Path, device: str) -> Any:

@@ -353,6 +353,46 @@ class BaseTask:
         """Presentations must say their `_target_`."""
         raise BlendbenchError(f"presentations.{name}: has no _target_, and this task has no kinds of its own; add one")
 
+    def read(self, item: Any) -> Given | ClipError:
+        """What `_read` gives of an item, or why it cannot."""
+        try:
+            return self._read(item)
+        except ClipError as error:
+            return error
+
+    def _read(self, item: Any) -> Any:
+        """What is given of an item; raises ClipError where it cannot be read."""
+        raise NotImplementedError
+
+    def again(self, row: Mapping[str, Any], column: str, item_of: Callable[[Any], Any]) -> Any:
+        """What was given of a finished row's item, read again.
+
+        Parameters
+        ----------
+        row : mapping of str to Any
+        column : str
+            Which holds its clip's id.
+        item_of : callable
+            From the clip to the item.
+
+        Raises
+        ------
+        ClipError
+            Where the clip is gone, or is not what the run heard.
+        """
+        clips = {clip.id: clip for clip in self.sources.dataset(row["dataset"]).clips}
+        name = row[column]
+        if name not in clips:
+            raise ClipError(f"dataset.{row['dataset']}: has no clip {name!r} any longer; put it back")
+        item = item_of(clips[name])
+        if self.inputs(item) != row.get("inputs"):
+            raise ClipError(f"{name}: is not what the run heard; put it back, or run the same command again")
+        return self._read(item)
+
+    def inputs(self, item: Any) -> str:
+        """Hash of what the item's files and texts hold."""
+        raise NotImplementedError
+
     def parts(self, given: Any, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """What is heard has no parts."""
         return {}

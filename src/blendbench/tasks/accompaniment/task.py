@@ -87,7 +87,7 @@ class Accompaniment(BaseTask):
         self._content = lru_cache(maxsize=100_000)(content_of_stems)
         short = self.seconds is not None and self.seconds <= _SHORT
         # Metrics and page ask again, and a separator may have had its part in it.
-        self._read = lru_cache(maxsize=32)(self._read_item) if short else self._read_item
+        self._reading = lru_cache(maxsize=32)(self._read_item) if short else self._read_item
         self._chained_reference = lru_cache(maxsize=128)(self._kept_reference)
         self._target_again = lru_cache(maxsize=128)(self._sounded_again)
 
@@ -135,12 +135,8 @@ class Accompaniment(BaseTask):
         text = f"{stable_seed(item.clip.prompt):x}"
         return f"{self._content(item.clip)[:16]}-{text[:8]}-{round(item.clip.start * self.sample_rate)}"
 
-    def read(self, item: Request) -> BackgroundAndText | ClipError:
-        """The background and the text, or why they cannot be read."""
-        try:
-            return self._read(item)
-        except ClipError as error:
-            return error
+    def _read(self, item: Request) -> BackgroundAndText:
+        return self._reading(item)
 
     def _read_item(self, item: Request) -> BackgroundAndText:
         clip = item.clip
@@ -184,13 +180,8 @@ class Accompaniment(BaseTask):
 
     def given(self, row: Mapping[str, Any]) -> BackgroundAndText:
         """A finished row's item, read again; raises ClipError where its stems are gone or sound otherwise."""
-        clips = {clip.id: clip for clip in self.sources.dataset(row["dataset"]).clips}
-        if row["clip"] not in clips:
-            raise ClipError(f"dataset.{row['dataset']}: has no clip {row['clip']!r} any longer; put it back")
-        item = Request(row["dataset"], clips[row["clip"]])
-        if self.inputs(item) != row.get("inputs"):
-            raise ClipError(f"{row['clip']}: is not what the run heard; put it back, or run the same command again")
-        return self._read(item)
+        found: BackgroundAndText = self.again(row, "clip", lambda clip: Request(row["dataset"], clip))
+        return found
 
     def parts(self, given: BackgroundAndText, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The background; the target where there is one; the new part as the separator hears it.

@@ -133,13 +133,6 @@ class Degradation(BaseTask):
         other = "" if item.other is None else self._content(item.other)[:8]
         return "-".join((self._content(item.clip)[:16], self._noise_content(item.noise, self.seconds)[:8], other))
 
-    def read(self, item: Excerpt) -> Degradable | ClipError:
-        """What is given of a clip, or why it cannot be read."""
-        try:
-            return self._read(item)
-        except ClipError as error:
-            return error
-
     def _read(self, item: Excerpt) -> Degradable:
         if item.other is None:
             raise ClipError(

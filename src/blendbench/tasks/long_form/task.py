@@ -122,13 +122,6 @@ class LongForm(BaseTask):
         other = "" if second is None else f"-{self._content(second)[:16]}"
         return f"{self._content(clip)[:16]}{other}-{round(clip.start * self.sample_rate)}"
 
-    def read(self, item: Piece) -> Start | ClipError:
-        """The recordings, or why they cannot be read."""
-        try:
-            return self._read(item)
-        except ClipError as error:
-            return error
-
     def _read(self, item: Piece) -> Start:
         seed = stable_seed(self.sources.seed, item.id)
         clip = item.recorded
@@ -162,13 +155,8 @@ class LongForm(BaseTask):
 
     def given(self, row: Mapping[str, Any]) -> Start:
         """A finished row's item, read again; raises ClipError where its recording is gone or sounds otherwise."""
-        clips = {clip.id: clip for clip in self.sources.dataset(row["dataset"]).clips}
-        if row["clip"] not in clips:
-            raise ClipError(f"dataset.{row['dataset']}: has no clip {row['clip']!r} any longer; put it back")
-        item = Piece(row["dataset"], clips[row["clip"]], int(row["time"]))
-        if self.inputs(item) != row.get("inputs"):
-            raise ClipError(f"{row['clip']}: is not what the run heard; put it back, or run the same command again")
-        return self._read(item)
+        found: Start = self.again(row, "clip", lambda clip: Piece(row["dataset"], clip, int(row["time"])))
+        return found
 
     def parts(self, given: Start, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The recordings that there are."""

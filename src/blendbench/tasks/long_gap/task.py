@@ -153,13 +153,6 @@ class LongGap(BaseTask):
         """Hash of the recording, and where the window begins."""
         return f"{self._content(item.clip)[:16]}-{round(item.clip.start * self.sample_rate)}"
 
-    def read(self, item: Window) -> Incomplete | ClipError:
-        """The window with its gap, and the corpus."""
-        try:
-            return self._read(item)
-        except ClipError as error:
-            return error
-
     def _read(self, item: Window) -> Incomplete:
         track, start = self._recording(item.clip), round(item.clip.start * self.sample_rate)
         original = track[start : start + self.samples]
@@ -188,13 +181,8 @@ class LongGap(BaseTask):
 
     def given(self, row: Mapping[str, Any]) -> Incomplete:
         """A finished row's window; raises BlendbenchError where its recording is gone or sounds otherwise."""
-        clips = {clip.id: clip for clip in self.sources.dataset(row["dataset"]).clips}
-        if row["excerpt"] not in clips:
-            raise ClipError(f"dataset.{row['dataset']}: has no clip {row['excerpt']!r} any longer; put it back")
-        item = Window(row["dataset"], clips[row["excerpt"]])
-        if self.inputs(item) != row.get("inputs"):
-            raise ClipError(f"{row['excerpt']}: is not what the run heard; put it back, or run the same command again")
-        return self._read(item)
+        found: Incomplete = self.again(row, "excerpt", lambda clip: Window(row["dataset"], clip))
+        return found
 
     def parts(self, given: Incomplete, heard: torch.Tensor, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The window as it was, and with the gap."""
