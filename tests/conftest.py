@@ -57,6 +57,21 @@ def shared_data() -> Path:
     return root
 
 
+@pytest.fixture
+def fluidsynth() -> None:
+    """FluidSynth and a sound font; skips where they are missing, but fails on CI."""
+    from blendbench.errors import BlendbenchError
+    from blendbench.train.data import render
+
+    try:
+        render.find_fluidsynth()
+        render.find_soundfont()
+    except BlendbenchError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory):
     """Data sets and models small enough for a test; its store is shared by the session."""

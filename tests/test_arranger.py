@@ -1,7 +1,6 @@
 """The music source: songs read and composed, arrangements, captions, sound."""
 
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -212,17 +211,6 @@ def test_captions_are_deterministic_and_vary_with_the_seed() -> None:
 
 
 # Sound
-
-
-@pytest.fixture
-def fluidsynth() -> None:
-    try:
-        render.find_fluidsynth()
-        render.find_soundfont()
-    except BlendbenchError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 @pytest.mark.usefixtures("fluidsynth")

@@ -1,6 +1,6 @@
-"""The built-in models' autoencoder of mel images: patches in, latents out, with convolutions at the latents' size only.
+"""The built-in models' autoencoder of images: patches in, latents out, with convolutions at the latents' size only.
 
-Every patch of 8x8 grey pixels is projected linearly to its latents and back, as in a transform coder, and two small
+Every patch of 8x8 pixels, grey ones of a mel image, is projected linearly to its latents and back, as in a transform coder, and two small
 stacks of residual blocks at the latents' size add what lines and hits that cross patches have in common. Convolutions
 at full size, where a KL autoencoder of Stable Diffusion spends its time, are not needed, and the linear path can start
 from the principal components of real patches, so that training starts from a good reconstruction.
@@ -38,7 +38,7 @@ class _Residual(nn.Module):
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
-    """Autoencoder of grey images [N, 3, H, W] in -1..1 to latents [N, latent_channels, H / 8, W / 8].
+    """Autoencoder of images [N, 3, H, W] in -1..1 to latents [N, latent_channels, H / 8, W / 8].
 
     Parameters
     ----------
@@ -53,11 +53,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     scaling_factor : float
         Factor that brings the latents to unit variance.
     in_channels, out_channels : int
-        Always 3: the grey image stands in all three.
+        Always 3: a grey image stands in all three.
     block_out_channels : list of int
         Only its length is read, by diffusers: a side of a patch is 2 ** (length - 1) pixels.
     sample_size : int
         Side of the images trained on, in pixels.
+    colour : bool
+        Whether the three channels differ; else their mean is what is seen.
 
     Raises
     ------
@@ -78,10 +80,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         out_channels: int = 3,
         block_out_channels: tuple[int, ...] = (1, 4, 16, 64),
         sample_size: int = 512,
+        colour: bool = False,
     ) -> None:
         super().__init__()
-        self.patch = 2 ** (len(block_out_channels) - 1)
-        pixels = self.patch**2
+        self.patch, self.colour = 2 ** (len(block_out_channels) - 1), colour
+        pixels = self.patch**2 * (3 if colour else 1)
         self.project = nn.Conv2d(pixels, latent_channels, 1)
         self.encoder_in = nn.Conv2d(pixels, width, 3, padding=1)
         self.encoder = nn.Sequential(*(_Residual(width, groups) for _ in range(encoder_blocks)))
@@ -97,8 +100,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """Latents [N, latent_channels, H / 8, W / 8], not scaled, of images [N, 3, H, W] in -1..1."""
         if images.shape[-1] % self.patch or images.shape[-2] % self.patch:
             raise ValueError(f"image of {tuple(images.shape[-2:])} pixels: sides must be multiples of {self.patch}")
-        patches = functional.pixel_unshuffle(images.mean(1, keepdim=True), self.patch)
+        patches = self._patches(images)
         return self.project(patches) + self.encoder_out(self.encoder(self.encoder_in(patches)))
+
+    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+        seen = images if self.colour else images.mean(1, keepdim=True)
+        return functional.pixel_unshuffle(seen, self.patch)
 
     def to_images(self, latents: torch.Tensor) -> torch.Tensor:
         """Images [N, 3, H, W], about -1..1, of latents that are not scaled."""
@@ -126,7 +133,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         The latents' standard deviations are the components' to the power of 1 - `whitening`: with 0 the diffusion
         model meets the patches' own spectrum, with 1 all components at one level.
         """
-        patches = functional.pixel_unshuffle(images.mean(1, keepdim=True), self.patch)
+        patches = self._patches(images)
         flat = patches.movedim(1, -1).flatten(0, -2).double()
         mean = flat.mean(0)
         variances, directions = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))

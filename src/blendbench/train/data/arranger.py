@@ -11,7 +11,10 @@ bar: `X` accent, `x` normal, `o` ghost, `.` rest.
 import math
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from blendbench.errors import BlendbenchError
 from blendbench.train.data.songs import PITCH_NAMES, QUALITIES, Chord, Note, Song
@@ -826,6 +829,19 @@ def arrange(song: Song, genre: str, seed: int, seconds: float | None = None) -> 
     if not song.melody or not song.chords:
         raise BlendbenchError(f"song {song.id}: holds no melody or no chords; choose another song")
     return _Arranger(song, genre, seed, seconds).arrangement()
+
+
+def jobs(
+    pop909: Path, names: list[str], count: int, split: str, draw: np.random.Generator
+) -> list[tuple[str, str, int, str]]:
+    """(folder, genre, seed, split) of so many arrangements, songs and genres in turn."""
+    order = [str(name) for name in draw.permutation(names)] if names else []
+    found = []
+    for place in range(count if order else 0):
+        turn, index = divmod(place, len(order))
+        genre = GENRES[(index + 3 * turn) % len(GENRES)]
+        found.append((str(pop909 / order[index]), genre, int(draw.integers(2**31)), split))
+    return found
 
 
 class _Arranger:

@@ -6,8 +6,6 @@ Rows are appended in chunks, so a stopped build goes on and a training may read 
 source recording, so nothing heard in training is held out for measuring.
 """
 
-import json
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +16,12 @@ from blendbench.errors import BlendbenchError, ClipError
 from blendbench.sound import audio, files
 from blendbench.sound.lattice import extend_to_frames
 from blendbench.sound.mel import encode_image, mel_amplitudes
-from blendbench.train.data import noises, render, songs
+from blendbench.train.data import growing, noises, render, songs
 from blendbench.train.data.arranger import GENRES
 
 SAMPLES = 225_792  # 5.12 s at 44.1 kHz
 HELD_OUT_FOLD = 4
+ROWS = "clips.jsonl"
 
 
 class ClipCache:
@@ -30,7 +29,7 @@ class ClipCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.clips = read_clips(self.folder)
+        self.clips = growing.rows(self.folder / ROWS)
         if not self.clips:
             raise BlendbenchError(f"{self.folder}: no training clips here; run `blendbench train data` first")
         count = len(self.clips)
@@ -49,14 +48,6 @@ class ClipCache:
 def opened(cache: ClipCache | Path | str) -> ClipCache:
     """A cache that is open already, or that of a folder; raises BlendbenchError if no clip is there."""
     return cache if isinstance(cache, ClipCache) else ClipCache(Path(cache))
-
-
-def read_clips(folder: Path) -> list[dict]:
-    """Rows of a cache's finished clips; a last line torn by a stopped build does not count."""
-    file = folder / "clips.jsonl"
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, seed: int) -> list[list[tuple]]:
@@ -87,7 +78,7 @@ def plan(pop909: Path, esc50: Path | None, *, arrangements: int, per_kind: int, 
     return chunks + [jobs[i : i + 7] for jobs in (held, music) for i in range(0, len(jobs), 7)]
 
 
-def make_chunk(jobs: list[tuple]) -> list[tuple[np.ndarray, np.ndarray, dict]]:
+def make_chunk(jobs: list[tuple]) -> growing.Made:
     """Audio (int16), mel image (uint8) and row of every clip of a chunk; an unreadable recording is left out."""
     torch.set_num_threads(1)
     made: list[tuple[torch.Tensor, dict]] = []
@@ -118,12 +109,13 @@ def make_chunk(jobs: list[tuple]) -> list[tuple[np.ndarray, np.ndarray, dict]]:
         row = {"kind": "music", "split": split, "label": facts["genre"], "source": facts["song"]}
         row |= {"captions": facts["captions"], "tempo": facts["tempo"], "instruments": facts["instruments"]}
         made.append((torch.from_numpy(rendered), row))
-    out = []
+    out: growing.Made = []
     for waveform, row in made:
         leveled = audio.normalize_loudness(waveform, 44_100, -18.0)[0]
         pixels, _ = encode_image(mel_amplitudes(extend_to_frames(leveled)))
         samples = (leveled.clamp(-1, 1) * 32767).to(torch.int16).numpy()
-        out.append((samples, pixels.round().to(torch.uint8).numpy(), row))
+        image = pixels.round().to(torch.uint8).numpy()
+        out.append(({"audio.i16": samples, "images.u8": image}, row))
     return out
 
 
@@ -159,28 +151,7 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     recorded = Path(esc50) if esc50 is not None and Path(esc50).is_dir() else None
     chunks = plan(Path(pop909), recorded, arrangements=arrangements, per_kind=per_kind, seed=seed)
-    clips = read_clips(folder)
-    done = {clip["chunk"] for clip in clips}
-    todo = [number for number in range(len(chunks)) if number not in done]
-    with (
-        (folder / "audio.i16").open("ab") as audio_file,
-        (folder / "images.u8").open("ab") as image_file,
-        (folder / "clips.jsonl").open("ab") as row_file,
-        ProcessPoolExecutor(workers) as pool,
-    ):
-        # What a stopped build left behind its last finished row is cut off.
-        audio_file.truncate(len(clips) * SAMPLES * 2)
-        image_file.truncate(len(clips) * 512 * 512)
-        row_file.truncate(sum(len(json.dumps(clip)) + 1 for clip in clips))
-        for number, made in zip(todo, pool.map(make_chunk, [chunks[number] for number in todo]), strict=True):
-            for samples, image, _ in made:
-                audio_file.write(samples.tobytes())
-                image_file.write(image.tobytes())
-            audio_file.flush()
-            image_file.flush()
-            row_file.write("".join(json.dumps(row | {"chunk": number}) + "\n" for _, _, row in made).encode())
-            row_file.flush()
-            print(f"chunk {number + 1} of {len(chunks)}", flush=True)
+    growing.grow(folder / ROWS, {"audio.i16": 2 * SAMPLES, "images.u8": 512 * 512}, chunks, make_chunk, workers)
     built = ClipCache(folder)
     print(f"{len(built.clips)} clips in {folder}")
     return built

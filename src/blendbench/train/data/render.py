@@ -195,21 +195,24 @@ def render_clips(
     for song, genre, seed in jobs:
         waiting.append(arrange(song, genre, seed, seconds))
         if len(waiting) == batch:
-            yield from _clips(waiting, soundfont, sample_rate, clips_per_job, clip_seconds, captions_per_clip, loudness)
+            yield from cut_clips(
+                waiting, soundfont, sample_rate, clips_per_job, clip_seconds, captions_per_clip, loudness
+            )
             waiting = []
     if waiting:
-        yield from _clips(waiting, soundfont, sample_rate, clips_per_job, clip_seconds, captions_per_clip, loudness)
+        yield from cut_clips(waiting, soundfont, sample_rate, clips_per_job, clip_seconds, captions_per_clip, loudness)
 
 
-def _clips(
+def cut_clips(
     arrangements: list[Arrangement],
-    soundfont: Path | None,
-    sample_rate: int,
-    clips_per_job: int,
-    clip_seconds: float,
-    captions_per_clip: int,
-    loudness: float,
+    soundfont: Path | None = None,
+    sample_rate: int = 44100,
+    clips_per_job: int = 5,
+    clip_seconds: float = CLIP_SECONDS,
+    captions_per_clip: int = 3,
+    loudness: float = LOUDNESS,
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Render arrangements in one call of FluidSynth and cut clips with captions; as `render_clips`."""
     import pyloudnorm
 
     meter = pyloudnorm.Meter(sample_rate)

@@ -189,6 +189,22 @@ def held_out_at(pop909: Path, least: int = 0) -> list[str]:
     return there
 
 
+def split_at(pop909: Path) -> tuple[list[str], list[str]]:
+    """Ids, in order, of POP909's songs that may be learnt from, and of those held out.
+
+    Raises
+    ------
+    BlendbenchError
+        If none is there.
+    """
+    held = held_out_at(pop909)
+    there = sorted(path.name for path in pop909.glob("*") if (path / f"{path.name}.mid").is_file())
+    own = [name for name in there if name not in set(held)]
+    if not own:
+        raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; give --data-root DIR")
+    return own, held
+
+
 def _rows(path: Path, columns: int) -> list[tuple[int, list[str]]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

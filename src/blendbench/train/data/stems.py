@@ -11,10 +11,8 @@ chunks, so a stopped build goes on and a training may read what is there. Splits
 
 import csv
 import io
-import json
 import random
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +27,8 @@ from blendbench.seeds import stable_seed
 from blendbench.sound import audio
 from blendbench.sound.mel import encode_image, mel_amplitudes
 from blendbench.store.write import make_folder, write_text
-from blendbench.train.data import render, songs
-from blendbench.train.data.arranger import GENRES, PROGRAM_WORDS, Facts, arrange
+from blendbench.train.data import growing, render, songs
+from blendbench.train.data.arranger import GENRES, PROGRAM_WORDS, Facts, arrange, jobs
 from blendbench.train.data.captions import SYNONYMS, captions
 
 if TYPE_CHECKING:
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 44_100
 SAMPLES = 225_792
 """Of a clip: 5.12 s."""
+ROWS = "stems.jsonl"
 LEAST = 0.1
 """Least norm of the part beside that of the background (Riff-CNET's filter)."""
 VOICES = {52: "choir", 53: "voice", 54: "synth voice"}
@@ -80,7 +79,7 @@ class Stems:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.rows = _rows(self.folder)
+        self.rows = growing.rows(self.folder / ROWS)
         if not self.rows:
             raise BlendbenchError(f"{self.folder}: no stems here; run `blendbench train stems` first")
         self.images = np.memmap(self.folder / "images.u8", np.uint8, "r", shape=(len(self.rows), 2, 512, 512))
@@ -223,56 +222,21 @@ def build(
         If POP909, FluidSynth or its sound font is missing.
     """
     folder, pop909 = Path(folder), Path(pop909)
-    there = sorted(path.name for path in pop909.glob("*") if (path / f"{path.name}.mid").is_file())
-    held = songs.held_out_at(pop909)
-    own = [name for name in there if name not in set(held)]
-    if not own:
-        raise BlendbenchError(f"{pop909}: no POP909 songs (folders 001 to 909) here; give --data-root DIR")
+    own, held = songs.split_at(pop909)
     render.find_fluidsynth()
     render.find_soundfont()
     draw = np.random.default_rng([seed, 4])
-    jobs = [job for names, count, split in ((held, held_out, "held_out"), (own, arrangements, "train"))
-            for job in _jobs(pop909, names, count, split, draw)]  # fmt: skip
-    chunks = [jobs[start : start + 8] for start in range(0, len(jobs), 8)]
-    make_folder(folder)
-    rows = _rows(folder)
-    done = {row["chunk"] for row in rows}
-    todo = [number for number in range(len(chunks)) if number not in done]
-    with (
-        (folder / "images.u8").open("ab") as image_file,
-        (folder / "stems.jsonl").open("ab") as row_file,
-        ProcessPoolExecutor(workers) as pool,
-    ):
-        # What a stopped build left behind its last finished row is cut off.
-        image_file.truncate(len(rows) * 2 * 512 * 512)
-        row_file.truncate(sum(len(json.dumps(row)) + 1 for row in rows))
-        for number, made in zip(todo, pool.map(_chunk, [chunks[number] for number in todo]), strict=True):
-            for images, _ in made:
-                image_file.write(images.tobytes())
-            image_file.flush()
-            row_file.write("".join(json.dumps(row | {"chunk": number}) + "\n" for _, row in made).encode())
-            row_file.flush()
-            print(f"stems: {number + 1} of {len(chunks)} chunks", flush=True)
+    every = [job for names, count, split in ((held, held_out, "held_out"), (own, arrangements, "train"))
+            for job in jobs(pop909, names, count, split, draw)]  # fmt: skip
+    chunks = [every[start : start + 8] for start in range(0, len(every), 8)]
+    growing.grow(folder / ROWS, {"images.u8": 2 * 512 * 512}, chunks, _chunk, workers)
     return Stems(folder)
 
 
-def _jobs(
-    pop909: Path, names: list[str], count: int, split: str, draw: np.random.Generator
-) -> list[tuple[str, str, int, str]]:
-    """(folder, genre, seed, split) of so many arrangements, songs and genres in turn."""
-    order = [str(name) for name in draw.permutation(names)] if names else []
-    found = []
-    for place in range(count if order else 0):
-        turn, index = divmod(place, len(order))
-        genre = GENRES[(index + 3 * turn) % len(GENRES)]
-        found.append((str(pop909 / order[index]), genre, int(draw.integers(2**31)), split))
-    return found
-
-
-def _chunk(jobs: list[tuple[str, str, int, str]]) -> list[tuple[np.ndarray, dict[str, Any]]]:
+def _chunk(jobs: list[tuple[str, str, int, str]]) -> growing.Made:
     """Images [2, 512, 512] and row of every clip of some jobs."""
     torch.set_num_threads(1)
-    made = []
+    made: growing.Made = []
     for split in dict.fromkeys(job[3] for job in jobs):
         own = [(songs.read_pop909(Path(folder)), genre, seed) for folder, genre, seed, one in jobs if one == split]
         for clip in clips_of(own, split):
@@ -280,16 +244,8 @@ def _chunk(jobs: list[tuple[str, str, int, str]]) -> list[tuple[np.ndarray, dict
             # 512 frames span 511 hops.
             pixels, peaks = encode_image(mel_amplitudes(waves[:, : 511 * 441]))
             row = clip.row | {"peaks": [round(float(peak), 5) for peak in peaks]}
-            made.append((pixels.round().to(torch.uint8).numpy(), row))
+            made.append(({"images.u8": pixels.round().to(torch.uint8).numpy()}, row))
     return made
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of finished clips; a last line torn by a stopped build does not count."""
-    file = folder / "stems.jsonl"
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 CLIPS = 28
