@@ -1,5 +1,6 @@
 """Published checkpoints as they are: pickled weights turned into safetensors, and models under names of one's own."""
 
+import functools
 import hashlib
 import json
 import os
@@ -16,14 +17,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.servers import Server, running_server
 from support.tiny_models import tiny_diffusion
+from support.tiny_tango import TINY, tiny_tango, write_published
 from support.worlds import World, call, write_musicgen
 
 from blendbench.errors import BlendbenchError
-from blendbench.models import catalog
+from blendbench.models import catalog, tango_published
 from blendbench.models.convert import convert, in_safetensors
 from blendbench.models.generator import Generator
 from blendbench.models.musicgen import CodeSampling, MusicGenCheckpoint
 from blendbench.models.priors import AudioPrior, PriorCheckpoint
+from blendbench.models.tango import TangoCheckpoint, text_to_music
 
 
 class Evil:
@@ -228,6 +231,47 @@ def test_a_hub_without_safetensors_is_fetched_and_converted(hub, torch_home, tmp
     assert "which it was made with" in capsys.readouterr().out
     assert call("models", "fetch", "riffusion") == 0
     assert file.read_bytes() == content
+
+
+@pytest.fixture
+def tango(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A TANGO of small size in its published layout, with the tokenizer's files in `words/`."""
+    small = functools.partial(tango_published.convert_published, sizes=TINY)
+    monkeypatch.setattr(tango_published, "convert_published", small)
+    model = tiny_tango()
+    write_published(model, tmp_path / "tango")
+    shutil.rmtree(tmp_path / "tango" / "tokenizer", ignore_errors=True)
+    model.tokenizer.save_pretrained(tmp_path / "words")
+    return tmp_path / "tango"
+
+
+def sung(checkpoint: str) -> torch.Tensor:
+    return text_to_music(TangoCheckpoint("tango", checkpoint).get("cpu"), ["a calm piano"], [1], steps=2, frames=8)
+
+
+def test_a_model_of_several_files_and_repositories_is_fetched(hub, torch_home, tmp_path, tango, capsys):
+    hub.repositories["declare-lab/tango-full-ft-audio-music-caps"] = files_of(tango)
+    words = files_of(tmp_path / "words")
+    hub.repositories["google/flan-t5-large"] = {"special_tokens_map.json": b"{}"} | words
+    assert call("models", "fetch", "tango") == 0
+    assert "converting pytorch_model_main.bin" in capsys.readouterr().out
+    wanted = text_to_music(tiny_tango(), ["a calm piano"], [1], steps=2, frames=8)
+    assert torch.allclose(sung("tango"), wanted, atol=1e-5)
+    assert call("models", "check", "tango") == 0
+    # One of the user's own, from a hub, too.
+    hub.repositories["someone/tango"] = hub.repositories["declare-lab/tango-full-ft-audio-music-caps"]
+    assert call("models", "add", "mine", "someone/tango", "--as", "tango") == 0
+    assert torch.allclose(sung("mine"), wanted, atol=1e-5)
+
+
+def test_a_published_folder_of_several_files_is_added(torch_home, tmp_path, tango, capsys):
+    assert call("models", "add", "mine", str(tango), "--as", "tango") == 1
+    assert "put the tokenizer's files of google/flan-t5-large there" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "words", tango / "tokenizer")
+    assert call("models", "add", "mine", str(tango), "--as", "tango") == 0
+    assert torch.allclose(
+        sung("mine"), text_to_music(tiny_tango(), ["a calm piano"], [1], steps=2, frames=8), atol=1e-5
+    )
 
 
 def test_a_hub_with_code_in_its_weights_is_refused(hub, torch_home, tmp_path, diffusion, capsys):

@@ -6,7 +6,7 @@ stay where they are otherwise.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from blendbench.errors import BlendbenchError, UsageError, printable
@@ -23,6 +23,7 @@ KINDS = {
     "controlnet": ("riff_cnet", "generator.controlnet.checkpoint={}"),
     "pix2pix": ("riff_p2p", "generator.pix2pix.checkpoint={}"),
     "msanii": ("pocket_msanii", "msanii.checkpoint={}"),
+    "tango": ("tango", "tango.checkpoint={}"),
 }
 """By the word of `--as`: the known model that it is laid out as, and the configuration's key that takes it."""
 SINGLE = ("riffusion", "controlnet", "msanii")
@@ -68,6 +69,9 @@ def add(name: str, source: str, kind: str) -> Path:
         _write(entry, name, {"kind": "own", "source": str(place), "files": weights, "used_by": use.format(name)})
     elif catalog.is_hub_id(source) and not source.startswith((".", "/", "~")):
         given = {"kind": "hub", "source": source, "revision": "main", "files": list(files)}
+        model = catalog.known(known)
+        if model.beside:  # published in a layout of its own, of several files
+            given |= {"made_of": model.made_of, "beside": list(model.beside), "convert": model.convert}
         before = entry.read_text(encoding="utf-8") if entry.exists() else None
         _write(entry, name, given | {"used_by": use.format(name)})
         try:
@@ -99,20 +103,15 @@ def _of_path(name: str, path: Path, kind: str, files: tuple[str, ...]) -> tuple[
             raise BlendbenchError(
                 f"{printable(path)}: is one file; give the published pickle, or a folder of `train msanii`"
             )
-        if kind in ("controlnet", "msanii"):
-            if kind == "controlnet":
-                from blendbench.models.controlnet import convert_published  # diffusers is slow to import
-            else:
-                from blendbench.models.msanii import convert_published
-
-            print(f"{name}: converting {path}", flush=True)
-            with placing_folder(made) as folder:
-                convert_published(path, folder)
-            return made, list(files)
+        if maker := _maker(kind):
+            return _made(name, path, made, maker), list(files)
         target = made.with_name(f"{name}.safetensors")
         print(f"{name}: converting {path}", flush=True)
         convert(path, target)
         return target, []
+    maker, published = _maker(kind), catalog.known(KINDS[kind][0]).made_of
+    if maker and published and (path / published).is_file():
+        return _made(name, path / published, made, maker), list(files)
     if is_pickled(path):
         print(f"{name}: converting {path}", flush=True)
         convert(path, made)
@@ -121,6 +120,23 @@ def _of_path(name: str, path: Path, kind: str, files: tuple[str, ...]) -> tuple[
         if not catalog.matching(path, pattern):
             raise BlendbenchError(f"{printable(path)}: has no {pattern}, which a {kind} needs; complete it")
     return path, list(files)
+
+
+def _maker(kind: str) -> Callable[[Path, Path], None] | None:
+    """What makes such a model of its published form, where that is a layout of its own."""
+    if kind == "msanii":  # the built-in model stands for it in the catalogue
+        from blendbench.models.msanii import convert_published
+
+        return convert_published
+    known = catalog.known(KINDS[kind][0])
+    return fetch.converter(known) if known.made_of else None
+
+
+def _made(name: str, path: Path, made: Path, maker: Callable[[Path, Path], None]) -> Path:
+    print(f"{name}: converting {path}", flush=True)
+    with placing_folder(made) as folder:
+        maker(path, folder)
+    return made
 
 
 def _write(file: Path, name: str, entry: Mapping[str, object]) -> None:

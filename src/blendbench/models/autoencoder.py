@@ -1,6 +1,6 @@
 """The built-in models' autoencoder of images: patches in, latents out, with convolutions at the latents' size only.
 
-Every patch of 8x8 pixels, grey ones of a mel image, is projected linearly to its latents and back, as in a transform coder, and two small
+Every patch of 8x8 pixels is projected linearly to its latents and back, as in a transform coder, and two small
 stacks of residual blocks at the latents' size add what lines and hits that cross patches have in common. Convolutions
 at full size, where a KL autoencoder of Stable Diffusion spends its time, are not needed, and the linear path can start
 from the principal components of real patches, so that training starts from a good reconstruction.

