@@ -18,7 +18,7 @@ from blendbench.runs.experiment import Experiment
 
 FOLDER = package_folder("blendbench.conf") / "experiment"
 NAMES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.glob("*/*.yaml"))
-OTHERS = ("simdps/", "riff/", "msanii/", "bnmusic/judge_check")
+OTHERS = ("simdps/", "riff/", "msanii/", "melfusion/", "bnmusic/judge_check")
 OF_BLEND = [name for name in NAMES if not name.startswith(OTHERS)]
 """Of the blend task, whose world is at hand; another task's tests run its own."""
 FIGURES = {

@@ -144,3 +144,49 @@ class StemClip:
     def paths(self) -> tuple[Path, ...]:
         """All its files."""
         return self.background + self.part
+
+
+@dataclass(frozen=True, slots=True)
+class PictureClip:
+    """A picture with words, and the music that belongs to them where there is some.
+
+    Attributes
+    ----------
+    id : str
+        Unique in its set.
+    image : Path or None
+        None where the row names none.
+    audio : Path or None
+        None where the set has words and pictures alone.
+    caption : str
+    genre, category : str
+        Of the music, and what kind of picture it is; empty where the set does not say.
+    source : str
+        The music; several pictures may be of one.
+    tempo, mode, drums : str
+        What the picture tells of the music, where that is known: beats a minute, "major" or "minor", "yes" or "no".
+    root : Path or None
+        As for a noise clip.
+    """
+
+    id: str
+    image: Path | None
+    audio: Path | None
+    caption: str
+    genre: str
+    category: str
+    source: str
+    tempo: str = ""
+    mode: str = ""
+    drums: str = ""
+    root: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its first file."""
+        return self.paths[0]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files."""
+        return tuple(one for one in (self.image, self.audio) if one is not None)

@@ -8,13 +8,13 @@ from typing import Any
 
 from blendbench import config, stand_ins
 from blendbench.checks import Check
-from blendbench.datasets import MusicClip, NoiseClip, Nothing, StemClip, hdf5, manifests
+from blendbench.datasets import NoiseClip, Nothing, PictureClip, StemClip, hdf5, manifests
 from blendbench.datasets.reading import END_TOLERANCE
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError, printable
 from blendbench.resources import package_folder
 
-_OWN = ("folder", "own_stems")
+_OWN = ("folder", "own_stems", "own_pictures")
 """Options that read `data.path`."""
 _NAMED = 3
 """How many files a line names."""
@@ -135,7 +135,7 @@ def _lines(label: str, found: manifests.DataSet, needed: bool) -> Iterator[Check
 def _kind(entry: Any) -> str:
     """What a data set of the group `dataset` holds, by the module that reads it."""
     module = str(entry.get("_target_", "")).split(".")[-2:-1] if isinstance(entry, dict) else []
-    return module[0] if module and module[0] in ("stems", "recordings") else "noise"
+    return module[0] if module and module[0] in ("stems", "recordings", "pictured") else "noise"
 
 
 def _few(ids: list[str]) -> str:
@@ -143,10 +143,10 @@ def _few(ids: list[str]) -> str:
     return ", ".join(map(printable, ids[:_NAMED])) + more
 
 
-def _lack(clip: NoiseClip | MusicClip | StemClip, lengths: _Lengths) -> str:
+def _lack(clip: manifests.Clip, lengths: _Lengths) -> str:
     """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
     if not isinstance(clip, NoiseClip) or not clip.member:
-        paths = clip.paths if isinstance(clip, StemClip) else (clip.path,)
+        paths = clip.paths if isinstance(clip, StemClip | PictureClip) else (clip.path,)
         return next(filter(None, map(_lack_of_file, paths)), "")
     key = (clip.path, clip.member_rate)
     if key not in lengths:

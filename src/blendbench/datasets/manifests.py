@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from blendbench import config, stand_ins
-from blendbench.datasets import MusicClip, NoiseClip, StemClip
-from blendbench.datasets.reading import content_of, content_of_stems
+from blendbench.datasets import MusicClip, NoiseClip, PictureClip, StemClip
+from blendbench.datasets.reading import content_of, content_of_files
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.resources import package_folder
 from blendbench.store.signature import file_hash
 from blendbench.store.write import write_text
 
+Clip = NoiseClip | MusicClip | StemClip | PictureClip
 _APART = {"_target_", "prompts_per_clip", "manifest", "root", "path", "audio", "follow_links"}
 """Entries of a data set that are no part of the rule: where it lies, and what is done with it."""
 _NAMED = 5
@@ -80,7 +81,7 @@ def data_set(entry: Any, key: str, allowed: list[str]) -> DataSet:
     return DataSet(key, clips, entry.get("prompts_per_clip", 0), _verify(entry, key, clips))
 
 
-def _verify(entry: dict[str, Any], key: str, clips: Sequence[NoiseClip | MusicClip | StemClip]) -> str:
+def _verify(entry: dict[str, Any], key: str, clips: Sequence[Clip]) -> str:
     """Refuse clips that differ from the entry's manifest; returns a note where it cannot be held against them."""
     chosen = entry.get("manifest")
     if not chosen:
@@ -115,7 +116,7 @@ def rule_of(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(entry.items()) if name not in _APART}
 
 
-def differences(manifest: Manifest, clips: Sequence[NoiseClip | MusicClip | StemClip]) -> list[tuple[str, str]]:
+def differences(manifest: Manifest, clips: Sequence[Clip]) -> list[tuple[str, str]]:
     """Clips that are other than a manifest says, with what differs; a file that is not there is a failed row later.
 
     A clip's class (genre) counts as well as its content.
@@ -138,17 +139,17 @@ def differences(manifest: Manifest, clips: Sequence[NoiseClip | MusicClip | Stem
     return found
 
 
-def class_of(clip: NoiseClip | MusicClip | StemClip) -> str:
+def class_of(clip: Clip) -> str:
     """A noise's label or a music clip's genre."""
     return clip.label if isinstance(clip, NoiseClip) else clip.genre
 
 
-def digest_of(clip: NoiseClip | MusicClip | StemClip, algorithm: str = "sha256") -> str:
+def digest_of(clip: Clip, algorithm: str = "sha256") -> str:
     """Digest of a clip's file, or of a segment's samples; "" where they cannot be read."""
     if isinstance(clip, NoiseClip) and clip.span is not None:
         return content_of(clip, math.inf)
-    if isinstance(clip, StemClip):
-        return content_of_stems(clip)
+    if isinstance(clip, StemClip | PictureClip):
+        return content_of_files(clip)
     try:
         check_links(clip.path, clip.root)
         return file_hash(clip.path, algorithm)
@@ -206,9 +207,9 @@ def read(file: Path) -> Manifest:
 def of(
     name: str,
     entry: dict[str, Any],
-    clips: Sequence[NoiseClip | MusicClip | StemClip],
+    clips: Sequence[Clip],
     text: str = "",
-    digest: Callable[[NoiseClip | MusicClip | StemClip], str] | None = None,
+    digest: Callable[[Clip], str] | None = None,
 ) -> Manifest:
     """The manifest of clips at hand.
 

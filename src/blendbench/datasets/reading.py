@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from blendbench.datasets import MusicClip, NoiseClip, StemClip, hdf5
+from blendbench.datasets import MusicClip, NoiseClip, PictureClip, StemClip, hdf5
 from blendbench.datasets.tables import check_links
 from blendbench.errors import ClipError, printable
 from blendbench.sound import audio, checks, files
@@ -78,7 +78,7 @@ def content_of_music(clip: MusicClip) -> str:
         return ""
 
 
-def content_of_stems(clip: StemClip) -> str:
+def content_of_files(clip: StemClip | PictureClip) -> str:
     """SHA-256 over the contents of a clip's files; "" where one cannot be read."""
     try:
         digest = hashlib.sha256()

@@ -25,7 +25,7 @@ class KLKeys(Keys):
         """Words that KL knows."""
         kl = settings["kl"]
         return [
-            ("kl.pairing", kl["pairing"] in ("genre", "random"), "genre or random"),
+            ("kl.pairing", kl["pairing"] in ("genre", "source", "random"), "genre, source or random"),
             ("kl.direction", kl["direction"] in ("ref||gen", "gen||ref"), "'ref||gen' or 'gen||ref'"),
             ("kl.activation", kl["activation"] in ("softmax", "sigmoid"), "softmax or sigmoid"),
         ]

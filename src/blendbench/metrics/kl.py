@@ -23,8 +23,8 @@ class KL(ItemMetric):
     direction : {"ref||gen", "gen||ref"}
     epsilon : float
     activation : {"softmax", "sigmoid"}
-    pairing : {"genre", "random"}
-        Whether the clip is one of the prompt's genre.
+    pairing : {"genre", "source", "random"}
+        Whether the clip is one of the prompt's genre, or the very music that the item is of (audioldm_eval), or any.
     """
 
     facts = {"kl": Facts("KL", "nat", False, "audioldm_eval, metrics/kl.py (Liu et al., AudioLDM, 2023)")}
@@ -36,7 +36,7 @@ class KL(ItemMetric):
         direction: divergence.Direction = "ref||gen",
         epsilon: float = 1e-6,
         activation: Literal["softmax", "sigmoid"] = "softmax",
-        pairing: Literal["genre", "random"] = "genre",
+        pairing: Literal["genre", "source", "random"] = "genre",
     ) -> None:
         self.evaluator: Evaluator = evaluator
         self.direction, self.epsilon, self.activation, self.pairing = direction, epsilon, activation, pairing
@@ -48,7 +48,7 @@ class KL(ItemMetric):
     def measure_all(self, sounds: Sequence[Sound]) -> Iterator[dict[str, float]]:
         """Divergences of many, a thousand at a time."""
         divergences = {"softmax": divergence.softmax_kl, "sigmoid": divergence.sigmoid_kl}[self.activation]
-        by = "genre" if self.pairing == "genre" else ""
+        by = "" if self.pairing == "random" else self.pairing
         for start in range(0, len(sounds), _PART):
             some = [sounds[index] for index in range(start, min(start + _PART, len(sounds)))]
             theirs = self._logits([sound.partner(self.evaluator, by, "kl") for sound in some])
@@ -66,4 +66,6 @@ class KL(ItemMetric):
         pairing: str = self.pairing
         if pairing == "genre" and not measured.reference_has("genre"):
             pairing = "random (the reference has none of the prompts' genres)"
+        if pairing == "source" and not measured.reference_has("source"):
+            pairing = "random (the reference does not hold the items' own music)"
         return f"{self.activation} KL({self.direction}), natural log, epsilon={self.epsilon:g}, pairing={pairing}"

@@ -32,19 +32,22 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).reshape(weight.shape) if self.on else weight
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
+
+
+def _layers(model: nn.Module, within: tuple[str, ...]) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
     """Layers of the blocks, by name; the small ones at the edges and of the time embedding are not adapted."""
     for name, layer in model.named_modules():
-        inside = name.startswith(("down_blocks.", "mid_block.", "up_blocks."))
+        inside = name.startswith(within)
         if inside and isinstance(layer, nn.Conv2d | nn.Linear) and "time_emb_proj" not in name:
             yield name, layer
 
 
-def attach(model: nn.Module, rank: int, seed: int = 0) -> dict[str, LowRank]:
-    """Freeze a U-Net and give its blocks' layers trainable low-rank parts that change nothing yet."""
+def attach(model: nn.Module, rank: int, seed: int = 0, within: tuple[str, ...] = BLOCKS) -> dict[str, LowRank]:
+    """Freeze a U-Net and give layers of some blocks trainable low-rank parts that change nothing yet."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    parts = {name: LowRank(layer.weight, rank, generator) for name, layer in list(_layers(model))}
+    parts = {name: LowRank(layer.weight, rank, generator) for name, layer in list(_layers(model, within))}
     for name, part in parts.items():
         parametrize.register_parametrization(model.get_submodule(name), "weight", part)
         part.requires_grad_(True)

@@ -154,6 +154,8 @@ class Loop:
         False keeps float32 everywhere.
     flat : bool
         The learning rate stays up, as `flat` has it, with 500 steps to rise in place of `warm_up`.
+    faster : sequence of torch.Tensor
+        Those of the parameters that learn ten times as fast and without decay: few numbers that weigh much.
     """
 
     def __init__(
@@ -173,14 +175,18 @@ class Loop:
         device: str = "cpu",
         mixed: bool = True,
         flat: bool = False,
+        faster: Sequence[torch.Tensor] = (),
     ) -> None:
         self.name, self.parameters, self.settings = name, list(parameters), settings
         self.warm_up, self.flat = 500 if flat else warm_up, flat
         self.log_every, self.save_every, self.kind = log_every, save_every, torch.device(device).type
         self.mixed = mixed and fast_in_bfloat16(self.kind)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings["learning_rate"], betas=betas, weight_decay=weight_decay
-        )
+        fast = {id(value) for value in faster}
+        groups: list[dict[str, Any]] = [{"params": [value for value in self.parameters if id(value) not in fast]}]
+        if fast:
+            groups.append({"params": list(faster), "weight_decay": 0.0})
+        self.rates = (1.0, 10.0)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=betas, weight_decay=weight_decay)
         self.average = Average(self.parameters, decay)
         file.parent.mkdir(parents=True, exist_ok=True)
         self.state = State(file, settings, self.parameters, self.optimizer, self.average, others)
@@ -200,8 +206,8 @@ class Loop:
         for step in range(self.average.step, steps):
             draw = np.random.default_rng([self.settings["seed"], step])
             torch.manual_seed(int(draw.integers(2**62)))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings["learning_rate"] * self._factor(step)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=False):
+                group["lr"] = rate * self.settings["learning_rate"] * self._factor(step)
             with torch.autocast(self.kind, torch.bfloat16, enabled=self.mixed):
                 value = loss(step, draw)
             self.optimizer.zero_grad(set_to_none=True)

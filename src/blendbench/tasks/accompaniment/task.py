@@ -14,7 +14,7 @@ import torch
 
 from blendbench import config
 from blendbench.datasets import MusicClip, StemClip
-from blendbench.datasets.reading import content_of_stems
+from blendbench.datasets.reading import content_of_files
 from blendbench.datasets.sources import Sources
 from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError
@@ -84,7 +84,7 @@ class Accompaniment(BaseTask):
         super().__init__(sources)
         self.seconds, self.lufs = accompaniment["seconds"], float(accompaniment["lufs"])
         self.separator_name, self.reference_kind = str(accompaniment["separator"]), str(accompaniment["reference"])
-        self._content = lru_cache(maxsize=100_000)(content_of_stems)
+        self._content = lru_cache(maxsize=100_000)(content_of_files)
         short = self.seconds is not None and self.seconds <= _SHORT
         # Metrics and page ask again, and a separator may have had its part in it.
         self._reading = lru_cache(maxsize=32)(self._read_item) if short else self._read_item

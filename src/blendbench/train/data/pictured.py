@@ -199,10 +199,17 @@ def _chunk(some: list[tuple[str, str, int, str]]) -> growing.Made:
     return made
 
 
-def pack(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
+def pack(assets: Path | str | None, pop909: Path | str, items: int = ITEMS, seed: int = 0) -> None:
     """Write `pictured/` below the assets folder, None for the package's: items of held-out songs, a picture each.
 
-    Ogg Vorbis, mono, 44.1 kHz, 5.12 s; JPEG, 256 x 256; a CSV table.
+    Ogg Vorbis, mono, 44.1 kHz, 5.12 s; JPEG, 256 x 256; a CSV table, which `dataset=own_pictures` reads, too.
+
+    Parameters
+    ----------
+    assets : Path or None
+    pop909 : Path
+    items : int
+        How many; where they are more than songs, songs come again, otherwise arranged.
 
     Raises
     ------
@@ -210,17 +217,19 @@ def pack(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
         If FluidSynth or the songs are missing, or the folder cannot be written.
     """
     pop909 = Path(pop909)
-    there = sorted(songs.held_out_at(pop909, ITEMS))
+    there = songs.held_out_at(pop909, min(items, ITEMS))
     folder = (package_folder("blendbench.assets") if assets is None else Path(assets)) / "pictured"
     make_folder(folder)
     draw = np.random.default_rng([seed, 7])
-    rows = []
-    for place, name in enumerate(str(one) for one in draw.permutation(there)[:ITEMS]):
-        genre = GENRES[place % len(GENRES)]
+    rows: list[list[Any]] = []
+    order = [str(one) for one in draw.permutation(there)]
+    for place in range(items):
+        turn, index = divmod(place, len(order))
+        name, genre = order[index], GENRES[place % len(GENRES)]
         job = (songs.read_pop909(pop909 / name), genre, int(draw.integers(2**31)))
         found = list(clips_of([job], "held_out", per_job=3))
         waveform, row = found[len(found) // 2]
-        identifier = f"{genre.lower().replace('-', '')}-{name}"
+        identifier = f"{genre.lower().replace('-', '')}-{name}" + (f"-{turn + 1}" if turn else "")
         quiet, _ = audio.limit_peak(waveform, 0.98)
         soundfile.write(
             folder / f"{identifier}.ogg", quiet.numpy(), SAMPLE_RATE, subtype="VORBIS", compression_level=0.75

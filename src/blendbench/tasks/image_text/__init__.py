@@ -1,0 +1,1 @@
+"""The image_text task: a picture and words become music (MeLFusion, TANGO++)."""
