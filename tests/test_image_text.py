@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from support.tiny_models import tiny_diffusion
@@ -283,6 +284,47 @@ def test_tangopp_reads_the_picture_beside_the_text_and_is_kept(folders, tmp_path
         assert torch.equal(made(None), plain)
     with pytest.raises(BlendbenchError, match=r"tangopp\.hybrid=sum: choose concat, mean"):
         tangopp.PictureWords(vit, width, hybrid="sum")
+
+
+def method_words(folders: dict[str, str]) -> list[str]:
+    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    return [
+        f"method.checkpoint={settings}", f"generator.checkpoint={folders['generator']}",
+        "generator.sampling.repaint.steps=2", "image.size=64", "threads=1",
+    ]  # fmt: skip
+
+
+def test_a_soundtrack_of_any_length_for_a_picture_of_ones_own(folders, tmp_path):
+    frames = [Image.new("RGBA", (30, 20), (200, 0, 0, 128)), Image.new("RGBA", (30, 20), (0, 0, 200, 255))]
+    frames[0].save(tmp_path / "two.webp", save_all=True, append_images=frames[1:], lossless=True)
+    words = ["soundtrack", str(tmp_path / "two.webp"), "--prompt", "a calm piano", "--seconds", "7"]
+    assert call(*words, "--out", str(tmp_path / "out"), *method_words(folders)) == 0
+    wave, rate = soundfile.read(tmp_path / "out" / "music.wav")
+    assert rate == 44_100 and len(wave) == 7 * 44_100 and 0.001 < np.abs(wave).max() <= 1
+    facts = json.loads((tmp_path / "out" / "soundtrack.json").read_text(encoding="utf-8"))
+    assert facts["windows"] == 2 and facts["picture_notes"] == ["first of 2 frames", "over white"]
+    with Image.open(tmp_path / "out" / "picture.png") as shown:
+        assert shown.size == (64, 64) and shown.getpixel((9, 9))[0] > 220
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "status", "message"),
+    [
+        ("none.png", [], 1, "none.png: no such file"),
+        ("bad.png", [], 1, "cannot be read as a picture"),
+        ("red.png", ["--prompt", " "], 1, "--prompt: is empty"),
+        ("red.png", ["--seconds", "0"], 2, "scene.seconds"),
+        ("red.png", ["method.shown=other"], 1, "wants others, which one picture has not"),
+        ("red.png", ["method.shown=upside"], 1, "shown is 'upside'"),
+    ],
+)
+def test_a_soundtrack_is_refused_in_one_line(folders, tmp_path, capsys, name, more, status, message):
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "red.png")
+    (tmp_path / "bad.png").write_bytes(b"x")
+    words = ["soundtrack", str(tmp_path / name), "--prompt", "drums", "--out", str(tmp_path / "out")]
+    assert call(*words, *method_words(folders), *more) == status
+    told = capsys.readouterr().err.strip()
+    assert message in told and "\n" not in told
 
 
 def test_scene_is_hashable():

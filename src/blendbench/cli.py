@@ -26,6 +26,7 @@ USAGE = f"""blendbench {__version__}: blend environmental noise into music
   blendbench live --prompt TEXT --from NOISE|- --to FILE|-    music that hides a noise while it sounds
   blendbench suggest NOISE      which prompts hide this noise best, and why
   blendbench accompany FILE     add a part, as a text says, to music of your own
+  blendbench soundtrack IMAGE   music for a picture, as a text says
   blendbench inpaint FILE       fill gaps of some seconds in a recording
   blendbench compose --out DIR  a long piece from nothing, from a recording (--from), or going on (--continue)
   blendbench status RUN_DIR     how far a run is, over all its workers
@@ -80,6 +81,7 @@ def _dispatch(arguments: list[str]) -> int:
         "models": _models,
         "suggest": _suggest,
         "accompany": _accompany,
+        "soundtrack": _soundtrack,
         "inpaint": _inpaint,
         "compose": _compose,
         "live": _live,
@@ -194,6 +196,25 @@ def _accompany(arguments: list[str]) -> int:
     facts = accompany.accompany(words.background, words.prompt, words.out, settings)
     spent = sum(facts["seconds"].values())
     print(f"made in {spent:.1f} s: {words.out / 'mix.wav'}; the new part over your recording: {words.out / 'over.wav'}")
+    return 0
+
+
+def _soundtrack(arguments: list[str]) -> int:
+    parser = Parser(prog="blendbench soundtrack", description="Make music for a picture of your own, as a text says.")
+    parser.add_argument("image", type=Path, help="PNG, JPEG, WebP, GIF, BMP or TIFF")
+    parser.add_argument("--prompt", required=True, help="what music to make: 'calm jazz piano trio'")
+    parser.add_argument("--seconds", type=float, metavar="S", help="how much of it (5.11)")
+    parser.add_argument("--method", default="melfusion", metavar="NAME", help="melfusion (the default) or tangopp")
+    parser.add_argument("--out", required=True, type=Path, help="folder for music.wav, picture.png, soundtrack.json")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration, as for `blendbench run`")
+    words = parser.parse_intermixed_args(arguments)
+    length = [] if words.seconds is None else [f"scene.seconds={words.seconds}"]
+    settings = compose(["task=image_text", f"method={words.method}", *length, *words.overrides])
+    from blendbench import soundtrack
+
+    quiet()
+    facts = soundtrack.soundtrack(words.image, words.prompt, words.out, settings)
+    print(f"made in {sum(facts['seconds'].values()):.1f} s: {words.out / 'music.wav'}")
     return 0
 
 
