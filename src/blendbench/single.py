@@ -1,4 +1,4 @@
-"""What commands for one sound share (`blend`, `suggest`, `live`, `accompany`, ...): task, method and prompt, checked."""
+"""What commands for one sound share, such as `blend`, `live` and `accompany`: task, method and prompt, checked."""
 
 from typing import Any
 

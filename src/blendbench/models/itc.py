@@ -31,8 +31,9 @@ def itc_loss(images: Tensor, texts: Tensor, temperature: Tensor | float) -> Tens
     if images.shape != texts.shape or images.dim() != 2 or not images.numel():
         shapes = f"{tuple(images.shape)} and {tuple(texts.shape)}"
         raise BlendbenchError(f"ITC embeddings have shapes {shapes}: give [pairs, dimensions] for both")
-    if not float(temperature) > 0:
-        raise BlendbenchError(f"ITC temperature is {float(temperature):g}: give one above 0, such as 0.07")
+    degree = float(temperature.detach() if isinstance(temperature, Tensor) else temperature)
+    if not degree > 0:
+        raise BlendbenchError(f"ITC temperature is {degree:g}: give one above 0, such as 0.07")
     logits = images @ texts.T / temperature
     own = torch.arange(len(images), device=images.device)
     cross_entropy = torch.nn.functional.cross_entropy
