@@ -425,6 +425,14 @@ def test_a_damaged_plan_is_one_line_with_its_file(planned, tmp_path, damage):
     assert "\n" not in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("there", "samples", "extra", "wanted"),
+    [(100, 50, 3, 50), (52, 50, 3, 50), (6, 6, 1, 6), (7, 6, 1, 6), (40, 50, 3, 37), (2, 50, 6, 2), (12, 50, 3, 9)],
+)
+def test_practice_takes_no_sample_away_where_there_are_just_enough(there, samples, extra, wanted):
+    assert planning.samples_of(there, samples, extra) == wanted
+
+
 def test_few_pairs_are_samples_once_and_serve_practice_and_catch_trials_too(planned):
     made, notes, _ = planned("samples=50", "catch_trials=3", "practice=3")
     assert len({one.pair_id for one in made.of_kind("sample")}) == len(made.of_kind("sample")) == 2

@@ -81,6 +81,22 @@ def _resolved(settings: Settings, run: Run, subject: Subject) -> Settings:
     return replace(settings, balance=balance, catch_trials=catches)
 
 
+def samples_of(there: int, samples: int, extra: int) -> int:
+    """How many of the items are samples.
+
+    Practice and catch trials have items of their own where that takes no sample away, or, of fewer items than samples are
+    wanted, at most a quarter; else they use items of samples, too.
+
+    Parameters
+    ----------
+    there, samples, extra : int
+        Items, samples wanted, practice pages and catch trials.
+    """
+    if there >= samples + extra:
+        return samples
+    return there - extra if there < samples and there >= 4 * extra else min(there, samples)
+
+
 def _drafted(
     run: Run, settings: Settings, rows: Sequence[dict[str, dict]], sounds: Sounds
 ) -> tuple[list[Draft], list[str]]:
@@ -88,8 +104,7 @@ def _drafted(
     catches = settings.catch_trials or 0
     extra = settings.practice + catches
     notes = []
-    spare = len(rows) >= 4 * extra  # else practice and catch trials use items of samples, too
-    wanted = min(settings.samples, len(rows) - extra if spare else len(rows))
+    wanted = samples_of(len(rows), settings.samples, extra)
     called = run.task.items_called
     if wanted < settings.samples:
         notes.append(f"{len(rows)} {called} have mixes of all arms: {wanted} samples in place of {settings.samples}")
