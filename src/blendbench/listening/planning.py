@@ -84,8 +84,8 @@ def _resolved(settings: Settings, run: Run, subject: Subject) -> Settings:
 def samples_of(there: int, samples: int, extra: int) -> int:
     """How many of the items are samples.
 
-    Practice and catch trials have items of their own where that takes no sample away, or, of fewer items than samples are
-    wanted, at most a quarter; else they use items of samples, too.
+    Practice and catch trials have items of their own where that takes no sample away, or, where there are fewer items
+    than samples wanted, at most a quarter of them; else they use items of samples, too.
 
     Parameters
     ----------
