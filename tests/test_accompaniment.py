@@ -84,6 +84,17 @@ def test_a_mix_is_the_sum_of_its_stems_at_one_loudness():
     assert torch.allclose(part, gain * own, atol=1e-4)
 
 
+def test_a_part_is_told_apart_once_however_often_it_is_asked_for(monkeypatch):
+    task = task_of("accompaniment.separator=pocket")
+    given = task.read(task.items(1)[0])
+    asked, background = [], task.separator.background
+    monkeypatch.setattr(task.separator, "background", lambda mix: asked.append(1) or background(mix))
+    first, again = (task.parts(given, given.target, {})["added"] for _ in range(2))
+    assert len(asked) == 1 and torch.equal(first, again)
+    other = task.parts(given, 0.5 * given.target, {})["added"]
+    assert len(asked) == 2 and not torch.equal(first, other)
+
+
 def test_no_method_but_a_baseline_may_see_the_target():
     given = task_of().read(task_of().items(1)[0])
     assert isinstance(given, BackgroundAndText)

@@ -1,5 +1,6 @@
 """Riff-CNET's ControlNet: built beside a generator, at the published size, converted, refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,43 @@ def test_one_on_disk_is_loaded_whole_or_refused(trained, tmp_path):
         ControlNetCheckpoint("method.checkpoint", str(tmp_path / "whole")).get("cpu")
     with pytest.raises(BlendbenchError, match=r"no checkpoint \(config.json\) there"):
         ControlNetCheckpoint("method.checkpoint", str(tmp_path)).get("cpu")
+
+
+def test_a_small_file_over_a_generator_is_the_network_up_to_its_rank(model, trained, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        moved = beside(model.unet)
+        moved.load_state_dict(trained.state_dict())
+        for name, value in moved.named_parameters():
+            if name.startswith(("down_blocks.", "mid_block.")) and value.ndim > 1:
+                change = torch.randn(len(value), 2) @ torch.randn(2, value[0].numel())
+                value.data += 0.1 * change.reshape(value.shape)
+    small = controlnet.shrunk(moved, model.unet, rank=4)
+    again = controlnet.grown(model.unet, small, tmp_path)
+    for name, value in moved.state_dict().items():
+        assert torch.allclose(again.state_dict()[name], value, atol=5e-3), name
+    rough = controlnet.grown(model.unet, controlnet.shrunk(moved, model.unet, rank=1), tmp_path)
+    assert any(
+        not torch.allclose(rough.state_dict()[name], value, atol=5e-3) for name, value in moved.state_dict().items()
+    )
+    other = Generator("pocket", "pocket").get("cpu").unet
+    with pytest.raises(BlendbenchError, match="does not fit the generator's U-Net"):
+        controlnet.grown(other, small, tmp_path)
+
+
+def test_a_small_file_is_of_its_own_generator_whatever_samples_in_few_steps(tmp_path):
+    plain, fast = Generator("generator", "pocket"), Generator("generator", "pocket", adapter="few_step")
+    built_in = ControlNetCheckpoint("method.checkpoint", "pocket")
+    one = built_in.of(plain, "cpu").state_dict()
+    other = ControlNetCheckpoint("method.checkpoint", "pocket").of(fast, "cpu").state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    shutil.copytree(built_in.folder, tmp_path / "own")
+    (tmp_path / "own" / "config.json").write_text('{"base": "another", "rank": 24}')
+    with pytest.raises(BlendbenchError, match=r"was made of the generator another, not of pocket"):
+        ControlNetCheckpoint("method.checkpoint", str(tmp_path / "own")).of(plain, "cpu")
+    (tmp_path / "own" / controlnet.LOW_RANK).write_bytes(b"\0" * 40)
+    with pytest.raises(BlendbenchError, match=r"low_rank\.safetensors"):
+        ControlNetCheckpoint("method.checkpoint", str(tmp_path / "own")).of(plain, "cpu")
 
 
 # The published size

@@ -67,7 +67,7 @@ class RiffCNET(ImageMethod):
     def prepare(self, context: Context) -> None:
         """Load generator and ControlNet; raises BlendbenchError where they do not belong together."""
         super().prepare(context)
-        check_fit(self.control.get(context.device), self.generator.get(context.device).unet)
+        check_fit(self.control.of(self.generator, context.device), self.generator.get(context.device).unet)
 
     def signature(self) -> dict[str, Any]:
         """As `ImageMethod`, the ControlNet's weights and how it is told."""
@@ -78,7 +78,7 @@ class RiffCNET(ImageMethod):
         """An image of the prompt whose edges are the background's; what is held stays."""
         model, start = self.generator.get(self.context.device), time.perf_counter()
         hints = self.edges.of(window.pixels)
-        control = self.control.get(self.context.device)
+        control = self.control.of(self.generator, self.context.device)
         denoiser = controlled(model, control, window.texts, hints, self.sampling, self.scale)
         seen: dict[int, torch.Tensor] = {}
         grey = self.from_nothing(model, window, window.texts, "riff_cnet", denoiser=self._watched(denoiser, seen))

@@ -6,6 +6,7 @@ converted, the factor goes into the first convolution, so that 0..1 holds for al
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, one_line, printable
+from blendbench.models import lora
 from blendbench.models.batches import in_parts
 from blendbench.models.checkpoint import DTYPES, Checkpoint
 from blendbench.models.convert import save_made_of, tensors_of
 from blendbench.models.denoisers import Denoiser, by_parts, conditioned, guided, with_control
+from blendbench.models.generator import Generator
 from blendbench.models.latent_diffusion import LatentDiffusion, encode_prompts
 from blendbench.models.sampling import Sampling
 from blendbench.models.stable_diffusion import UNET
@@ -46,6 +50,56 @@ def beside(unet: UNet2DConditionModel) -> ControlNetModel:
         own, other = getattr(made, name, None), getattr(unet, name, None)
         if own is not None and other is not None:
             own.load_state_dict(other.state_dict())
+    return made
+
+
+LOW_RANK = "low_rank.safetensors"
+RANK = 24
+_HALF = ("down_blocks.", "mid_block.")
+
+
+@torch.no_grad()
+def shrunk(controlnet: ControlNetModel, unet: UNet2DConditionModel, rank: int = RANK) -> dict[str, torch.Tensor]:
+    """What a ControlNet has learnt beyond a U-Net's first half, to a rank: a small file over a generator.
+
+    Layers of the copied half are kept as NAME.down [rank, in] and NAME.up [out, rank] of the best approximation of what
+    they differ by (Eckart and Young, 1936), all else that differs as it is.
+
+    Parameters
+    ----------
+    controlnet : ControlNetModel
+        One that began as `beside(unet)`.
+    unet : UNet2DConditionModel
+    rank : int
+    """
+    before, found = beside(unet).state_dict(), dict[str, torch.Tensor]()
+    for name, value in controlnet.state_dict().items():
+        if name.startswith(_HALF) and value.ndim > 1:
+            change = (value.float() - before[name].float().to(value.device)).flatten(1)
+            outer, sizes, inner = torch.linalg.svd(change, full_matrices=False)
+            layer = name.removesuffix(".weight")
+            found[f"{layer}.up"] = outer[:, :rank] * sizes[:rank]
+            found[f"{layer}.down"] = inner[:rank]
+        elif not torch.equal(value.cpu(), before[name].cpu()):
+            found[name] = value
+    return {name: value.half().contiguous().cpu() for name, value in found.items()}
+
+
+def grown(unet: UNet2DConditionModel, tensors: Mapping[str, torch.Tensor], file: Path) -> ControlNetModel:
+    """The ControlNet that `shrunk` made small, beside its generator's U-Net; `file` is where it is from, for messages.
+
+    Raises
+    ------
+    BlendbenchError
+        If the tensors are of another U-Net.
+    """
+    made = beside(unet)
+    own, low = made.state_dict(), {name for name in tensors if name.endswith((".up", ".down"))}
+    whole = {name: value for name, value in tensors.items() if name not in low}
+    if wrong := [name for name, value in whole.items() if name not in own or own[name].shape != value.shape]:
+        raise BlendbenchError(f"{file}: does not fit the generator's U-Net ({wrong[0]}); use its own")
+    made.load_state_dict(own | {name: value.float() for name, value in whole.items()})
+    lora.add(made, {name: tensors[name] for name in low}, file)
     return made
 
 
@@ -171,6 +225,38 @@ class ControlNetCheckpoint(Checkpoint[ControlNetModel]):
     builtin = "riff_cnet"
     marker = "config.json"
     layout = "diffusers' ControlNet"
+
+    def of(self, generator: Generator, device: str) -> ControlNetModel:
+        """The ControlNet on a device; a small file (`shrunk`) is put beside the generator that it was made of.
+
+        Raises
+        ------
+        BlendbenchError
+            If it is not there, cannot be read, or is of another generator.
+        """
+        file = None if self.folder is None else self.folder / LOW_RANK
+        if file is None or not (file.is_file() or self.checkpoint == "pocket"):
+            return self.get(device)
+        if device not in self._models:
+            self._found()
+            stand_ins.refuse(file)
+            # Whatever samples in few steps, the copied half is that of the generator as it was trained.
+            plain = generator if generator.adapter is None else Generator("generator", generator.checkpoint)
+            try:
+                base = json.loads((file.parent / "config.json").read_text())["base"]
+                tensors = load_file(file)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                stand_ins.refuse_weights(file, failed=True)
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise BlendbenchError(f"{file}: cannot be read as a ControlNet ({reason}); copy it again") from error
+            if base != plain.fingerprint:
+                raise BlendbenchError(
+                    f"{self.key}.checkpoint={self.checkpoint}: was made of the generator {base}, not of "
+                    f"{plain.checkpoint} ({plain.fingerprint}); give one trained beside that"
+                )
+            made = grown(plain.get(device).unet, tensors, file).eval().requires_grad_(False)
+            self._models[device] = made.to(device=device, memory_format=torch.channels_last)
+        return self._models[device]
 
     def signature(self) -> dict[str, Any]:
         """What changes its outputs."""

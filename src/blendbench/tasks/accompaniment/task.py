@@ -5,6 +5,7 @@ does, the target: the mix that was played. What it makes is a whole mix; how wel
 what a separator leaves of it (`Separated`), against the same of the target. All is mono at 44.1 kHz.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -47,6 +48,8 @@ STUDY: dict[str, Any] = {
 """What a listening study sets otherwise."""
 _SHORT = 30.0
 """Longest items that are held in memory, in seconds."""
+_KEPT = 64
+"""New parts that are kept, of 0.9 MB each."""
 RMS_DB, PEAK_DB = -12.0, -0.1
 """Levels of the published chain, in dB re full scale."""
 
@@ -90,6 +93,7 @@ class Accompaniment(BaseTask):
         self._reading = lru_cache(maxsize=32)(self._read_item) if short else self._read_item
         self._chained_reference = lru_cache(maxsize=128)(self._kept_reference)
         self._target_again = lru_cache(maxsize=128)(self._sounded_again)
+        self._apart: dict[str, torch.Tensor] = {}
 
     @cached_property
     def separator(self) -> Separator:
@@ -198,8 +202,19 @@ class Accompaniment(BaseTask):
             if kind == "target_roundtrip":
                 found[kind] = self._target_again(given.item)
         if self.separator_name != "none" and bool(heard.any()):
-            found["added"] = heard - self.separator.background(heard)
+            found["added"] = self._added(heard)
         return found
+
+    def _added(self, heard: torch.Tensor) -> torch.Tensor:
+        """The new part as the separator hears it; kept for a while, as every metric asks for the parts of a sound."""
+        if len(heard) > _SHORT * self.sample_rate:
+            return heard - self.separator.background(heard)
+        content = hashlib.sha256(heard.contiguous().numpy().tobytes()).hexdigest()
+        if content not in self._apart:
+            if len(self._apart) >= _KEPT:
+                self._apart.pop(next(iter(self._apart)))
+            self._apart[content] = heard - self.separator.background(heard)
+        return self._apart[content]
 
     def chained(self, mix: torch.Tensor) -> torch.Tensor:
         """What the published chain makes of a mix: levels, 16 bit, and the separator.

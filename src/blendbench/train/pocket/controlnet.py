@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blendbench.models.controlnet import beside
+from blendbench.models.controlnet import beside, grown, shrunk
 from blendbench.sound.edges import Edges
 from blendbench.train.loop import Loop
 from blendbench.train.pocket.accompanying import Accompaniment, Batch
@@ -84,12 +84,12 @@ def train(
         device=device,
     )
 
-    def told(drawn: Batch, draw: np.random.Generator, dropout: float = prompt_dropout) -> Predict:
+    def told(drawn: Batch, draw: np.random.Generator, dropout: float = prompt_dropout, network: Any = model) -> Predict:
         text = data.words(["" if draw.random() < dropout else one for one in drawn.texts])
         hints = edges.of(drawn.pixels).to(device)
 
         def predict(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-            down, middle = model(noisy, times, encoder_hidden_states=text, controlnet_cond=hints, return_dict=False)
+            down, middle = network(noisy, times, encoder_hidden_states=text, controlnet_cond=hints, return_dict=False)
             return unet(
                 noisy,
                 times,
@@ -105,6 +105,8 @@ def train(
     model.eval()
     figures = {"clips": len(data.stems.of("train"))}
     figures |= data.held_out(lambda drawn, draw: told(drawn, draw, 0.0), "held_out_loss")
+    small = grown(unet, shrunk(model, unet), out).eval().to(device)
+    figures |= data.held_out(lambda drawn, draw: told(drawn, draw, 0.0, small), "held_out_loss_low_rank")
     figures |= data.held_out(lambda drawn, draw: worded(unet, data.words(drawn.texts)), "held_out_loss_without")
     model.save_pretrained(out)
     return loop.report(out / "training.json", figures)

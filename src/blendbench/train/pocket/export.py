@@ -10,7 +10,8 @@ from diffusers import ControlNetModel
 from safetensors.torch import load_file, save_file
 
 from blendbench.errors import BlendbenchError
-from blendbench.models import pix2pix
+from blendbench.models import controlnet, pix2pix
+from blendbench.models.generator import Generator
 from blendbench.models.latent_diffusion import LatentDiffusion
 from blendbench.models.msanii import Msanii
 from blendbench.models.weights import checkpoint_hash
@@ -405,20 +406,22 @@ def export_prior(work: Path, assets: Path) -> None:
 
 
 def export_controlnet(work: Path, assets: Path) -> None:
-    """Copy the ControlNet; raises BlendbenchError as `export` does."""
+    """Write the ControlNet as a small file over its generator; raises BlendbenchError as `export` does."""
     figures = _figures(work / "riff_cnet" / "training.json")
-    target = assets / "riff_cnet"
+    target, unet = assets / "riff_cnet", Generator("generator", "pocket").get("cpu").unet
+    trained = ControlNetModel.from_pretrained(work / "riff_cnet", low_cpu_mem_usage=False)
     shutil.rmtree(target, ignore_errors=True)
-    ControlNetModel.from_pretrained(work / "riff_cnet", low_cpu_mem_usage=False).half().save_pretrained(target)
-    config = json.loads((target / "config.json").read_text())
-    config.pop("_name_or_path", None)
-    write_text(target / "config.json", json.dumps(config, indent=2) + "\n")
+    target.mkdir(parents=True)
+    save_file(controlnet.shrunk(trained, unet), target / controlnet.LOW_RANK)
+    write_text(target / "config.json", json.dumps({"base": figures["base"], "rank": controlnet.RANK}, indent=1) + "\n")
     hint = figures["hint"]
     _riff_card(
         target, figures, "riff_cnet: the built-in Riff-CNET of blendbench", "controlnet",
         f"A ControlNet beside the built-in generator (`{figures['base']}`, frozen), told of a background's edges "
         f"({hint['kind']}, {hint.get('low', 0):g} and {hint.get('high', 0):g}): `method=riff_cnet`.",
-        f"denoising loss {figures['held_out_loss']}, and {figures['held_out_loss_without']} of the generator alone",
+        f"denoising loss {figures['held_out_loss_low_rank']} of the file as it is (rank {controlnet.RANK} of what the network "
+        f"differs by from the generator's half), {figures['held_out_loss']} of the whole network, and "
+        f"{figures['held_out_loss_without']} of the generator alone",
         remark=f" A tenth of the prompts was left out ({figures['prompt_dropout']:g}), hints never.",
     )  # fmt: skip
 
