@@ -1,13 +1,22 @@
 """IMSM and the contrastive loss of images and texts: golden values, bounds, ties, and what is refused."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from support.tiny_models import tiny_tokenizer
+from transformers import CLIPConfig, CLIPModel
 
 from blendbench.errors import BlendbenchError
+from blendbench.evaluators import Scores, TextEvaluator
+from blendbench.evaluators.pocket import PocketTagger
+from blendbench.metrics import imsm_score
+from blendbench.metrics.imsm import IMSM
 from blendbench.metrics.imsm_score import bounds, imsm, similarity
+from blendbench.models.clip import MEAN, SPREAD, ClipCheckpoint
 from blendbench.models.itc import itc_loss
 
 CLIP, CLAP = torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([1.0, 3.0]))
@@ -157,3 +166,94 @@ def test_images_texts_and_temperature_learn_from_it():
 def test_what_has_no_loss_is_refused(images, texts, temperature, why):
     with pytest.raises(BlendbenchError, match=why):
         itc_loss(images, texts, temperature)
+
+
+# The metric
+
+
+class Told(TextEvaluator):
+    """An evaluator whose embeddings are told beforehand."""
+
+    name, sample_rate, comparable, scale, fingerprint = "told", 44_100, False, 3.0, "told"
+
+    def __init__(self, texts: dict[str, list[float]]) -> None:
+        self.texts = texts
+
+    def score(self, waveform: torch.Tensor) -> Scores:
+        return Scores(waveform[None], None)
+
+    def score_text(self, text: str) -> torch.Tensor:
+        return torch.tensor(self.texts[text])
+
+
+class Pair:
+    """A sound, as far as the metric looks at it: its embedding is its waveform."""
+
+    def __init__(self, arm: str, prompt: str, image: torch.Tensor | None, embedding: list[float]) -> None:
+        self.row = {"dataset": "d", "arm": arm, "presentation": "as_made", "prompt": prompt}
+        self.image, self.embedding = image, torch.tensor(embedding)
+
+    def given(self) -> SimpleNamespace:
+        return SimpleNamespace(image=self.image)
+
+    def scores(self, evaluator: Told) -> Scores:
+        return evaluator.score(self.embedding)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's architecture with random weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = tiny_tokenizer(folder)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_dim": 8}
+    text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    vision = small | {"image_size": 32, "patch_size": 16, "projection_dim": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_pairs_of_a_cell_are_held_against_its_captions(clip_folder):
+    told = Told({"a": [1.0, 0.0], "b": [0.0, 1.0]})
+    metric = IMSM(told, {"checkpoint": str(clip_folder)})
+    red, blue = torch.zeros(3, 40, 60), torch.zeros(3, 60, 40)
+    red[0], blue[2] = 1, 1
+    pairs = [
+        Pair("one", "a", red, [2.0, 0.0]), Pair("one", "b", blue, [0.0, 5.0]), Pair("one", "a", None, [1.0, 1.0]),
+        Pair("other", "a", red, [0.0, 1.0]), Pair("other", "b", blue, [1.0, 0.0]), Pair("alone", "a", red, [1.0, 0.0]),
+    ]  # fmt: skip
+    found = [value["imsm"] for value in metric.measure_all(pairs)]
+    images = metric.clip.get("cpu").logits([red, blue], ["a", "b"])
+    music = 3.0 * torch.eye(2)
+    assert found[:2] == pytest.approx(imsm_score.imsm(images, music).tolist())
+    assert found[3:5] == pytest.approx(imsm_score.imsm(images, music.flip(0)).tolist())
+    assert math.isnan(found[2]) and math.isnan(found[5])
+    assert metric.signature()["reduce"] == "diagonal" and "CLAP" in metric.recipe("imsm", None)
+
+
+def test_logits_are_those_of_clip_and_do_not_depend_on_neighbours(clip_folder):
+    clip = ClipCheckpoint("c", str(clip_folder)).get("cpu")
+    red, blue, texts = torch.zeros(3, 32, 32), torch.ones(3, 48, 32), ["a piano", "drums and more than a context holds"]
+    red[0] = 1
+    both = clip.logits([red, blue], texts)
+    assert both.shape == (2, 2) and torch.equal(both[1:], clip.logits([blue], texts))
+    model, mean, spread = CLIPModel.from_pretrained(clip_folder).eval(), torch.tensor(MEAN), torch.tensor(SPREAD)
+    words = clip.tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        seen = (red - mean[:, None, None]) / spread[:, None, None]
+        expected = model(pixel_values=seen[None], **words).logits_per_image
+    assert torch.allclose(both[:1], expected, atol=1e-4)
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(clip_folder, tmp_path):
+    with pytest.raises(BlendbenchError, match=r"imsm\.reduce is 'sum'"):
+        IMSM(Told({}), {"checkpoint": str(clip_folder)}, "sum")
+    tagger = PocketTagger("pocket-tagger", "pocket", False)
+    with pytest.raises(BlendbenchError, match=r"evaluator\.prompt: pocket-tagger has no scaled similarities"):
+        IMSM(tagger, {"checkpoint": str(clip_folder)})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BlendbenchError, match="cannot be read as a CLIP"):
+        ClipCheckpoint("c", str(tmp_path)).get("cpu")

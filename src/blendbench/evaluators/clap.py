@@ -39,6 +39,11 @@ class CLAP(Published, TextEvaluator):
     def __init__(self, name: str, checkpoint: str | None = None, model: str = "clap", comparable: bool = True) -> None:
         super().__init__(name, checkpoint, comparable, model)
 
+    @property
+    def scale(self) -> float:
+        """What cosines of sounds and texts are multiplied by for logits; learned."""
+        return float(self.model[0].logit_scale_a.detach().exp())
+
     def _load(self, device: str) -> Any:
         model = read_hub_model(ClapModel, self.weights, "clap", device)
         try:
