@@ -286,6 +286,26 @@ def test_tangopp_reads_the_picture_beside_the_text_and_is_kept(folders, tmp_path
         tangopp.PictureWords(vit, width, hybrid="sum")
 
 
+def test_rows_without_a_picture_are_music_of_the_text_alone_where_that_is_allowed(folders, own, tmp_path):
+    header, rows = ["image", "caption", "audio"], [["red.png", "a calm piano", "a.wav"], ["", "loud drums", "b.wav"]]
+    write(own / "captions.csv", header, rows)
+    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    words = ["run", "experiment=melfusion/random_image", "dataset=own_pictures", f"data.path={own}", "batch=2"]
+    words += [f"arms.{arm}.checkpoint={settings}" for arm in ("random_image", "melfusion")]
+    words += [f"generator.checkpoint={folders['generator']}", "generator.sampling.repaint.steps=2", "scene.seconds=1.0"]
+    words += ["image.size=64", "arms.random_image.shown=none", "threads=1", "report=false"]
+    words += [f"store_dir={tmp_path / 'store'}"]
+    assert call(*words, "image.missing=text_only", f"run_dir={tmp_path / 'a'}") == 0
+    made = [json.loads(line) for line in (tmp_path / "a" / "pairs.jsonl").read_text().splitlines()]
+    sums = {(row["arm"], row["prompt"]): row["sha256"] for row in made}
+    assert sums["melfusion", "loud drums"] == sums["random_image", "loud drums"]
+    assert sums["melfusion", "a calm piano"] != sums["random_image", "a calm piano"]
+    assert call(*words, f"run_dir={tmp_path / 'b'}") == 0
+    failed = [json.loads(line) for line in (tmp_path / "b" / "pairs.jsonl").read_text().splitlines()]
+    assert sorted({row["status"] for row in failed}) == ["failed", "ok"]
+    assert all("has no picture" in row["reason"] for row in failed if row["status"] == "failed")
+
+
 def method_words(folders: dict[str, str]) -> list[str]:
     settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
     return [
