@@ -13,6 +13,7 @@ from PIL import Image
 from support.tiny_models import tiny_diffusion
 from support.worlds import call
 
+from blendbench.composing import compose
 from blendbench.datasets import pictured
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
@@ -304,6 +305,22 @@ def test_rows_without_a_picture_are_music_of_the_text_alone_where_that_is_allowe
     failed = [json.loads(line) for line in (tmp_path / "b" / "pairs.jsonl").read_text().splitlines()]
     assert sorted({row["status"] for row in failed}) == ["failed", "ok"]
     assert all("has no picture" in row["reason"] for row in failed if row["status"] == "failed")
+
+
+def test_in_the_blend_task_the_noise_is_the_picture(folders, world, tmp_path):
+    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    words = ["run", "experiment=bnmusic/table1", *world.words(), f"run_dir={tmp_path / 'run'}", "limit=2"]
+    words += [f"arms.{arm}=null" for arm in compose(["experiment=bnmusic/table1"])["arms"] if arm != "noise_only"]
+    for arm in ("own", "other", "none"):
+        words += [f"+method@arms.{arm}=melfusion", f"arms.{arm}.source=noise", f"arms.{arm}.checkpoint={settings}"]
+    words += ["arms.other.shown=other", "arms.none.shown=none", f"generator.checkpoint={folders['generator']}"]
+    words += ["generator.sampling.repaint.steps=2", "evaluator=pocket", "experiment.metrics=[kl]", "report=false"]
+    assert call(*words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "pairs.jsonl").read_text().splitlines()]
+    heard = {(row["arm"], row["pair_id"]): row["sha256"] for row in rows if row["presentation"] == "direct"}
+    assert all(row["status"] == "ok" for row in rows if row["arm"] in ("own", "other", "none"))
+    for pair in {pair for _, pair in heard}:
+        assert len({heard[arm, pair] for arm in ("own", "other", "none")}) == 3
 
 
 def method_words(folders: dict[str, str]) -> list[str]:

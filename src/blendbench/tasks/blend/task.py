@@ -19,8 +19,10 @@ from blendbench.datasets.choosing import split_music
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.facts import Facts
-from blendbench.seeds import stable_seed
+from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio
+from blendbench.sound.lattice import RIFFUSION
+from blendbench.sound.mel import encode_image
 from blendbench.store.write import size_of
 from blendbench.tasks import BaseTask, Column, Lent, Study
 from blendbench.tasks.blend.given import NoiseAndText
@@ -125,8 +127,8 @@ class Blend(BaseTask):
         return {"noise": self.noise}
 
     def lends(self) -> dict[str, Callable[[], Lent]]:
-        """The half of the music set that is not the reference."""
-        return {"music": lambda: MusicHalf(self._halves[1])}
+        """The half of the music set that is not the reference; other pairs' noises, as pictures."""
+        return {"music": lambda: MusicHalf(self._halves[1]), "others": lambda: OtherNoises(self)}
 
     def presentation(self, name: str, entry: Mapping[str, Any]) -> Blended:
         """A kind of presentation with the task's own stage 2."""
@@ -198,6 +200,28 @@ class Blend(BaseTask):
     def close(self) -> None:
         """Close the files in which noises are kept."""
         self.noises.close()
+
+
+class OtherNoises:
+    """Noises of other clips than an item's own, for a control: what is shown tells nothing of what is to be hidden."""
+
+    def __init__(self, task: Blend) -> None:
+        self._task = task
+
+    def signature(self) -> list[str]:
+        """Which clips there are."""
+        sources = self._task.sources
+        return sorted(clip.id for name in sources.names for clip in sources.dataset(name).clips)
+
+    def picture(self, item: Pair) -> torch.Tensor:
+        """Another clip's mel image [3, 512, 512] in 0..1, drawn by the item; raises ClipError where there is none."""
+        clips = self._task.sources.dataset(item.dataset).clips
+        others = [one for one in clips if one.source != item.clip.source]
+        if not others:
+            raise ClipError(f"{item.id}: the data set has no other noise; leave that arm out")
+        drawn: NoiseClip = shuffled(others, stable_seed(item.id, "picture"), lambda clip: clip.id)[0]
+        pixels, _ = encode_image(self._task.noises.mel(drawn)[None, :, : RIFFUSION.frames])
+        return (pixels[0] / 255).expand(3, -1, -1)
 
 
 @lru_cache(maxsize=100_000)
