@@ -4,9 +4,14 @@
 Stable Diffusion layout is a change of one value. The signature holds the checkpoint's hash, never its path.
 """
 
+from collections.abc import Callable
+from copy import copy, deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
 
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
@@ -113,6 +118,22 @@ class Generator(Checkpoint[LatentDiffusion]):
     def signature(self) -> dict[str, Any]:
         """What changes the images: name, checkpoint hash, precision and quantisation."""
         return {"checkpoint": self.fingerprint, "dtype": self.dtype, "quantize": self.quantize}
+
+    def changed(self, device: str, change: Callable[[UNet2DConditionModel], None]) -> LatentDiffusion:
+        """The model with a U-Net of its own that a function has changed; this generator's stays as it is.
+
+        Parameters
+        ----------
+        device : str
+        change : callable
+            Adds an adapter, say.
+        """
+        base = self.get(device)
+        made = copy(base)
+        made.unet = deepcopy(base.unet)
+        change(made.unet)
+        made.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return made
 
     def _load(self, source: Path | str, device: str) -> LatentDiffusion:
         dtype = DTYPES[self.dtype]

@@ -6,7 +6,6 @@ A folder holds `config.json` (how generator and image model are joined, and the 
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,15 +116,13 @@ class MeLFusionCheckpoint(Checkpoint[Joined]):
         return self._models[device]
 
     def _joined(self, generator: Generator, device: str) -> Joined:
-        base, visual, folder = generator.get(device), self.visual.get(device), self.folder
+        visual, folder = self.visual.get(device), self.folder
         assert folder is not None
-        made = copy(base)
-        made.unet = deepcopy(base.unet)
         try:
             config = json.loads((folder / CONFIG).read_text())
             settings, way = SynapseSettings(**config["synapse"]), Way(**(config["way"] | self._way()))
             values = load_file(folder / FILE)
-            synapse = Synapse(made.unet, visual.unet, settings)
+            synapse = Synapse(generator.get(device).unet, visual.unet, settings)
             own = {name.removeprefix(_OWN): value.float() for name, value in values.items() if name.startswith(_OWN)}
             synapse.load_state_dict(own)
         except (OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
@@ -134,11 +131,11 @@ class MeLFusionCheckpoint(Checkpoint[Joined]):
             raise BlendbenchError(
                 f"{folder}: no MeLFusion of this generator and image model ({reason}); train or copy it again"
             ) from error
-        lora.add(made.unet, {name: one for name, one in values.items() if not name.startswith(_OWN)}, folder / FILE)
+        adapter = {name: one for name, one in values.items() if not name.startswith(_OWN)}
+        model = generator.changed(device, lambda unet: lora.add(unet, adapter, folder / FILE))
         if self.share is not None:
             synapse.settings = replace(settings, alpha=self.share)
-        made.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        return Joined(made, synapse.eval().requires_grad_(False).to(device), visual, way)
+        return Joined(model, synapse.eval().requires_grad_(False).to(device), visual, way)
 
     def _load(self, source: Path | str, device: str) -> Joined:
         raise BlendbenchError(f"{self.key}.checkpoint={self.checkpoint}: give a folder; there is none on a hub")

@@ -4,7 +4,6 @@ The published one is a whole U-Net of eight input channels. The built-in one is 
 first convolution and a low-rank adapter, in one small file.
 """
 
-from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +140,9 @@ class Pix2PixCheckpoint(Checkpoint[LatentDiffusion]):
             return self.get(device)
         if device not in self._models:
             self._found()
-            base = generator.get(device)
-            made = copy(base)
-            made.unet, made.extra_channels = deepcopy(base.unet), base.unet.config.in_channels
-            adapt(made.unet, self.adapter)
-            made.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            file = self.adapter
+            made = generator.changed(device, lambda unet: adapt(unet, file))
+            made.extra_channels = made.unet.config.in_channels // 2
             self._models[device] = made
         return self._models[device]
 

@@ -11,7 +11,6 @@ generator's U-Net.
 
 import json
 from collections.abc import Mapping
-from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -152,16 +151,14 @@ class TangoPPCheckpoint(Checkpoint[Told]):
         """
         if device not in self._models:
             self._found()
-            folder, base = self.folder, generator.get(device)
+            folder, unet = self.folder, generator.get(device).unet
             assert folder is not None
-            made = copy(base)
-            made.unet = deepcopy(base.unet)
             try:
                 values = load_file(folder / FILE)
                 words = PictureWords(**json.loads((folder / CONFIG).read_text())["words"])
                 own = {name.removeprefix(_OWN): one.float() for name, one in values.items() if name.startswith(_OWN)}
                 words.load_state_dict(own)
-                if words.config["width"] != made.unet.config.cross_attention_dim:
+                if words.config["width"] != unet.config.cross_attention_dim:
                     raise ValueError(f"width is {words.config['width']}")
             except (OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
                 stand_ins.refuse_weights(folder / FILE, failed=True)
@@ -170,9 +167,8 @@ class TangoPPCheckpoint(Checkpoint[Told]):
                     f"{folder}: no TANGO++ of this generator ({reason}); train or copy it again"
                 ) from error
             adapter = {name: one for name, one in values.items() if not name.startswith(_OWN)}
-            lora.add(made.unet, adapter, folder / FILE)
-            made.unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            self._models[device] = Told(made, words.eval().requires_grad_(False).to(device))
+            model = generator.changed(device, lambda unet: lora.add(unet, adapter, folder / FILE))
+            self._models[device] = Told(model, words.eval().requires_grad_(False).to(device))
         return self._models[device]
 
     def _load(self, source: Path | str, device: str) -> Told:

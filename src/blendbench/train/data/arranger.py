@@ -832,16 +832,27 @@ def arrange(song: Song, genre: str, seed: int, seconds: float | None = None) -> 
 
 
 def jobs(
-    pop909: Path, names: list[str], count: int, split: str, draw: np.random.Generator
-) -> list[tuple[str, str, int, str]]:
-    """(folder, genre, seed, split) of so many arrangements, songs and genres in turn."""
-    order = [str(name) for name in draw.permutation(names)] if names else []
+    pop909: Path, own: list[str], arrangements: int, held: list[str], held_out: int, draw: np.random.Generator
+) -> list[list[tuple[str, str, int, str]]]:
+    """What to arrange, in chunks of eight: (folder, genre, seed, split); songs and genres in turn, held-out ones first.
+
+    Parameters
+    ----------
+    pop909 : Path
+    own, held : list of str
+        Names of songs to learn from, and of those held out.
+    arrangements, held_out : int
+        Of each.
+    draw : np.random.Generator
+    """
     found = []
-    for place in range(count if order else 0):
-        turn, index = divmod(place, len(order))
-        genre = GENRES[(index + 3 * turn) % len(GENRES)]
-        found.append((str(pop909 / order[index]), genre, int(draw.integers(2**31)), split))
-    return found
+    for names, count, split in ((held, held_out, "held_out"), (own, arrangements, "train")):
+        order = [str(name) for name in draw.permutation(names)] if names else []
+        for place in range(count if order else 0):
+            turn, index = divmod(place, len(order))
+            genre = GENRES[(index + 3 * turn) % len(GENRES)]
+            found.append((str(pop909 / order[index]), genre, int(draw.integers(2**31)), split))
+    return [found[start : start + 8] for start in range(0, len(found), 8)]
 
 
 class _Arranger:

@@ -179,9 +179,7 @@ def build(
     render.find_fluidsynth()
     render.find_soundfont()
     draw = np.random.default_rng([seed, 6])
-    every = [job for names, count, split in ((held, held_out, "held_out"), (own, arrangements, "train"))
-            for job in jobs(pop909, names, count, split, draw)]  # fmt: skip
-    chunks = [every[start : start + 8] for start in range(0, len(every), 8)]
+    chunks = jobs(pop909, own, arrangements, held, held_out, draw)
     growing.grow(folder / ROWS, {"images.u8": 512 * 512}, chunks, _chunk, workers)
     return Pictured.open(folder)
 

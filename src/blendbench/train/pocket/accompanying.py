@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 
-from blendbench.models.generator import Generator
 from blendbench.train.data.stems import Stems
-from blendbench.train.pocket.generator import Latents, Predict, timesteps, token_ids, velocity_loss
+from blendbench.train.pocket.frozen import Frozen
+from blendbench.train.pocket.generator import Predict, timesteps
 
 WIDTHS = ((0.45, 16), (0.8, 32), (1.0, 64))
 """Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms."""
@@ -32,7 +31,7 @@ class Batch(NamedTuple):
     texts: list[str]
 
 
-class Accompaniment:
+class Accompaniment(Frozen):
     """Stems over a generator.
 
     Parameters
@@ -50,15 +49,10 @@ class Accompaniment:
     """
 
     def __init__(self, stems: Path | str, checkpoint: str, device: str) -> None:
-        self.stems, self.device = Stems(stems), device
-        generator = Generator("generator", checkpoint)
-        self.base, self.model = generator.fingerprint, generator.get(device)
-        self.scheduler = DDIMScheduler.from_config(dict(self.model.scheduler_config))
+        super().__init__(checkpoint, device)
+        self.stems = Stems(stems)
         flat = self.stems.images.reshape(-1, *self.stems.images.shape[2:])
-        # Both trainings find them; they are the autoencoder's.
-        folder = self.stems.folder / f"latents-{self.base}"
-        folder.mkdir(exist_ok=True)
-        self.latents = Latents(self.model.vae, flat, folder)
+        self.latents = self.latents_of(flat, self.stems.folder)
 
     def batch(self, rows: np.ndarray, width: int, draw: np.random.Generator) -> Batch:
         """Stretches of so many latent columns of the clips of some rows, each at a place of its own."""
@@ -80,18 +74,6 @@ class Accompaniment:
         ]
         return Batch(mix, background, pixels, texts)
 
-    def words(self, texts: list[str]) -> torch.Tensor:
-        """Embeddings [N, T, D] of texts."""
-        with torch.no_grad():
-            embedded: torch.Tensor = self.model.text_encoder(token_ids(self.model.tokenizer, texts).to(self.device))[0]
-        return embedded
-
-    def loss(self, batch: Batch, predict: Predict, times: torch.Tensor) -> torch.Tensor:
-        """The generator's own loss of a prediction, at time steps [N]."""
-        noise = torch.randn(batch.mix.shape)
-        clean, noise, times = (value.to(self.device) for value in (batch.mix, noise, times))
-        return velocity_loss(predict, self.scheduler, clean, noise, times)
-
     def step(
         self, told: Callable[[Batch, np.random.Generator], Predict], steps: int, batch: int
     ) -> Callable[[int, np.random.Generator], torch.Tensor]:
@@ -102,7 +84,7 @@ class Accompaniment:
             width = next(width for share, width in WIDTHS if step < share * steps or share == 1)
             count = min(batch * 64 // width, len(rows))
             drawn = self.batch(draw.choice(rows, count, replace=False), width, draw)
-            return self.loss(drawn, told(drawn, draw), timesteps(draw, count))
+            return self.loss(told(drawn, draw), drawn.mix, torch.randn(drawn.mix.shape), timesteps(draw, count))
 
         return loss
 
@@ -119,5 +101,6 @@ class Accompaniment:
         for place, row in enumerate(rows):
             drawn = self.batch(np.array([row]), 64, draw)
             time = torch.tensor([int((place + 0.5) / len(rows) * 1000)])
-            losses.append(float(self.loss(drawn, told(drawn, draw), time)))
+            predict = told(drawn, draw)
+            losses.append(float(self.loss(predict, drawn.mix, torch.randn(drawn.mix.shape), time)))
         return {name: round(float(np.mean(losses)), 5)}

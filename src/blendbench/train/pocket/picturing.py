@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 
-from blendbench.models.generator import Generator
 from blendbench.train.data.pictured import Pictured
-from blendbench.train.pocket.generator import Latents, Predict, timesteps, token_ids, velocity_loss
+from blendbench.train.pocket.frozen import Frozen
+from blendbench.train.pocket.generator import Predict, timesteps
 
 WIDTHS = ((0.4, 32), (1.0, 64))
 """Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms: a tempo needs some."""
@@ -23,7 +22,7 @@ Told = Callable[[np.ndarray | None, Sequence[str]], Predict]
 """From the clips whose pictures are shown, or none, and captions to a prediction."""
 
 
-class Scenes:
+class Scenes(Frozen):
     """Clips with pictures over a generator.
 
     Parameters
@@ -41,21 +40,9 @@ class Scenes:
     """
 
     def __init__(self, pictured: Path | str, checkpoint: str, device: str) -> None:
-        self.data, self.device = Pictured.open(pictured), device
-        generator = Generator("generator", checkpoint)
-        self.base, self.model = generator.fingerprint, generator.get(device)
-        self.scheduler = DDIMScheduler.from_config(dict(self.model.scheduler_config))
-        # All trainings find them; they are the autoencoder's.
-        folder = self.data.folder / f"latents-{self.base}"
-        folder.mkdir(exist_ok=True)
-        self.latents = Latents(self.model.vae, self.data.images, folder)
-
-    def words(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embeddings [N, T, D] of texts."""
-        with torch.no_grad():
-            ids = token_ids(self.model.tokenizer, list(texts)).to(self.device)
-            found: torch.Tensor = self.model.text_encoder(ids)[0]
-        return found
+        super().__init__(checkpoint, device)
+        self.data = Pictured.open(pictured)
+        self.latents = self.latents_of(self.data.images, self.data.folder)
 
     def step(
         self,
@@ -85,14 +72,10 @@ class Scenes:
             clean = torch.stack([one[..., left : left + width] for one, left in zip(clean, lefts, strict=True)])
             captions = [str(draw.choice(self.data.rows[row]["captions"])) for row in rows]
             texts = ["" if draw.random() < 0.1 else one for one in captions]
-            value = self._loss(told(rows, texts), clean, torch.randn(clean.shape), timesteps(draw, count))
+            value = self.loss(told(rows, texts), clean, torch.randn(clean.shape), timesteps(draw, count))
             return value if beside is None else value + beside(rows, captions)
 
         return loss
-
-    def _loss(self, predict: Predict, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-        given = [value.to(self.device) for value in (clean, noise, times)]
-        return velocity_loss(predict, self.scheduler, *given)
 
     @torch.inference_mode()
     def held_out(self, told: Told, limit: int = 48) -> dict[str, float]:
@@ -108,6 +91,6 @@ class Scenes:
             texts = [str(self.data.rows[row]["captions"][0])]
             other = rows[(place + len(rows) // 2) % len(rows)]
             for name, shown in zip(found, (np.array([row]), np.array([other]), None), strict=True):
-                found[name].append(float(self._loss(told(shown, texts), clean, noise, time)))
+                found[name].append(float(self.loss(told(shown, texts), clean, noise, time)))
         means = {name: round(float(np.mean(values)), 5) for name, values in found.items()}
         return {"clips": float(len(self.data.of("train")))} | means
