@@ -245,7 +245,7 @@ def test_a_run_of_the_method_and_its_controls(folders, own, tmp_path):
     settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
     words = [f"arms.{name}.checkpoint={settings}" for name in ("right", "other", "blank", "none", "music")]
     words += ["dataset=own_pictures", f"data.path={own}", f"generator.checkpoint={folders['generator']}"]
-    words += ["scene.seconds=1.0", "image.size=64", "report=false", "threads=1"]
+    words += ["scene.seconds=1.0", "image.size=64", "report=false", "threads=1", "statistics.resamples=20"]
     words += ["generator.sampling.repaint.steps=2", f"run_dir={tmp_path / 'run'}", f"store_dir={tmp_path / 'store'}"]
     assert call("run", "experiment=melfusion/small", *words) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "pairs.jsonl").read_text().splitlines()]
@@ -294,7 +294,7 @@ def test_rows_without_a_picture_are_music_of_the_text_alone_where_that_is_allowe
     words = ["run", "experiment=melfusion/random_image", "dataset=own_pictures", f"data.path={own}", "batch=2"]
     words += [f"arms.{arm}.checkpoint={settings}" for arm in ("random_image", "melfusion")]
     words += [f"generator.checkpoint={folders['generator']}", "generator.sampling.repaint.steps=2", "scene.seconds=1.0"]
-    words += ["image.size=64", "arms.random_image.shown=none", "threads=1", "report=false"]
+    words += ["image.size=64", "arms.random_image.shown=none", "threads=1", "report=false", "statistics.resamples=20"]
     words += [f"store_dir={tmp_path / 'store'}"]
     assert call(*words, "image.missing=text_only", f"run_dir={tmp_path / 'a'}") == 0
     made = [json.loads(line) for line in (tmp_path / "a" / "pairs.jsonl").read_text().splitlines()]
