@@ -17,6 +17,7 @@ from blendbench.composing import compose
 from blendbench.datasets import pictured
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
+from blendbench.models import checkpoint as checkpoint_module
 from blendbench.models import lora, melfusion, tangopp
 from blendbench.models.generator import Generator
 from blendbench.models.latent_diffusion import encode_prompts
@@ -223,6 +224,13 @@ def test_pictures_are_heard_and_a_share_of_0_does_not_look(folders):
     assert torch.equal(painted(folders, red, share=0.0), without)
     assert torch.equal(painted(folders, red * torch.nan, share=0.0), without)
     assert torch.equal(painted(folders, red, path="random"), painted(folders, grey, path="random"))
+
+
+def test_a_model_that_does_not_travel_says_how_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "package_folder", lambda name: tmp_path)
+    for name, made in (("melfusion", melfusion.MeLFusionCheckpoint), ("tangopp", tangopp.TangoPPCheckpoint)):
+        with pytest.raises(BlendbenchError, match=f"give a folder of `blendbench train {name}`"):
+            made("c", "pocket").signature()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ KINDS = {
     "controlnet": ("riff_cnet", "generator.controlnet.checkpoint={}"),
     "pix2pix": ("riff_p2p", "generator.pix2pix.checkpoint={}"),
     "msanii": ("pocket_msanii", "msanii.checkpoint={}"),
-    "tango": ("tango", "tango.checkpoint={}"),
+    "tango": ("tango", "blendbench.models.tango.TangoCheckpoint('tango', '{}')"),
 }
 """By the word of `--as`: the known model that it is laid out as, and the configuration's key that takes it."""
 SINGLE = ("riffusion", "controlnet", "msanii")

@@ -46,6 +46,8 @@ class Checkpoint(ABC, Generic[Model]):
     marker = "model_index.json"
     """A file that every such checkpoint has."""
     layout = "diffusers'"
+    mended = "install blendbench again"
+    """What to do where the built-in one is not there."""
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class Checkpoint(ABC, Generic[Model]):
                 stand_ins.refuse(place)
         if folder is not None and not (folder / self.marker).is_file():
             if self.checkpoint == "pocket":
-                raise BlendbenchError(f"{folder}: the built-in model is not there; install blendbench again")
+                raise BlendbenchError(f"{folder}: the built-in model is not there; {self.mended}")
             raise BlendbenchError(
                 f"{self.key}.checkpoint={self.checkpoint}: no checkpoint ({self.marker}) there; "
                 f"give a folder in {self.layout} layout, or {self.key}.checkpoint=pocket for the built-in one"

@@ -72,6 +72,7 @@ class MeLFusionCheckpoint(Checkpoint[Joined]):
     """
 
     builtin = "melfusion"
+    mended = "it does not travel with the package yet; give a folder of `blendbench train melfusion`"
     marker = CONFIG
     layout = "`blendbench train melfusion`'s"
 

@@ -134,6 +134,7 @@ class TangoPPCheckpoint(Checkpoint[Told]):
     """A TANGO++ by name: "pocket" for the built-in generator's, a folder of `blendbench train tangopp`."""
 
     builtin = "tangopp"
+    mended = "it does not travel with the package yet; give a folder of `blendbench train tangopp`"
     marker = CONFIG
     layout = "`blendbench train tangopp`'s"
 

@@ -180,6 +180,7 @@ class VisualCheckpoint(Checkpoint[Visual]):
     """
 
     builtin = "visual"
+    mended = "it does not travel with the package yet; give a folder of `blendbench train visual`"
     marker = "unet/config.json"
 
     def signature(self) -> dict[str, Any]:
