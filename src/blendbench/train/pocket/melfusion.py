@@ -153,7 +153,7 @@ def train(
     model.unet.train()
     loop.run(scenes.step(told, steps, batch))
     model.unet.eval()
-    figures = {"shares": [round(float(one), 4) for one in joint.shares()]} | scenes.held_out(told)
+    figures = {"shares": [round(float(one), 4) for one in joint.shares().detach()]} | scenes.held_out(told)
     beside = {"generator": scenes.base, "visual": image.fingerprint}
     melfusion.save(out, joint, course, parts, beside)
     return loop.report(out / "training.json", figures)

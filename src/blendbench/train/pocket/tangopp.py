@@ -106,6 +106,6 @@ def train(
     loop.run(scenes.step(told, steps, batch, contrast if itc else None))
     model.unet.eval()
     side.eval()
-    figures = scenes.held_out(told) | {"temperature": round(float(side.temperature()), 4)}
+    figures = scenes.held_out(told) | {"temperature": round(float(side.temperature().detach()), 4)}
     tangopp.save(out, side, parts, {"generator": scenes.base})
     return loop.report(out / "training.json", figures)
