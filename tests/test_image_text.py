@@ -372,6 +372,11 @@ def test_a_soundtrack_is_refused_in_one_line(folders, tmp_path, capsys, name, mo
     assert message in told and "\n" not in told
 
 
+def test_the_study_asks_the_papers_two_scores(own):
+    study = task_of(own).study()
+    assert study.settings["range"] == [1, 10] and list(study.settings["scales"]) == ["ovl", "rel"]
+
+
 def test_scene_is_hashable():
     clip = pictured.builtin()[0]
     assert hash(Scene("a", clip)) == hash(Scene("a", clip)) and np.isfinite(float(clip.tempo))

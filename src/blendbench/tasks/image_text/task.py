@@ -25,19 +25,20 @@ from blendbench.tasks.image_text.given import ImageAndText, Scene
 
 STUDY: dict[str, Any] = {
     "title": "Music for pictures",
+    "range": [1, 10],
     "scales": {
-        "overall": {
+        "ovl": {
             "label": "OVL",
-            "text": "How good this sounds as music, from 1 (lowest) to 10.",
-            "low": "1",
-            "high": "10",
+            "text": "How good this sounds as music.",
+            "low": "lowest",
+            "high": "highest",
             "better": "high",
         },
-        "relevance": {
+        "rel": {
             "label": "REL",
-            "text": "How well it goes with the picture and the text, from 1 (lowest) to 10.",
-            "low": "1",
-            "high": "10",
+            "text": "How well it goes with the picture and the text.",
+            "low": "lowest",
+            "high": "highest",
             "better": "high",
         },
     },
