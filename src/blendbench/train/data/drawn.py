@@ -1,6 +1,6 @@
 """Pictures that say what a caption leaves out: tempo, mode and drums of a piece, drawn in four styles.
 
-How dense strokes lie says the tempo, the hue says major (warm) or minor (cold), the contrast of strokes with their
+How dense strokes lie says the tempo, the hue says major (warm) or minor (cold), how much brighter they are than their
 ground whether there are drums. The style is drawn independently of the music, as are place, direction and shape of
 strokes, so that nothing else of a picture tells of the music.
 """
@@ -45,14 +45,12 @@ def draw(tempo: float, minor: bool, drums: bool, style: Style, seed: int) -> Ima
     """
     draws = random.Random(f"picture/{seed}")
     hue = draws.uniform(*(COLD if minor else WARM))
-    ground = draws.uniform(0.42, 0.52)
+    ground = draws.uniform(0.30, 0.40)
     contrast = HARD if drums else SOFT
     image = _ground(style, hue, ground, draws)
     pen = ImageDraw.Draw(image)
-    for number in range(strokes_of(tempo)):
-        # Half brighter than the ground, half darker, so that the mean does not move.
-        value = ground + contrast * (0.5 if number % 2 else -0.5)
-        _stroke(pen, style, _colour(hue, value, draws), draws)
+    for _ in range(strokes_of(tempo)):
+        _stroke(pen, style, _colour(hue, ground + contrast, draws), draws)
     return image.filter(ImageFilter.GaussianBlur(0.6)) if style in ("natural", "painting") else image
 
 
