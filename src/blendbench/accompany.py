@@ -5,7 +5,6 @@ part in it. Beside it stand the part alone, as the separator hears it, and the p
 all of its channels: that is what one keeps where a model has worn the background.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from blendbench import single, telling
 from blendbench.datasets import StemClip
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.runs.folder import Run
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, files
 from blendbench.sound.png import write_image
-from blendbench.store.write import make_folder, write_text
+from blendbench.store.write import make_folder
 from blendbench.tasks.accompaniment.given import BackgroundAndText, Request
 from blendbench.tasks.accompaniment.task import Accompaniment
 
@@ -65,14 +63,10 @@ def accompany(background: Path, prompt: str, out: Path, settings: dict[str, Any]
     given = BackgroundAndText(item, stable_seed(run.seed, background.stem, prompt), len(mono), mono, prompt)
     make_folder(out)  # found out now, not after the generation
     method = single.method_of(run, task)
-    context = context_of(run, keep=False)
-    with telling.stage("load", bar=False):
-        method.prepare(context.only(method.uses))
-        separator = task.separator
+    context, separator = single.loaded(run, method), task.separator
     seconds = {"load_s": time.perf_counter() - start}
     start = time.perf_counter()
-    with telling.stage("generate", bar=False):
-        made = method.generate([given.only(method.takes)])[0]
+    made = single.made(method, given)
     seconds["generate_s"] = time.perf_counter() - start
     start = time.perf_counter()
     with telling.stage("separate", bar=False):
@@ -90,10 +84,10 @@ def accompany(background: Path, prompt: str, out: Path, settings: dict[str, Any]
     facts = {name: value for name, value in made.facts.items() if not name.endswith("_s")}
     facts |= {"background_lufs": task.lufs, "gain_db": round(gain_db, 4), "attenuation_db": round(attenuation, 4)}
     recipe = {name: settings[name] for name in ("method", "accompaniment", "seed")}
-    recipe |= {"generator": {"name": settings["generator"]["name"]} | context.borrow("generator").signature()}
+    recipe |= {"generator": single.generator_of(settings, context)}
     recipe |= {"file": str(background), "prompt": prompt, "separator": separator.signature()}
     facts |= {"seconds": {name: round(value, 3) for name, value in seconds.items()}, "recipe": recipe}
-    write_text(out / "accompany.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+    single.tell(out / "accompany.json", facts)
     return facts
 
 

@@ -3,7 +3,6 @@
 A noise of one image at most goes the way of a run's item; a longer one is `long_blend`.
 """
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +10,19 @@ from typing import Any
 
 import torch
 
-from blendbench import single, telling
+from blendbench import single
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.long_blend import LongBlend, NoiseFile
 from blendbench.methods import Context
 from blendbench.runs.folder import Run
 from blendbench.runs.music import made_with
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, files
 from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.png import write_image
 from blendbench.store.signature import file_hash, signature
-from blendbench.store.write import make_folder, write_text
+from blendbench.store.write import make_folder
 from blendbench.tasks import Heard, Music
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.pairing import Pair
@@ -66,9 +64,8 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     make_folder(out)  # found out now, not after the generation
     timings = {"read_s": time.perf_counter() - start}
     method = single.method_of(run, task)
-    context, start = context_of(run, keep=False), time.perf_counter()
-    with telling.stage("load", bar=False):
-        method.prepare(context.only(method.uses))
+    start = time.perf_counter()
+    context = single.loaded(run, method)
     timings["load_s"] = time.perf_counter() - start
     recipe = _recipe(settings, task, context, noise_file, prompt)
     if is_long:
@@ -79,10 +76,9 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
         facts = long.run()
         facts |= {"seconds": {name: round(value, 3) for name, value in (timings | facts["seconds"]).items()}}
         facts |= {"recipe": recipe}
-        _tell(out, facts)
+        single.tell(out / "blend.json", facts)
         return facts
-    with telling.stage("generate", bar=False):
-        made = method.generate([given.only(method.takes)])[0]
+    made = single.made(method, given)
     start = time.perf_counter()
     heard = _presented(task, given, made, method, noise_file)
     heard = _with_channels(heard, noise, task)
@@ -92,19 +88,18 @@ def blend(noise_file: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     facts = {"gain_db_unbounded": None, "bound": None} | heard.facts | {"attenuation_db": round(attenuation, 4)}
     facts |= {name: value for name, value in made.facts.items() if not name.endswith("_s")}
     facts |= {"seconds": {name: round(value, 3) for name, value in stages.items()}, "recipe": recipe}
-    _tell(out, facts)
+    single.tell(out / "blend.json", facts)
     return facts
-
-
-def _tell(out: Path, facts: dict[str, Any]) -> None:
-    write_text(out / "blend.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _recipe(settings: dict[str, Any], task: Blend, context: Context, noise_file: Path, prompt: str) -> dict[str, Any]:
     """Everything that the music came of."""
-    generator = {"name": settings["generator"]["name"]} | context.borrow("generator").signature()
     recipe = {name: settings[name] for name in ("method", "amplification", "mask", "seed")}
-    return recipe | {"generator": generator, "noise": task.noise | {"file": str(noise_file)}, "prompt": prompt}
+    return recipe | {
+        "generator": single.generator_of(settings, context),
+        "noise": task.noise | {"file": str(noise_file)},
+        "prompt": prompt,
+    }
 
 
 def _identity(method: Any, context: Context, task: Blend, noise_file: Path, given: NoiseAndText) -> dict[str, Any]:

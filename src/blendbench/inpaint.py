@@ -8,7 +8,6 @@ A fill need not meet the recording at the gap's edges. So the difference of the 
 and fades out there within 10 ms: a cross-fade that changes nothing outside.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -21,16 +20,14 @@ import numpy as np
 import soundfile
 import torch
 
-from blendbench import config, telling
+from blendbench import single, telling
 from blendbench.datasets import MusicClip, folder
 from blendbench.errors import BlendbenchError, ClipError, UsageError, printable
-from blendbench.methods import check
 from blendbench.runs.folder import Run
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, files
 from blendbench.sound.audio import SAMPLE_RATE
-from blendbench.store.write import make_folder, placing, write_text
+from blendbench.store.write import make_folder, placing
 from blendbench.tasks.long_gap.gap import Gap
 from blendbench.tasks.long_gap.similarity import Match, find
 from blendbench.tasks.long_gap.task import Incomplete, LongGap, Window
@@ -172,12 +169,9 @@ def inpaint(
     name = f"repaired{path.suffix.lower()}" if recording.is_exact else "repaired.wav"
     if (out / name).resolve() == path.resolve():
         raise BlendbenchError(f"--out {printable(out)}: {name} there is the recording itself; give another folder")
-    method = config.build(run.given.method, "method", run.allowed)
-    check(method, "method", task.gives)
+    method = single.method_of(run, task)
     make_folder(out)
-    context = context_of(run, keep=False)
-    with telling.stage("load", bar=False):
-        method.prepare(context.only(method.uses))
+    single.loaded(run, method)
     longest = max(_frames(recording, gap, task.samples) for gap in recording.gaps) / recording.rate
     parts = list(_parts(recording, corpus, longest)) if "corpus" in method.takes else []
     fills: dict[Gap, torch.Tensor] = {}
@@ -195,7 +189,7 @@ def inpaint(
     clipped = _write(recording, fills, out / name)
     facts = {"file": name, "source": str(path), "exact": recording.is_exact, "clipped_samples": clipped}
     facts |= {"left": len(recording.gaps) - len(told), "method": settings["method"], "gaps": told}
-    write_text(out / "inpaint.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+    single.tell(out / "inpaint.json", facts)
     return facts
 
 

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from blendbench import telling
+from blendbench import single, telling
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.methods._images import FRAMES, ImageMethod, Long
 from blendbench.sound import audio, files
@@ -34,7 +34,6 @@ from blendbench.sound.loudness import LoudnessMeter
 from blendbench.sound.mel import decode_image, encode_image, mel_amplitudes
 from blendbench.sound.streaming import StreamingInversion
 from blendbench.store.write import placing, write_failure
-from blendbench.tasks import Music
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.presentation import HOP, OFF_DB, WINDOW, Blended, points_curve
 
@@ -290,8 +289,7 @@ class LongBlend:
             )
         noise = self.noise.mono(0, self.noise.samples) * self._noise_gain(made)
         given = replace(self.given, noise=noise, samples=len(noise))
-        with telling.stage("generate", bar=False):
-            music: Music = self.method.generate([given.only(self.method.takes)])[0]
+        music = single.made(self.method, given)
         made.windows.seconds = {name: float(value) for name, value in music.facts.items() if name.endswith("_s")}
         self._append(made, music.waveform)
 

@@ -4,7 +4,6 @@ A piece that is made anew is denoised as a whole, whatever its length. Where a r
 stays as it was, and what is new is joined to it by a cross-fade of 10 ms.
 """
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -13,18 +12,17 @@ from typing import Any
 
 import torch
 
-from blendbench import single, telling
+from blendbench import single
 from blendbench.datasets import MusicClip, Nothing
 from blendbench.errors import BlendbenchError, ClipError, UsageError
 from blendbench.methods._msanii import MsaniiMethod
 from blendbench.methods.msanii_outpaint import Outpainting
 from blendbench.runs.folder import Run
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, files
 from blendbench.sound.png import write_image
 from blendbench.store.signature import file_hash
-from blendbench.store.write import make_folder, write_text
+from blendbench.store.write import make_folder
 from blendbench.tasks.long_form.given import Piece, Start
 from blendbench.tasks.long_form.task import LongForm
 
@@ -108,10 +106,7 @@ def compose(wanted: Wanted, out: Path, settings: dict[str, Any]) -> dict[str, An
         raise BlendbenchError(
             "method: is none of Msanii's, which `compose` needs; `blendbench run` an experiment with it"
         )
-    context = context_of(run, keep=False)
-    context.channels = channels
-    with telling.stage("load", bar=False):
-        method.prepare(context.only(method.uses))
+    single.loaded(run, method, channels)
     method.keep_states(out)
     given = _given(run, task, wanted, recording, method)
     try:
@@ -134,7 +129,7 @@ def compose(wanted: Wanted, out: Path, settings: dict[str, Any]) -> dict[str, An
         "recipe": {name: settings[name] for name in ("method", "form", "seed")}
         | {"file": None if wanted.source is None else str(wanted.source), "signature": method.signature()},
     }
-    write_text(out / "compose.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+    single.tell(out / "compose.json", facts)
     for state in out.glob("state-*.safetensors"):
         state.unlink()
     return facts

@@ -1,21 +1,19 @@
 """Music for a picture of one's own: the command `blendbench soundtrack`."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from blendbench import pictures, single, telling
+from blendbench import pictures, single
 from blendbench.datasets import PictureClip
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.runs.folder import Run
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, files
 from blendbench.sound.png import write_image
-from blendbench.store.write import make_folder, placing, write_text
+from blendbench.store.write import make_folder, placing
 from blendbench.tasks.image_text.given import ImageAndText, Scene
 from blendbench.tasks.image_text.task import ImageText
 
@@ -61,13 +59,10 @@ def soundtrack(image: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     method = single.method_of(run, task)
     if lacking := {"target"} & set(method.takes) or {"others"} & set(method.uses):
         raise BlendbenchError(f"method: {method.label} wants {', '.join(lacking)}, which one picture has not")
-    context = context_of(run, keep=False)
-    with telling.stage("load", bar=False):
-        method.prepare(context.only(method.uses))
+    context = single.loaded(run, method)
     seconds = {"load_s": time.perf_counter() - start}
     start = time.perf_counter()
-    with telling.stage("generate", bar=False):
-        made = method.generate([given.only(method.takes)])[0]
+    made = single.made(method, given)
     seconds["generate_s"] = time.perf_counter() - start
     lowered, attenuation = audio.limit_peak(made.waveform)
     files.write(out / "music.wav", lowered, audio.SAMPLE_RATE, subtype="FLOAT")
@@ -80,8 +75,8 @@ def soundtrack(image: Path, prompt: str, out: Path, settings: dict[str, Any]) ->
     facts = {name: value for name, value in made.facts.items() if not name.endswith("_s")}
     facts |= {"attenuation_db": round(attenuation, 4), "picture_notes": list(read.notes)}
     recipe = {name: settings[name] for name in ("method", "image", "scene", "seed")}
-    recipe |= {"generator": {"name": settings["generator"]["name"]} | context.borrow("generator").signature()}
+    recipe |= {"generator": single.generator_of(settings, context)}
     recipe |= {"file": str(image), "prompt": prompt}
     facts |= {"seconds": {name: round(value, 3) for name, value in seconds.items()}, "recipe": recipe}
-    write_text(out / "soundtrack.json", json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n")
+    single.tell(out / "soundtrack.json", facts)
     return facts

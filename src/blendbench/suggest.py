@@ -17,11 +17,9 @@ import torch
 from blendbench import single, telling
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError
-from blendbench.methods import Context
 from blendbench.methods._images import ImageMethod, Window
 from blendbench.metrics import audibility
 from blendbench.runs.folder import Run
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio, masking_model
 from blendbench.sound.mel import decode_image
@@ -83,10 +81,8 @@ class Suggesting:
         if len(self.noise) > audio.SAMPLE_RATE * 5.11:
             self.noise = self.noise[: 5 * audio.SAMPLE_RATE]
         self.method, self.seed = method, run.seed
-        self.context: Context = context_of(run, keep=False)
         self.prompts = task.sources.prompts
-        with telling.stage("load", bar=False):
-            method.prepare(self.context.only(method.uses))
+        self.context = single.loaded(run, method)
 
     def given(self, prompt: Prompt, seed: int) -> NoiseAndText:
         """The noise and one prompt."""

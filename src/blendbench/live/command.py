@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from blendbench import single, telling
+from blendbench import single
 from blendbench.datasets import NoiseClip, Prompt
 from blendbench.errors import BlendbenchError
 from blendbench.live import streams
@@ -16,7 +16,6 @@ from blendbench.live.engine import play
 from blendbench.live.painter import Painter
 from blendbench.methods._images import ImageMethod
 from blendbench.runs.folder import Run
-from blendbench.runs.plan import context_of
 from blendbench.seeds import stable_seed
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.pairing import Pair
@@ -62,9 +61,7 @@ def live(prompt: str, wanted: Wanted, settings: dict[str, Any]) -> str:
     if not isinstance(method, ImageMethod):
         raise BlendbenchError(f"method: {method.label} does not paint window by window; take method=bnmusic")
     source = _source(wanted)
-    context = context_of(run, keep=False)
-    with telling.stage("load", bar=False):
-        method.prepare(context.only(method.uses))
+    single.loaded(run, method)
     pair = Pair("live", NoiseClip("live", Path("live"), "", "live"), Prompt("prompt", "", prompt))
     given = NoiseAndText(pair, stable_seed(run.seed, prompt), 0, torch.zeros(0), prompt)
     shown = task.presentation("direct", {"kind": "direct", "label": "Direct"})
