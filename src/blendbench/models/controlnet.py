@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.models import lora
-from blendbench.models.batches import in_parts
-from blendbench.models.checkpoint import DTYPES, Checkpoint
+from blendbench.models.attached import Attached, reason_of
+from blendbench.models.checkpoint import DTYPES
 from blendbench.models.convert import save_made_of, tensors_of
-from blendbench.models.denoisers import Denoiser, by_parts, conditioned, guided, with_control
+from blendbench.models.denoisers import Denoiser, with_control
 from blendbench.models.generator import Generator
-from blendbench.models.latent_diffusion import LatentDiffusion, encode_prompts
-from blendbench.models.sampling import Sampling
+from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.sampling import Sampling, prompted
 from blendbench.models.stable_diffusion import UNET
 from blendbench.store.signature import file_hash
 from blendbench.store.write import write_text
@@ -189,18 +189,8 @@ def controlled(
     # The negation catches NaN.
     if not bool(((hints >= 0) & (hints <= 1)).all()):
         raise BlendbenchError("hints: values are not all within 0..1; scale the images to that range")
-    is_guided = settings.guidance_scale > 1
-    text, empty = encode_prompts(model, prompts, settings.negative_prompt if is_guided else None)
-    network = with_control(model.unet, controlnet, scale)
-    hints = hints.to(model.device)
-
-    def of_items(items: slice) -> Denoiser:
-        given = {"text": text[items], "control": hints[items]}
-        if empty is None:
-            return conditioned(network, given)
-        return guided(network, given, {"text": empty[items]}, settings.guidance_scale)
-
-    return by_parts(of_items, in_parts(model.device, len(prompts)))
+    network, hints = with_control(model.unet, controlnet, scale), hints.to(model.device)
+    return prompted(model, prompts, settings, lambda items, text: (network, {"control": hints[items]}))
 
 
 def check_fit(controlnet: ControlNetModel, unet: UNet2DConditionModel) -> None:
@@ -213,7 +203,7 @@ def check_fit(controlnet: ControlNetModel, unet: UNet2DConditionModel) -> None:
             )
 
 
-class ControlNetCheckpoint(Checkpoint[ControlNetModel]):
+class ControlNetCheckpoint(Attached[ControlNetModel]):
     """A ControlNet by name: "pocket" for the built-in generator's, a folder in diffusers' layout, a name of `models`.
 
     Parameters
@@ -226,37 +216,37 @@ class ControlNetCheckpoint(Checkpoint[ControlNetModel]):
     marker = "config.json"
     layout = "diffusers' ControlNet"
 
-    def of(self, generator: Generator, device: str) -> ControlNetModel:
-        """The ControlNet on a device; a small file (`shrunk`) is put beside the generator that it was made of.
-
-        Raises
-        ------
-        BlendbenchError
-            If it is not there, cannot be read, or is of another generator.
-        """
+    @property
+    def small(self) -> Path | None:
+        """The small file (`shrunk`); None for a whole network."""
         file = None if self.folder is None else self.folder / LOW_RANK
-        if file is None or not (file.is_file() or self.checkpoint == "pocket"):
-            return self.get(device)
-        if device not in self._models:
-            self._found()
-            stand_ins.refuse(file)
-            # Whatever samples in few steps, the copied half is that of the generator as it was trained.
-            plain = generator if generator.adapter is None else Generator("generator", generator.checkpoint)
-            try:
-                base = json.loads((file.parent / "config.json").read_text())["base"]
-                tensors = load_file(file)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                stand_ins.refuse_weights(file, failed=True)
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise BlendbenchError(f"{file}: cannot be read as a ControlNet ({reason}); copy it again") from error
-            if base != plain.fingerprint:
-                raise BlendbenchError(
-                    f"{self.key}.checkpoint={self.checkpoint}: was made of the generator {base}, not of "
-                    f"{plain.checkpoint} ({plain.fingerprint}); give one trained beside that"
-                )
-            made = grown(plain.get(device).unet, tensors, file).eval().requires_grad_(False)
-            self._models[device] = made.to(device=device, memory_format=torch.channels_last)
-        return self._models[device]
+        return file if file is not None and (file.is_file() or self.checkpoint == "pocket") else None
+
+    def of(self, generator: Generator, device: str) -> ControlNetModel:
+        """The ControlNet; a small file is put beside the generator that it was made of."""
+        return self.get(device) if self.small is None else super().of(generator, device)
+
+    def _beside(self, generator: Generator, device: str) -> ControlNetModel:
+        file = self.small
+        assert file is not None  # `of`
+        stand_ins.refuse(file)
+        # Whatever samples in few steps, the copied half is that of the generator as it was trained.
+        plain = generator if generator.adapter is None else Generator("generator", generator.checkpoint)
+        try:
+            base = json.loads((file.parent / "config.json").read_text())["base"]
+            tensors = load_file(file)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            stand_ins.refuse_weights(file, failed=True)
+            raise BlendbenchError(
+                f"{file}: cannot be read as a ControlNet ({reason_of(error)}); copy it again"
+            ) from error
+        if base != plain.fingerprint:
+            raise BlendbenchError(
+                f"{self.key}.checkpoint={self.checkpoint}: was made of the generator {base}, not of "
+                f"{plain.checkpoint} ({plain.fingerprint}); give one trained beside that"
+            )
+        made = grown(plain.get(device).unet, tensors, file).eval().requires_grad_(False)
+        return made.to(device=device, memory_format=torch.channels_last)
 
     def signature(self) -> dict[str, Any]:
         """What changes its outputs."""

@@ -4,31 +4,21 @@ A folder holds `config.json` (how generator and image model are joined, and the 
 `synapse.safetensors`: shares and layers of the synapse, and a low-rank adapter of the generator's U-Net.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from blendbench import stand_ins
-from blendbench.errors import BlendbenchError
 from blendbench.models import lora
-from blendbench.models.batches import in_parts
-from blendbench.models.checkpoint import Checkpoint
-from blendbench.models.denoisers import Denoiser, by_parts, conditioned, guided
+from blendbench.models.attached import AttachedModule, Kept
+from blendbench.models.denoisers import Denoiser
 from blendbench.models.generator import Generator
-from blendbench.models.latent_diffusion import LatentDiffusion, encode_prompts
-from blendbench.models.sampling import Sampling
+from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.sampling import Sampling, Told, prompted
 from blendbench.models.synapse import Synapse, SynapseSettings, track, with_pictures
 from blendbench.models.visual import Visual, VisualCheckpoint, Way
-from blendbench.store.write import write_text
-
-FILE, CONFIG = "synapse.safetensors", "config.json"
-_OWN = "synapse."
 
 
 class Joined(NamedTuple):
@@ -44,14 +34,11 @@ def save(
     folder: Path, synapse: Synapse, way: Way, parts: Mapping[str, lora.LowRank], beside: Mapping[str, Any]
 ) -> None:
     """Write a synapse and an adapter, in half precision; `beside` goes into the config, too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = {_OWN + name: value.detach() for name, value in synapse.state_dict().items()} | lora.values(dict(parts))
-    save_file({name: value.half().contiguous() for name, value in values.items()}, folder / FILE)
     config = {"synapse": asdict(synapse.settings), "way": asdict(way)} | dict(beside)
-    write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+    MeLFusionCheckpoint.write(folder, synapse, parts, config)
 
 
-class MeLFusionCheckpoint(Checkpoint[Joined]):
+class MeLFusionCheckpoint(AttachedModule[Joined]):
     """A MeLFusion by name: "pocket" for the built-in generator's, a folder of `blendbench train melfusion`.
 
     Parameters
@@ -73,8 +60,8 @@ class MeLFusionCheckpoint(Checkpoint[Joined]):
 
     builtin = "melfusion"
     mended = "it does not travel with the package yet; give a folder of `blendbench train melfusion`"
-    marker = CONFIG
     layout = "`blendbench train melfusion`'s"
+    file, prefix, called = "synapse.safetensors", "synapse.", "MeLFusion of this generator and image model"
 
     def __init__(
         self,
@@ -103,43 +90,16 @@ class MeLFusionCheckpoint(Checkpoint[Joined]):
         own = {"melfusion": self.fingerprint, "share": self.share, "way": self._way()}
         return own | self.visual.signature()
 
-    def of(self, generator: Generator, device: str) -> Joined:
-        """The generator with the synapse; the generator itself stays as it is.
-
-        Raises
-        ------
-        BlendbenchError
-            If a file is missing, torn, or of another generator or image model.
-        """
-        if device not in self._models:
-            self._found()
-            self._models[device] = self._joined(generator, device)
-        return self._models[device]
-
-    def _joined(self, generator: Generator, device: str) -> Joined:
-        visual, folder = self.visual.get(device), self.folder
-        assert folder is not None
-        try:
-            config = json.loads((folder / CONFIG).read_text())
-            settings, way = SynapseSettings(**config["synapse"]), Way(**(config["way"] | self._way()))
-            values = load_file(folder / FILE)
-            synapse = Synapse(generator.get(device).unet, visual.unet, settings)
-            own = {name.removeprefix(_OWN): value.float() for name, value in values.items() if name.startswith(_OWN)}
-            synapse.load_state_dict(own)
-        except (OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
-            stand_ins.refuse_weights(folder / FILE, failed=True)
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise BlendbenchError(
-                f"{folder}: no MeLFusion of this generator and image model ({reason}); train or copy it again"
-            ) from error
-        adapter = {name: one for name, one in values.items() if not name.startswith(_OWN)}
-        model = generator.changed(device, lambda unet: lora.add(unet, adapter, folder / FILE))
+    def _made(self, kept: Kept, generator: Generator, device: str) -> Joined:
+        visual = self.visual.get(device)
+        settings = SynapseSettings(**kept.config["synapse"])
+        way = Way(**(kept.config["way"] | self._way()))
+        synapse = Synapse(generator.get(device).unet, visual.unet, settings)
+        synapse.load_state_dict(kept.own)
         if self.share is not None:
             synapse.settings = replace(settings, alpha=self.share)
+        model = self._adapted(kept, generator, device)
         return Joined(model, synapse.eval().requires_grad_(False).to(device), visual, way)
-
-    def _load(self, source: Path | str, device: str) -> Joined:
-        raise BlendbenchError(f"{self.key}.checkpoint={self.checkpoint}: give a folder; there is none on a hub")
 
 
 def pictured(
@@ -162,21 +122,11 @@ def pictured(
     settings : Sampling
     """
     model, synapse, visual, way = joined
-    model.check_channels(extra=0)
-    is_guided = settings.guidance_scale > 1
-    text, empty = encode_prompts(model, prompts, settings.negative_prompt if is_guided else None)
-    off = pictures is None or synapse.settings.is_off
+    if pictures is None or synapse.settings.is_off:
+        return prompted(model, prompts, settings)
 
-    def of_items(items: slice) -> Denoiser:
-        count = len(text[items])
-        tracked = None
-        if not off:
-            assert pictures is not None
-            tracked = track(synapse, visual, 2 * pictures[items] - 1, way, generators[items], *text.shape[1:])
-        network = with_pictures(model.unet, synapse, tracked)
-        given = {"text": text[items], "picture": torch.arange(count, device=text.device)}
-        if empty is None:
-            return conditioned(network, given)
-        return guided(network, given, {"text": empty[items]}, settings.guidance_scale)
+    def told(items: slice, text: torch.Tensor) -> Told:
+        tracked = track(synapse, visual, 2 * pictures[items] - 1, way, generators[items], *text.shape[1:])
+        return with_pictures(model.unet, synapse, tracked), {"picture": torch.arange(len(text), device=text.device)}
 
-    return by_parts(of_items, in_parts(model.device, len(prompts)))
+    return prompted(model, prompts, settings, told)

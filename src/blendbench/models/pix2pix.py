@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
+from blendbench.models.attached import Attached
 from blendbench.models.batches import in_parts
-from blendbench.models.checkpoint import DTYPES, Checkpoint
+from blendbench.models.checkpoint import DTYPES
 from blendbench.models.denoisers import Denoiser, by_parts, doubly_guided, unet_network
 from blendbench.models.generator import Generator
 from blendbench.models.latent_diffusion import LatentDiffusion, encode_prompts
@@ -105,7 +106,7 @@ def adapt(unet: UNet2DConditionModel, file: Path) -> None:
     lora.add(unet, {name: value for name, value in values.items() if name not in WIDENED}, file)
 
 
-class Pix2PixCheckpoint(Checkpoint[LatentDiffusion]):
+class Pix2PixCheckpoint(Attached[LatentDiffusion]):
     """An InstructPix2Pix by name: "pocket" for the built-in generator's adapter, a folder in diffusers' layout or one
     with such an adapter, a hub id, a name of `models`.
 
@@ -136,15 +137,14 @@ class Pix2PixCheckpoint(Checkpoint[LatentDiffusion]):
 
     def of(self, generator: Generator, device: str) -> LatentDiffusion:
         """The model: a checkpoint of its own, or the generator with the adapter."""
-        if self.adapter is None:
-            return self.get(device)
-        if device not in self._models:
-            self._found()
-            file = self.adapter
-            made = generator.changed(device, lambda unet: adapt(unet, file))
-            made.extra_channels = made.unet.config.in_channels // 2
-            self._models[device] = made
-        return self._models[device]
+        return self.get(device) if self.adapter is None else super().of(generator, device)
+
+    def _beside(self, generator: Generator, device: str) -> LatentDiffusion:
+        file = self.adapter
+        assert file is not None  # `of`
+        made = generator.changed(device, lambda unet: adapt(unet, file))
+        made.extra_channels = made.unet.config.in_channels // 2
+        return made
 
     def _load(self, source: Path | str, device: str) -> LatentDiffusion:
         # Stable Diffusion's latents have four channels, and so have those of the image.

@@ -27,7 +27,17 @@ from diffusers.utils.torch_utils import randn_tensor
 from blendbench import telling
 from blendbench.errors import BlendbenchError
 from blendbench.models.batches import in_parts
-from blendbench.models.denoisers import AfterStep, Denoiser, by_parts, conditioned, guided, repainted, unet_network
+from blendbench.models.denoisers import (
+    AfterStep,
+    Conditions,
+    Denoiser,
+    Network,
+    by_parts,
+    conditioned,
+    guided,
+    repainted,
+    unet_network,
+)
 from blendbench.models.latent_diffusion import (
     SCHEDULERS,
     LatentDiffusion,
@@ -312,8 +322,26 @@ def sample(
     return latents
 
 
-def prompted(model: LatentDiffusion, prompts: Sequence[str], settings: Sampling) -> Denoiser:
+Told = tuple[Network, Conditions]
+"""A network that is told more than a text, and what it is told."""
+
+
+def prompted(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    settings: Sampling,
+    told: Callable[[slice, torch.Tensor], Told] | None = None,
+) -> Denoiser:
     """The denoiser of a text-to-image model under B prompts, with classifier-free guidance where the settings have any.
+
+    Parameters
+    ----------
+    model : LatentDiffusion
+    prompts : sequence of str
+    settings : Sampling
+    told : callable, optional
+        From some of the items and their text [n, T, D] to a network and its conditions beside `text`. What it is guided
+        away from differs in the text alone.
 
     Raises
     ------
@@ -323,10 +351,10 @@ def prompted(model: LatentDiffusion, prompts: Sequence[str], settings: Sampling)
     model.check_channels(extra=0)
     is_guided = settings.guidance_scale > 1
     text, empty = encode_prompts(model, prompts, settings.negative_prompt if is_guided else None)
-    network = unet_network(model.unet)
 
     def of_items(items: slice) -> Denoiser:
-        given = {"text": text[items]}
+        network, more = (unet_network(model.unet), {}) if told is None else told(items, text[items])
+        given = {"text": text[items]} | dict(more)
         if empty is None:
             return conditioned(network, given)
         return guided(network, given, {"text": empty[items]}, settings.guidance_scale)

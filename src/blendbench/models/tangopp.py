@@ -9,37 +9,29 @@ A folder holds `config.json` and `tangopp.safetensors`: the transformer, its lay
 generator's U-Net.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ViTConfig, ViTModel
 
-from blendbench import stand_ins
 from blendbench.errors import BlendbenchError
 from blendbench.models import lora
-from blendbench.models.batches import in_parts
-from blendbench.models.checkpoint import Checkpoint
-from blendbench.models.denoisers import Denoiser, by_parts, conditioned, guided, unet_network
+from blendbench.models.attached import AttachedModule, Kept
+from blendbench.models.denoisers import Conditions, Denoiser, unet_network
 from blendbench.models.generator import Generator
-from blendbench.models.latent_diffusion import LatentDiffusion, encode_prompts
-from blendbench.models.sampling import Sampling
-from blendbench.store.write import write_text
+from blendbench.models.latent_diffusion import LatentDiffusion
+from blendbench.models.sampling import Sampling, prompted
 
-FILE, CONFIG = "tangopp.safetensors", "config.json"
 PUBLISHED: dict[str, Any] = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
     "image_size": 224, "patch_size": 16,
 }  # fmt: skip
 """ViT-B/16: the paper says ViT, its code's unused one has patches of 16 at 224 pixels."""
 HYBRIDS = ("concat", "mean")
-_OWN = "picture."
 
 
 class PictureWords(nn.Module):
@@ -124,56 +116,28 @@ class Told(NamedTuple):
 
 def save(folder: Path, words: PictureWords, parts: Mapping[str, lora.LowRank], beside: Mapping[str, Any]) -> None:
     """Write transformer and adapter, in half precision; `beside` goes into the config, too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = {_OWN + name: value.detach() for name, value in words.state_dict().items()} | lora.values(dict(parts))
-    save_file({name: value.half().contiguous() for name, value in values.items()}, folder / FILE)
-    write_text(folder / CONFIG, json.dumps({"words": words.config} | dict(beside), indent=1) + "\n")
+    TangoPPCheckpoint.write(folder, words, parts, {"words": words.config} | dict(beside))
 
 
-class TangoPPCheckpoint(Checkpoint[Told]):
+class TangoPPCheckpoint(AttachedModule[Told]):
     """A TANGO++ by name: "pocket" for the built-in generator's, a folder of `blendbench train tangopp`."""
 
     builtin = "tangopp"
     mended = "it does not travel with the package yet; give a folder of `blendbench train tangopp`"
-    marker = CONFIG
     layout = "`blendbench train tangopp`'s"
+    file, prefix, called = "tangopp.safetensors", "picture.", "TANGO++ of this generator"
 
     def signature(self) -> dict[str, Any]:
         """The weights."""
         return {"tangopp": self.fingerprint}
 
-    def of(self, generator: Generator, device: str) -> Told:
-        """The generator with its adapter and the picture's side; the generator itself stays as it is.
-
-        Raises
-        ------
-        BlendbenchError
-            If a file is missing, torn, or of another generator.
-        """
-        if device not in self._models:
-            self._found()
-            folder, unet = self.folder, generator.get(device).unet
-            assert folder is not None
-            try:
-                values = load_file(folder / FILE)
-                words = PictureWords(**json.loads((folder / CONFIG).read_text())["words"])
-                own = {name.removeprefix(_OWN): one.float() for name, one in values.items() if name.startswith(_OWN)}
-                words.load_state_dict(own)
-                if words.config["width"] != unet.config.cross_attention_dim:
-                    raise ValueError(f"width is {words.config['width']}")
-            except (OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError) as error:
-                stand_ins.refuse_weights(folder / FILE, failed=True)
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise BlendbenchError(
-                    f"{folder}: no TANGO++ of this generator ({reason}); train or copy it again"
-                ) from error
-            adapter = {name: one for name, one in values.items() if not name.startswith(_OWN)}
-            model = generator.changed(device, lambda unet: lora.add(unet, adapter, folder / FILE))
-            self._models[device] = Told(model, words.eval().requires_grad_(False).to(device))
-        return self._models[device]
-
-    def _load(self, source: Path | str, device: str) -> Told:
-        raise BlendbenchError(f"{self.key}.checkpoint={self.checkpoint}: give a folder; there is none on a hub")
+    def _made(self, kept: Kept, generator: Generator, device: str) -> Told:
+        words = PictureWords(**kept.config["words"])
+        words.load_state_dict(kept.own)
+        if words.config["width"] != generator.get(device).unet.config.cross_attention_dim:
+            raise ValueError(f"width is {words.config['width']}")
+        model = self._adapted(kept, generator, device)
+        return Told(model, words.eval().requires_grad_(False).to(device))
 
 
 def pictured(told: Told, prompts: list[str], pictures: Tensor | None, settings: Sampling) -> Denoiser:
@@ -182,18 +146,13 @@ def pictured(told: Told, prompts: list[str], pictures: Tensor | None, settings: 
     Under guidance what is steered away from is the empty prompt with the same picture, as in MeLFusion.
     """
     model, words = told
-    model.check_channels(extra=0)
-    is_guided = settings.guidance_scale > 1
-    text, empty = encode_prompts(model, prompts, settings.negative_prompt if is_guided else None)
+    if pictures is None:
+        return prompted(model, prompts, settings)
     network = unet_network(model.unet)
 
-    def of_items(items: slice) -> Denoiser:
-        own, away = text[items], None if empty is None else empty[items]
-        if pictures is not None:
-            tokens, _ = words(pictures[items].to(text.device))
-            own, away = words.hybrid(own, tokens), None if away is None else words.hybrid(away, tokens)
-        if away is None:
-            return conditioned(network, {"text": own})
-        return guided(network, {"text": own}, {"text": away}, settings.guidance_scale)
+    def predict(latents: Tensor, timestep: Tensor, given: Conditions) -> Tensor:
+        return network(latents, timestep, {"text": words.hybrid(given["text"], given["tokens"])})
 
-    return by_parts(of_items, in_parts(model.device, len(prompts)))
+    return prompted(
+        model, prompts, settings, lambda items, text: (predict, {"tokens": words(pictures[items].to(text.device))[0]})
+    )
