@@ -47,11 +47,18 @@ def attach(model: nn.Module, rank: int, seed: int = 0, within: tuple[str, ...] =
     """Freeze a U-Net and give layers of some blocks trainable low-rank parts that change nothing yet."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    parts = {name: LowRank(layer.weight, rank, generator) for name, layer in list(_layers(model, within))}
+    parts = {
+        name: LowRank(layer.weight, rank, generator).to(layer.weight.device) for name, layer in _layers(model, within)
+    }
     for name, part in parts.items():
         parametrize.register_parametrization(model.get_submodule(name), "weight", part)
         part.requires_grad_(True)
     return parts
+
+
+def parameters(parts: dict[str, LowRank]) -> list[nn.Parameter]:
+    """All that an adapter learns."""
+    return [value for part in parts.values() for value in part.parameters()]
 
 
 def values(parts: dict[str, LowRank]) -> dict[str, torch.Tensor]:

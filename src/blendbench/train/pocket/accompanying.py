@@ -13,7 +13,7 @@ import torch
 
 from blendbench.train.data.stems import Stems
 from blendbench.train.pocket.frozen import Frozen
-from blendbench.train.pocket.generator import Predict, timesteps
+from blendbench.train.pocket.generator import Predict, parts_of, spread, stretch, timesteps
 
 WIDTHS = ((0.45, 16), (0.8, 32), (1.0, 64))
 """Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms."""
@@ -58,9 +58,7 @@ class Accompaniment(Frozen):
         """Stretches of so many latent columns of the clips of some rows, each at a place of its own."""
         both = [self.latents[2 * rows + side] for side in (0, 1)]
         lefts = draw.integers(0, both[0].shape[-1] - width + 1, len(rows))
-        background, mix = (
-            torch.stack([one[..., left : left + width] for one, left in zip(side, lefts, strict=True)]) for side in both
-        )
+        background, mix = (parts_of(side, lefts, width) for side in both)
         pixels = torch.stack(
             [
                 torch.from_numpy(self.stems.images[row, 0, :, 8 * left : 8 * (left + width)].astype(np.float32))
@@ -81,26 +79,20 @@ class Accompaniment(Frozen):
         rows = self.stems.of("train")
 
         def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-            width = next(width for share, width in WIDTHS if step < share * steps or share == 1)
-            count = min(batch * 64 // width, len(rows))
+            width, count = stretch(step, steps, batch, WIDTHS, len(rows))
             drawn = self.batch(draw.choice(rows, count, replace=False), width, draw)
             return self.loss(told(drawn, draw), drawn.mix, torch.randn(drawn.mix.shape), timesteps(draw, count))
 
         return loss
 
     @torch.inference_mode()
-    def held_out(
-        self, told: Callable[[Batch, np.random.Generator], Predict], name: str, limit: int = 48
-    ) -> dict[str, Any]:
+    def held_out(self, told: Callable[[Batch, np.random.Generator], Predict], name: str) -> dict[str, Any]:
         """Mean loss on held-out songs, fixed noise, time steps spread evenly."""
-        rows = self.stems.of("held_out")
-        rows = rows[:: max(1, len(rows) // limit)][:limit]
         draw = np.random.default_rng(0)
         torch.manual_seed(0)
         losses = []
-        for place, row in enumerate(rows):
+        for row, time in spread(self.stems.of("held_out")):
             drawn = self.batch(np.array([row]), 64, draw)
-            time = torch.tensor([int((place + 0.5) / len(rows) * 1000)])
             predict = told(drawn, draw)
             losses.append(float(self.loss(predict, drawn.mix, torch.randn(drawn.mix.shape), time)))
         return {name: round(float(np.mean(losses)), 5)}

@@ -10,7 +10,7 @@ The state is kept in the work folder, so that a stopped training goes on where i
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -237,13 +237,10 @@ def train(
     )
 
     def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-        width = next(width for share, width in widths if step < share * steps or share == 1)
-        count = min(batch * 64 // width, len(rows))
+        width, count = stretch(step, steps, batch, widths, len(rows))
         chosen = draw.choice(len(rows), count, replace=False)
         clean = latents[rows[chosen]]
-        if width < clean.shape[-1]:
-            lefts = draw.integers(0, clean.shape[-1] - width + 1, count)
-            clean = torch.stack([item[..., left : left + width] for item, left in zip(clean, lefts, strict=True)])
+        clean = parts_of(clean, draw.integers(0, clean.shape[-1] - width + 1, count), width)
         texts = ["" if draw.random() < caption_dropout else str(draw.choice(captions[i])) for i in chosen]
         noise = torch.randn(clean.shape)
         given = (clean, noise, timesteps(draw, count), token_ids(tokenizer, texts))
@@ -256,6 +253,34 @@ def train(
     held_out_figures = {"clips": len(rows), "held_out_loss": held_out_loss(model, scheduler, latents, cache, held_out)}
     model.save(out)
     return loop.report(out / "training.json", held_out_figures)
+
+
+def stretch(step: int, steps: int, batch: int, widths: Sequence[tuple[float, int]], most: int) -> tuple[int, int]:
+    """Width in latent columns of what a step sees, and how many of them cost as much as `batch` whole clips.
+
+    Parameters
+    ----------
+    step, steps : int
+        Which of how many.
+    batch : int
+    widths : sequence of (float, int)
+        Up to which share of the steps stretches of which width are seen.
+    most : int
+        Clips that there are.
+    """
+    width = next(width for share, width in widths if step < share * steps or share == 1)
+    return width, min(batch * 64 // width, most)
+
+
+def parts_of(values: torch.Tensor, lefts: np.ndarray, width: int) -> torch.Tensor:
+    """So many columns of each of N values [N, ..., columns], from a place of its own on."""
+    return torch.stack([one[..., left : left + width] for one, left in zip(values, lefts, strict=True)])
+
+
+def spread(rows: np.ndarray, limit: int = 48) -> list[tuple[int, torch.Tensor]]:
+    """Rows over all that are held out, at most so many, each with a time step [1]; these are spread evenly, too."""
+    rows = rows[:: max(1, len(rows) // limit)][:limit]
+    return [(int(row), torch.tensor([int((place + 0.5) / len(rows) * 1000)])) for place, row in enumerate(rows)]
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
@@ -299,17 +324,14 @@ def held_out_loss(
     latents: Latents,
     cache: ClipCache,
     rows: np.ndarray,
-    limit: int = 48,
 ) -> float:
     """Mean loss on held-out clips, fixed noise, time steps spread evenly."""
-    rows = rows[:: max(1, len(rows) // limit)][:limit]
     generator = torch.Generator().manual_seed(0)
     losses = []
-    for index, row in enumerate(rows):
+    for row, timestep in spread(rows):
         clean = latents[np.array([row])]
         text = cache.clips[row]["captions"][0]
         ids = token_ids(model.tokenizer, [text])
-        timestep = torch.tensor([int((index + 0.5) / len(rows) * 1000)])
         noise = torch.randn(clean.shape, generator=generator)
         clean, noise, timestep, ids = (value.to(model.device) for value in (clean, noise, timestep, ids))
         predict = worded(model.unet, model.text_encoder(ids)[0])

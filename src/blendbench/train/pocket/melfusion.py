@@ -16,7 +16,7 @@ from blendbench.models.synapse import Synapse, SynapseSettings
 from blendbench.models.visual import Visual, VisualCheckpoint, Way
 from blendbench.train.data.pictured import Pictured
 from blendbench.train.loop import Loop
-from blendbench.train.pocket.generator import Predict
+from blendbench.train.pocket.generator import Predict, worded
 from blendbench.train.pocket.picturing import DECODER, Scenes
 
 
@@ -114,14 +114,11 @@ def train(
     torch.manual_seed(seed)
     joint = Synapse(model.unet, seen.unet, settings).to(device)
     parts = lora.attach(model.unet, rank, seed, DECODER)
-    for part in parts.values():
-        part.to(device)
-    adapter = [value for part in parts.values() for value in part.parameters()]
     learnt = [joint.share] if joint.share.requires_grad else []
     layers = [value for name, value in joint.named_parameters() if name != "share"]
     loop = Loop(
         "melfusion",
-        [*adapter, *layers, *learnt],
+        [*lora.parameters(parts), *layers, *learnt],
         out / "state.pt",
         {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate, "rank": rank}
         | {"base": scenes.base, "visual": image.fingerprint}
@@ -137,21 +134,22 @@ def train(
 
     def told(rows: np.ndarray | None, texts: Sequence[str]) -> Predict:
         text = scenes.words(texts)
+        plain = worded(model.unet, text)
+        if rows is None or ways is None:
+            return plain
 
         def predict(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-            if rows is None or ways is None:
-                return model.unet(noisy, times, encoder_hidden_states=text).sample
             with torch.no_grad(), joint.watching(seen.unet) as taken:
                 at, when = ways.at(rows, times.cpu())
                 seen.asked(at.to(device), when.to(device))
                 features = joint.pooled(taken(), *text.shape[1:])
             with joint.mixing(model.unet, features):
-                return model.unet(noisy, times, encoder_hidden_states=text).sample
+                return plain(noisy, times)
 
         return predict
 
     model.unet.train()
-    loop.run(scenes.step(told, steps, batch))
+    loop.run(scenes.step(lambda rows, texts, _: (told(rows, texts), 0.0), steps, batch))
     model.unet.eval()
     figures = {"shares": [round(float(one), 4) for one in joint.shares().detach()]} | scenes.held_out(told)
     beside = {"generator": scenes.base, "visual": image.fingerprint}

@@ -12,7 +12,7 @@ import torch
 
 from blendbench.train.data.pictured import Pictured
 from blendbench.train.pocket.frozen import Frozen
-from blendbench.train.pocket.generator import Predict, timesteps
+from blendbench.train.pocket.generator import Predict, parts_of, spread, stretch, timesteps
 
 WIDTHS = ((0.4, 32), (1.0, 64))
 """Up to which share of the steps stretches of which width are seen, in latent columns of 80 ms: a tempo needs some."""
@@ -46,50 +46,45 @@ class Scenes(Frozen):
 
     def step(
         self,
-        told: Told,
+        told: Callable[[np.ndarray, Sequence[str], Sequence[str]], tuple[Predict, torch.Tensor | float]],
         steps: int,
         batch: int,
-        beside: Callable[[np.ndarray, Sequence[str]], torch.Tensor] | None = None,
     ) -> Callable[[int, np.random.Generator], torch.Tensor]:
         """The loss of a training's step.
 
         Parameters
         ----------
-        told : Told
+        told : callable
+            From the clips, their texts (a tenth of the captions left out) and their captions to a prediction and a
+            further loss.
         steps, batch : int
             In all; whole clips a step, or as many more stretches of them as cost the same.
-        beside : callable, optional
-            A further loss of the clips and their captions.
         """
         own = self.data.of("train")
 
         def loss(step: int, draw: np.random.Generator) -> torch.Tensor:
-            width = next(width for share, width in WIDTHS if step < share * steps or share == 1)
-            count = min(batch * 64 // width, len(own))
+            width, count = stretch(step, steps, batch, WIDTHS, len(own))
             rows = draw.choice(own, count, replace=False)
             clean = self.latents[rows]
-            lefts = draw.integers(0, clean.shape[-1] - width + 1, count)
-            clean = torch.stack([one[..., left : left + width] for one, left in zip(clean, lefts, strict=True)])
+            clean = parts_of(clean, draw.integers(0, clean.shape[-1] - width + 1, count), width)
             captions = [str(draw.choice(self.data.rows[row]["captions"])) for row in rows]
             texts = ["" if draw.random() < 0.1 else one for one in captions]
-            value = self.loss(told(rows, texts), clean, torch.randn(clean.shape), timesteps(draw, count))
-            return value if beside is None else value + beside(rows, captions)
+            predict, further = told(rows, texts, captions)
+            return self.loss(predict, clean, torch.randn(clean.shape), timesteps(draw, count)) + further
 
         return loss
 
     @torch.inference_mode()
-    def held_out(self, told: Told, limit: int = 48) -> dict[str, float]:
+    def held_out(self, told: Told) -> dict[str, float]:
         """Clips, and the mean loss on held-out songs with the right picture, that of another clip, and without one."""
-        rows = self.data.of("held_out")
-        rows = rows[:: max(1, len(rows) // limit)][:limit]
+        spaced = spread(self.data.of("held_out"))
         draw = torch.Generator().manual_seed(0)
         found: dict[str, list[float]] = {"held_out_loss": [], "held_out_loss_other": [], "held_out_loss_without": []}
-        for place, row in enumerate(rows):
+        for place, (row, time) in enumerate(spaced):
             clean = self.latents[np.array([row])]
             noise = torch.randn(clean.shape, generator=draw)
-            time = torch.tensor([int((place + 0.5) / len(rows) * 1000)])
             texts = [str(self.data.rows[row]["captions"][0])]
-            other = rows[(place + len(rows) // 2) % len(rows)]
+            other, _ = spaced[(place + len(spaced) // 2) % len(spaced)]
             for name, shown in zip(found, (np.array([row]), np.array([other]), None), strict=True):
                 found[name].append(float(self.loss(told(shown, texts), clean, noise, time)))
         means = {name: round(float(np.mean(values)), 5) for name, values in found.items()}

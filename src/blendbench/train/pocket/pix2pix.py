@@ -63,11 +63,9 @@ def train(
     pix2pix.widen(unet)
     parts = lora.attach(unet, rank, seed)
     unet.conv_in.requires_grad_(True)
-    for part in parts.values():
-        part.to(device)
     loop = Loop(
         "pix2pix",
-        [*unet.conv_in.parameters(), *(value for part in parts.values() for value in part.parameters())],
+        [*unet.conv_in.parameters(), *lora.parameters(parts)],
         out / "state.pt",
         {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate, "rank": rank, "base": data.base},
         warm_up=50,

@@ -74,13 +74,11 @@ def train(
     unet = model.unet
     scheduler = DDIMScheduler.from_config(dict(model.scheduler_config))
     parts = lora.attach(unet, rank, seed)
-    for part in parts.values():
-        part.to(device)
     settings: dict = {"steps": steps, "batch": batch, "seed": seed, "sampler_steps": sampler_steps, "rank": rank}
     settings |= {"substeps": substeps, "guidance_scale": guidance_scale, "learning_rate": learning_rate}
     loop = Loop(
         "student",
-        [value for part in parts.values() for value in part.parameters()],
+        lora.parameters(parts),
         folder / "adapters" / "few_step.state.pt",
         settings,
         warm_up=20,

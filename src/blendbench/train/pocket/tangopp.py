@@ -15,7 +15,7 @@ from blendbench.models.itc import itc_loss
 from blendbench.models.tangopp import PictureWords
 from blendbench.train.data import drawn
 from blendbench.train.loop import Loop
-from blendbench.train.pocket.generator import Predict
+from blendbench.train.pocket.generator import Predict, worded
 from blendbench.train.pocket.picturing import DECODER, Scenes
 
 VIT: dict[str, Any] = {
@@ -74,11 +74,9 @@ def train(
     torch.manual_seed(seed)
     side = PictureWords(VIT, model.unet.config.cross_attention_dim, **(words or {})).to(device)
     parts = lora.attach(model.unet, rank, seed, DECODER)
-    for part in parts.values():
-        part.to(device)
     loop = Loop(
         "tangopp",
-        [*side.parameters(), *(value for part in parts.values() for value in part.parameters())],
+        [*side.parameters(), *lora.parameters(parts)],
         out / "state.pt",
         {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate, "rank": rank, "itc": itc}
         | {"base": scenes.base, "words": side.config},
@@ -89,21 +87,28 @@ def train(
         device=device,
     )
 
-    def told(rows: np.ndarray | None, texts: Sequence[str]) -> Predict:
-        states = scenes.words(texts)
-        if rows is not None:
-            tokens, _ = side(scenes.data.pictures(rows).to(device))
-            states = side.hybrid(states, tokens)
-        return lambda noisy, times: model.unet(noisy, times, encoder_hidden_states=states).sample
+    def seen(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, places = side(scenes.data.pictures(rows).to(device))
+        return tokens, places
 
-    def contrast(rows: np.ndarray, captions: Sequence[str]) -> torch.Tensor:
-        _, places = side(scenes.data.pictures(rows).to(device))
-        texts = side.text_place(scenes.words(captions))
-        return itc * itc_loss(places.float(), texts.float(), side.temperature())
+    def predicted(texts: Sequence[str], tokens: torch.Tensor | None) -> Predict:
+        states = scenes.words(texts)
+        return worded(model.unet, states if tokens is None else side.hybrid(states, tokens))
+
+    def told(rows: np.ndarray | None, texts: Sequence[str]) -> Predict:
+        return predicted(texts, None if rows is None else seen(rows)[0])
+
+    def both(rows: np.ndarray, texts: Sequence[str], captions: Sequence[str]) -> tuple[Predict, torch.Tensor | float]:
+        tokens, places = seen(rows)
+        predict = predicted(texts, tokens)
+        if not itc:
+            return predict, 0.0
+        own = side.text_place(scenes.words(captions))
+        return predict, itc * itc_loss(places.float(), own.float(), side.temperature())
 
     model.unet.train()
     side.train()
-    loop.run(scenes.step(told, steps, batch, contrast if itc else None))
+    loop.run(scenes.step(both, steps, batch))
     model.unet.eval()
     side.eval()
     figures = scenes.held_out(told) | {"temperature": round(float(side.temperature().detach()), 4)}
