@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.facts import Facts
+from blendbench.seeds import shuffled, stable_seed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -310,6 +311,30 @@ class Task(Protocol):
     def close(self) -> None:
         """Close files; a later call opens them again."""
         ...
+
+
+class OtherClips:
+    """Clips of the data set other than an item's own, of another source, for controls and anchors.
+
+    Parameters
+    ----------
+    sources : Sources
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def signature(self) -> list[str]:
+        """Which clips there are."""
+        return sorted(clip.id for name in self._sources.names for clip in self._sources.dataset(name).clips)
+
+    def drawn(self, item: Any, step: str, called: str, fits: Callable[[Any], Any] = lambda clip: True) -> Any:
+        """A clip, drawn by the item and the step's name; raises ClipError where there is none that fits."""
+        clips = self._sources.dataset(item.dataset).clips
+        others = [clip for clip in clips if clip.source != item.clip.source and fits(clip)]
+        if not others:
+            raise ClipError(f"{item.id}: the data set has no other {called}; leave that arm out")
+        return shuffled(others, stable_seed(item.id, step), lambda clip: clip.id)[0]
 
 
 class BaseTask:

@@ -23,7 +23,7 @@ from blendbench.models.backgrounds import Separator, separator
 from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio, files, inversion
 from blendbench.sound.mel import decode_image, encode_image, mel_of
-from blendbench.tasks import BaseTask, Column, Heard, Lent, Music, Study
+from blendbench.tasks import BaseTask, Column, Heard, Lent, Music, OtherClips, Study
 from blendbench.tasks.accompaniment.given import BackgroundAndText, Request
 
 STUDY: dict[str, Any] = {
@@ -266,25 +266,17 @@ def round_trip(waveform: torch.Tensor, seed: int) -> torch.Tensor:
     return audio.extend_circular(made, len(waveform)).clone()
 
 
-class Others:
+class Others(OtherClips):
     """Targets of other clips than an item's own, of another track where there is one."""
 
     def __init__(self, task: Accompaniment) -> None:
+        super().__init__(task.sources)
         self._task = task
-
-    def signature(self) -> list[str]:
-        """Which clips there are."""
-        names = self._task.sources.names
-        return sorted(clip.id for name in names for clip in self._task.sources.dataset(name).clips)
 
     def other(self, item: Request) -> torch.Tensor:
         """A target [samples], drawn by the item; raises ClipError where there is none."""
-        clips = self._task.sources.dataset(item.dataset).clips
-        others = [clip for clip in clips if clip.source != item.clip.source and (clip.part or clip.mixed)]
-        drawn = shuffled(others, stable_seed(item.id, "other"), lambda clip: clip.id)
-        if not drawn:
-            raise ClipError(f"{item.id}: the data set has no other track; leave that arm out")
-        target = self._task._read(Request(item.dataset, drawn[0])).target
+        clip = self.drawn(item, "other", "track", lambda one: one.part or one.mixed)
+        target = self._task._read(Request(item.dataset, clip)).target
         assert target is not None
         return target
 

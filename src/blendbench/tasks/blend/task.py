@@ -19,12 +19,12 @@ from blendbench.datasets.choosing import split_music
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.facts import Facts
-from blendbench.seeds import shuffled, stable_seed
+from blendbench.seeds import stable_seed
 from blendbench.sound import audio
 from blendbench.sound.lattice import RIFFUSION
 from blendbench.sound.mel import encode_image
 from blendbench.store.write import size_of
-from blendbench.tasks import BaseTask, Column, Lent, Study
+from blendbench.tasks import BaseTask, Column, Lent, OtherClips, Study
 from blendbench.tasks.blend.given import NoiseAndText
 from blendbench.tasks.blend.noises import Noises
 from blendbench.tasks.blend.pairing import Pair, make_pairs
@@ -202,25 +202,17 @@ class Blend(BaseTask):
         self.noises.close()
 
 
-class OtherNoises:
+class OtherNoises(OtherClips):
     """Noises of other clips than an item's own, for a control: what is shown tells nothing of what is to be hidden."""
 
     def __init__(self, task: Blend) -> None:
+        super().__init__(task.sources)
         self._task = task
-
-    def signature(self) -> list[str]:
-        """Which clips there are."""
-        sources = self._task.sources
-        return sorted(clip.id for name in sources.names for clip in sources.dataset(name).clips)
 
     def picture(self, item: Pair) -> torch.Tensor:
         """Another clip's mel image [3, 512, 512] in 0..1, drawn by the item; raises ClipError where there is none."""
-        clips = self._task.sources.dataset(item.dataset).clips
-        others = [one for one in clips if one.source != item.clip.source]
-        if not others:
-            raise ClipError(f"{item.id}: the data set has no other noise; leave that arm out")
-        drawn: NoiseClip = shuffled(others, stable_seed(item.id, "picture"), lambda clip: clip.id)[0]
-        pixels, _ = encode_image(self._task.noises.mel(drawn)[None, :, : RIFFUSION.frames])
+        mel = self._task.noises.mel(self.drawn(item, "picture", "noise"))
+        pixels, _ = encode_image(mel[None, :, : RIFFUSION.frames])
         return (pixels[0] / 255).expand(3, -1, -1)
 
 

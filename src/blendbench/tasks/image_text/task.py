@@ -20,7 +20,7 @@ from blendbench.datasets.tables import check_links
 from blendbench.errors import BlendbenchError, ClipError
 from blendbench.seeds import shuffled, stable_seed
 from blendbench.sound import audio, files
-from blendbench.tasks import BaseTask, Column, Lent, Study
+from blendbench.tasks import BaseTask, Column, Lent, OtherClips, Study
 from blendbench.tasks.image_text.given import ImageAndText, Scene
 
 STUDY: dict[str, Any] = {
@@ -179,33 +179,21 @@ class ImageText(BaseTask):
         return Study(STUDY, presentation="as_made")
 
 
-class Others:
+class Others(OtherClips):
     """Pictures and music of other items than one's own, of other music where there is some."""
 
     def __init__(self, task: ImageText) -> None:
+        super().__init__(task.sources)
         self._task = task
-
-    def signature(self) -> list[str]:
-        """Which clips there are."""
-        names = self._task.sources.names
-        return sorted(clip.id for name in names for clip in self._task.sources.dataset(name).clips)
-
-    def _drawn(self, item: Scene, step: str, needs: str) -> PictureClip:
-        clips = self._task.sources.dataset(item.dataset).clips
-        others = [one for one in clips if one.source != item.clip.source and getattr(one, needs) is not None]
-        drawn: list[PictureClip] = shuffled(others, stable_seed(item.id, step), lambda clip: clip.id)
-        if not drawn:
-            raise ClipError(f"{item.id}: the data set has no other {needs}; leave that arm out")
-        return drawn[0]
 
     def picture(self, item: Scene) -> torch.Tensor:
         """Another item's picture, drawn by the item; raises ClipError where there is none."""
-        found = self._task.picture(self._drawn(item, "picture", "image"))
+        found = self._task.picture(self.drawn(item, "picture", "image", lambda one: one.image is not None))
         assert found is not None
         return found
 
     def other(self, item: Scene) -> torch.Tensor:
         """Another item's music [samples], drawn by the item; raises ClipError where there is none."""
-        found = self._task.music(self._drawn(item, "other", "audio"))
+        found = self._task.music(self.drawn(item, "other", "audio", lambda one: one.audio is not None))
         assert found is not None
         return found

@@ -11,10 +11,7 @@ bar: `X` accent, `x` normal, `o` ghost, `.` rest.
 import math
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from blendbench.errors import BlendbenchError
 from blendbench.train.data.songs import PITCH_NAMES, QUALITIES, Chord, Note, Song
@@ -829,30 +826,6 @@ def arrange(song: Song, genre: str, seed: int, seconds: float | None = None) -> 
     if not song.melody or not song.chords:
         raise BlendbenchError(f"song {song.id}: holds no melody or no chords; choose another song")
     return _Arranger(song, genre, seed, seconds).arrangement()
-
-
-def jobs(
-    pop909: Path, own: list[str], arrangements: int, held: list[str], held_out: int, draw: np.random.Generator
-) -> list[list[tuple[str, str, int, str]]]:
-    """What to arrange, in chunks of eight: (folder, genre, seed, split); songs and genres in turn, held-out ones first.
-
-    Parameters
-    ----------
-    pop909 : Path
-    own, held : list of str
-        Names of songs to learn from, and of those held out.
-    arrangements, held_out : int
-        Of each.
-    draw : np.random.Generator
-    """
-    found = []
-    for names, count, split in ((held, held_out, "held_out"), (own, arrangements, "train")):
-        order = [str(name) for name in draw.permutation(names)] if names else []
-        for place in range(count if order else 0):
-            turn, index = divmod(place, len(order))
-            genre = GENRES[(index + 3 * turn) % len(GENRES)]
-            found.append((str(pop909 / order[index]), genre, int(draw.integers(2**31)), split))
-    return [found[start : start + 8] for start in range(0, len(found), 8)]
 
 
 class _Arranger:

@@ -246,12 +246,12 @@ class _Words:
             parts.append(self.bass)
         if self.facts.drums:
             parts.append(self.drums)
-        return _listed(list(dict.fromkeys(parts)))
+        return listed(list(dict.fromkeys(parts)))
 
     @property
     def everything(self) -> str:
         """All instruments, lead first."""
-        return _listed(list(dict.fromkeys(map(self.word, self.facts.instruments))))
+        return listed(list(dict.fromkeys(map(self.word, self.facts.instruments))))
 
     @property
     def rhythm(self) -> str:
@@ -271,7 +271,8 @@ class _Words:
         return ("an " if text[:1].lower() in "aeiou" and not text.startswith("eu") else "a ") + text
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
+    """Words as a list in a sentence: "a, b and c"."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 

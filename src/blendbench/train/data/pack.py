@@ -39,13 +39,15 @@ def write(assets: Path | str | None, seed: int = 0) -> None:
     print(f"packs: {total / 1e6:.1f} MB in {assets}")
 
 
-def _write_ogg(path: Path, waveform: torch.Tensor) -> None:
+def write_ogg(path: Path, waveform: torch.Tensor) -> None:
+    """Write a waveform [samples] at 44.1 kHz as Ogg Vorbis, its peak at most .98."""
     leveled, _ = audio.limit_peak(waveform, 0.98)
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, leveled.numpy(), SAMPLE_RATE, subtype="VORBIS", compression_level=0.75)
 
 
-def _write_table(path: Path, columns: list[str], rows: list[list]) -> None:
+def write_table(path: Path, columns: list[str], rows: list[list]) -> None:
+    """Write a CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *rows])
@@ -56,9 +58,9 @@ def _write_noise(folder: Path, seed: int) -> None:
     rows = []
     for identifier, kind, waveform in noises.noise_set(NOISE_CLIPS_PER_KIND, seed + 1):
         leveled, _ = audio.normalize_loudness(torch.from_numpy(waveform), SAMPLE_RATE, -20.0)
-        _write_ogg(folder / f"{identifier}.ogg", leveled)
+        write_ogg(folder / f"{identifier}.ogg", leveled)
         rows.append([identifier, f"{identifier}.ogg", kind])
-    _write_table(folder / "noise.csv", ["id", "file", "kind"], rows)
+    write_table(folder / "noise.csv", ["id", "file", "kind"], rows)
 
 
 def _write_music(folder: Path, seed: int) -> None:
@@ -73,7 +75,7 @@ def _write_music(folder: Path, seed: int) -> None:
         taken[genre] += 1
         level = float(draw.uniform(-18, -12))
         leveled, _ = audio.normalize_loudness(torch.from_numpy(waveform), SAMPLE_RATE, level)
-        _write_ogg(folder / f"{identifier}.ogg", leveled)
+        write_ogg(folder / f"{identifier}.ogg", leveled)
         rows.append(
             [
                 identifier,
@@ -84,4 +86,4 @@ def _write_music(folder: Path, seed: int) -> None:
                 ", ".join(facts["instruments"]),
             ]
         )
-    _write_table(folder / "music.csv", ["id", "file", "genre", "caption", "source", "instruments"], rows)
+    write_table(folder / "music.csv", ["id", "file", "genre", "caption", "source", "instruments"], rows)

@@ -8,8 +8,6 @@ A folder of such clips holds `images.u8` (mel images [clips, 512, 512], loud = d
 clip); pictures are drawn from the rows when they are read, since a picture costs less than its file.
 """
 
-import csv
-import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.resources import package_folder
 from blendbench.seeds import stable_seed
-from blendbench.sound import audio
 from blendbench.sound.mel import encode_image, mel_amplitudes
-from blendbench.store.write import make_folder, write_text
+from blendbench.store.write import make_folder
 from blendbench.train.data import drawn, growing, render, songs
-from blendbench.train.data.arranger import GENRES, Arrangement, Facts, arrange, jobs
-from blendbench.train.data.captions import GENRE_WORDS, SYNONYMS
+from blendbench.train.data.arranger import GENRES, Arrangement, Facts, arrange
+from blendbench.train.data.captions import GENRE_WORDS, SYNONYMS, listed
+from blendbench.train.data.pack import write_ogg, write_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,10 +76,10 @@ class Pictured:
         return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
 
 
-def picture(row: dict[str, Any], seed: int) -> "Image.Image":
-    """The picture of a clip; its style and all that tells nothing of the music come of the seed."""
-    style = random.Random(f"style/{seed}").choice(drawn.STYLES)
-    return drawn.draw(row["tempo"], row["mode"] == "minor", row["drums"] == "yes", style, seed)
+def picture(row: dict[str, Any], seed: int, style: drawn.Style | None = None) -> "Image.Image":
+    """The picture of a clip; what tells nothing of the music comes of the seed, the style, too, unless it is given."""
+    shown = style or random.Random(f"style/{seed}").choice(drawn.STYLES)
+    return drawn.draw(row["tempo"], row["mode"] == "minor", row["drums"] == "yes", shown, seed)
 
 
 def freed(arrangement: Arrangement, seed: int) -> Arrangement:
@@ -110,9 +107,8 @@ def captions(facts: Facts, seed: int, count: int) -> list[str]:
         kind = draw.choice(GENRE_WORDS[facts.genre])
         heard = [one for one in facts.instruments if one != "drums"][: draw.randint(1, 3)]
         names = [draw.choice(SYNONYMS.get(one, (one,))) for one in heard]
-        listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
         text = draw.choice(("{kind} with {listed}", "{kind}, {listed}", "{listed}: {kind}", "{kind}")).format(
-            kind=kind, listed=listed
+            kind=kind, listed=listed(names)
         )
         written.append(text[0].upper() + text[1:] if draw.random() < 0.5 else text)
     return written
@@ -175,21 +171,21 @@ def build(
         If POP909, FluidSynth or its sound font is missing.
     """
     folder, pop909 = Path(folder), Path(pop909)
-    own, held = songs.split_at(pop909)
-    render.find_fluidsynth()
-    render.find_soundfont()
-    draw = np.random.default_rng([seed, 6])
-    chunks = jobs(pop909, own, arrangements, held, held_out, draw)
-    growing.grow(folder / ROWS, {"images.u8": 512 * 512}, chunks, _chunk, workers)
+    growing.grow(
+        folder / ROWS,
+        {"images.u8": 512 * 512},
+        render.jobs(pop909, arrangements, held_out, np.random.default_rng([seed, 6])),
+        _chunk,
+        workers,
+    )
     return Pictured.open(folder)
 
 
-def _chunk(some: list[tuple[str, str, int, str]]) -> growing.Made:
+def _chunk(jobs: list[render.Job]) -> growing.Made:
     """Mel image and row of every clip of some jobs."""
     torch.set_num_threads(1)
     made: growing.Made = []
-    for split in dict.fromkeys(job[3] for job in some):
-        own = [(songs.read_pop909(Path(folder)), genre, seed) for folder, genre, seed, one in some if one == split]
+    for split, own in render.read(jobs):
         for waveform, row in clips_of(own, split):
             # 512 frames span 511 hops.
             pixels, _ = encode_image(mel_amplitudes(waveform[: 511 * 441])[None])
@@ -228,19 +224,13 @@ def pack(assets: Path | str | None, pop909: Path | str, items: int = ITEMS, seed
         found = list(clips_of([job], "held_out", per_job=3))
         waveform, row = found[len(found) // 2]
         identifier = f"{genre.lower().replace('-', '')}-{name}" + (f"-{turn + 1}" if turn else "")
-        quiet, _ = audio.limit_peak(waveform, 0.98)
-        soundfile.write(
-            folder / f"{identifier}.ogg", quiet.numpy(), SAMPLE_RATE, subtype="VORBIS", compression_level=0.75
-        )
+        write_ogg(folder / f"{identifier}.ogg", waveform)
         # Styles in turn, whatever the clip's seed says: as many of each.
         style = drawn.STYLES[place % len(drawn.STYLES)]
-        image = drawn.draw(row["tempo"], row["mode"] == "minor", row["drums"] == "yes", style, row["picture_seed"])
-        image.save(folder / f"{identifier}.jpg", quality=90)
+        picture(row, row["picture_seed"], style).save(folder / f"{identifier}.jpg", quality=90)
         rows.append([identifier, f"{identifier}.jpg", f"{identifier}.ogg", row["captions"][0], genre, style, name,
                      row["tempo"], row["mode"], row["drums"]])  # fmt: skip
-    text = io.StringIO()
     columns = ["id", "image", "audio", "caption", "genre", "category", "source", "tempo", "mode", "drums"]
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(folder / "pictured.csv", text.getvalue())
+    write_table(folder / "pictured.csv", columns, rows)
     total = sum(file.stat().st_size for file in folder.iterdir())
     print(f"pictured: {len(rows)} items, {total / 1e6:.1f} MB in {folder}")

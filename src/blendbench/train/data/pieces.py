@@ -4,8 +4,6 @@ The pieces are POP909's piano tracks of songs that no built-in model has learnt 
 CSV table: where the window of 2^18 samples begins in each, at which RMS it lies.
 """
 
-import csv
-import io
 import math
 from pathlib import Path
 
@@ -15,8 +13,9 @@ import torch
 from blendbench.resources import package_folder
 from blendbench.seeds import shuffled
 from blendbench.sound import audio, files
-from blendbench.store.write import make_folder, write_text
+from blendbench.store.write import make_folder
 from blendbench.train.data import render, songs
+from blendbench.train.data.pack import write_table
 
 SAMPLE_RATE = 44_100
 PIECES = 6
@@ -50,9 +49,7 @@ def write(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
         identifier = f"piano-{name}"
         files.write(folder / f"{identifier}.ogg", leveled, SAMPLE_RATE)
         rows.append([identifier, f"{identifier}.ogg", name, start])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["id", "file", "song", "start"], *rows])
-    write_text(folder / "piano.csv", text.getvalue())
+    write_table(folder / "piano.csv", ["id", "file", "song", "start"], rows)
 
 
 def drum_loop(bars: int = 13, beats_a_minute: float = 120.0) -> torch.Tensor:

@@ -22,9 +22,9 @@ import torch
 
 from blendbench.errors import BlendbenchError
 from blendbench.sound.audio import round_off
-from blendbench.train.data.arranger import Arrangement, arrange
+from blendbench.train.data.arranger import GENRES, Arrangement, arrange
 from blendbench.train.data.captions import captions
-from blendbench.train.data.songs import Song
+from blendbench.train.data.songs import Song, read_pop909, split_at
 
 if TYPE_CHECKING:
     import mido
@@ -140,6 +140,44 @@ def render_many(
         piece[: len(heard)] = heard
         pieces.append(piece / max(1.0, float(np.abs(piece).max(initial=0.0))))
     return pieces
+
+
+Job = tuple[str, str, int, str]
+"""What to arrange: a song's folder, genre, seed, and the split that it belongs to."""
+
+
+def jobs(pop909: Path, arrangements: int, held_out: int, draw: np.random.Generator) -> list[list[Job]]:
+    """What to arrange, in chunks of eight, songs and genres in turn, held-out ones first.
+
+    Parameters
+    ----------
+    pop909 : Path
+    arrangements, held_out : int
+        Of songs to learn from, and of those held out.
+    draw : np.random.Generator
+
+    Raises
+    ------
+    BlendbenchError
+        If POP909, FluidSynth or the soundfont is missing.
+    """
+    own, held = split_at(pop909)
+    find_fluidsynth()
+    find_soundfont()
+    found = []
+    for names, count, split in ((held, held_out, "held_out"), (own, arrangements, "train")):
+        order = [str(name) for name in draw.permutation(names)] if names else []
+        for place in range(count if order else 0):
+            turn, index = divmod(place, len(order))
+            genre = GENRES[(index + 3 * turn) % len(GENRES)]
+            found.append((str(pop909 / order[index]), genre, int(draw.integers(2**31)), split))
+    return [found[start : start + 8] for start in range(0, len(found), 8)]
+
+
+def read(some: Sequence[Job]) -> Iterator[tuple[str, list[tuple[Song, str, int]]]]:
+    """Each split among some jobs, and its songs with genre and seed."""
+    for split in dict.fromkeys(job[3] for job in some):
+        yield split, [(read_pop909(Path(folder)), genre, seed) for folder, genre, seed, one in some if one == split]
 
 
 def render_clips(

@@ -9,8 +9,6 @@ peak of its own), and `stems.jsonl` (a row a clip: song, split, genre, part, tex
 chunks, so a stopped build goes on and a training may read what is there. Splits go by song.
 """
 
-import csv
-import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +24,11 @@ from blendbench.resources import package_folder
 from blendbench.seeds import stable_seed
 from blendbench.sound import audio
 from blendbench.sound.mel import encode_image, mel_amplitudes
-from blendbench.store.write import make_folder, write_text
+from blendbench.store.write import make_folder
 from blendbench.train.data import growing, render, songs
-from blendbench.train.data.arranger import GENRES, PROGRAM_WORDS, Facts, arrange, jobs
+from blendbench.train.data.arranger import GENRES, PROGRAM_WORDS, Facts, arrange
 from blendbench.train.data.captions import SYNONYMS, captions
+from blendbench.train.data.pack import write_table
 
 if TYPE_CHECKING:
     import pretty_midi
@@ -222,21 +221,21 @@ def build(
         If POP909, FluidSynth or its sound font is missing.
     """
     folder, pop909 = Path(folder), Path(pop909)
-    own, held = songs.split_at(pop909)
-    render.find_fluidsynth()
-    render.find_soundfont()
-    draw = np.random.default_rng([seed, 4])
-    chunks = jobs(pop909, own, arrangements, held, held_out, draw)
-    growing.grow(folder / ROWS, {"images.u8": 2 * 512 * 512}, chunks, _chunk, workers)
+    growing.grow(
+        folder / ROWS,
+        {"images.u8": 2 * 512 * 512},
+        render.jobs(pop909, arrangements, held_out, np.random.default_rng([seed, 4])),
+        _chunk,
+        workers,
+    )
     return Stems(folder)
 
 
-def _chunk(jobs: list[tuple[str, str, int, str]]) -> growing.Made:
+def _chunk(jobs: list[render.Job]) -> growing.Made:
     """Images [2, 512, 512] and row of every clip of some jobs."""
     torch.set_num_threads(1)
     made: growing.Made = []
-    for split in dict.fromkeys(job[3] for job in jobs):
-        own = [(songs.read_pop909(Path(folder)), genre, seed) for folder, genre, seed, one in jobs if one == split]
+    for split, own in render.read(jobs):
         for clip in clips_of(own, split):
             waves = torch.stack([clip.background, clip.background + clip.part])
             # 512 frames span 511 hops.
@@ -283,9 +282,7 @@ def pack(assets: Path | str | None, pop909: Path | str, seed: int = 0) -> None:
         instruction = str(draw.choice(clip.row["instructions"]))
         rows.append([identifier, f"{identifier}-background.ogg", f"{identifier}-part.ogg", instruction, genre, name,
                      clip.row["part"]])  # fmt: skip
-    text = io.StringIO()
     columns = ["id", "background", "part", "prompt", "genre", "source", "instrument"]
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(folder / "stems.csv", text.getvalue())
+    write_table(folder / "stems.csv", columns, rows)
     total = sum(file.stat().st_size for file in folder.iterdir())
     print(f"stems: {len(rows)} clips, {total / 1e6:.1f} MB in {folder}")
