@@ -191,6 +191,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(place / name) for name in ("generator", "visual", "melfusion")}
 
 
+def checkpoint_word(folders: dict[str, str]) -> str:
+    """As a value on the command line."""
+    return "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+
+
 def checkpoint(folders: dict[str, str], **more: object) -> melfusion.MeLFusionCheckpoint:
     return melfusion.MeLFusionCheckpoint(
         "method.checkpoint", folders["melfusion"], visual={"checkpoint": folders["visual"]}, **more
@@ -250,7 +255,7 @@ def test_a_damaged_synapse_is_one_line(folders, tmp_path, damage, message):
 
 
 def test_a_run_of_the_method_and_its_controls(folders, own, tmp_path):
-    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    settings = checkpoint_word(folders)
     words = [f"arms.{name}.checkpoint={settings}" for name in ("right", "other", "blank", "none", "music")]
     words += ["dataset=own_pictures", f"data.path={own}", f"generator.checkpoint={folders['generator']}"]
     words += ["scene.seconds=1.0", "image.size=64", "report=false", "threads=1", "statistics.resamples=20"]
@@ -298,7 +303,7 @@ def test_tangopp_reads_the_picture_beside_the_text_and_is_kept(folders, tmp_path
 def test_rows_without_a_picture_are_music_of_the_text_alone_where_that_is_allowed(folders, own, tmp_path):
     header, rows = ["image", "caption", "audio"], [["red.png", "a calm piano", "a.wav"], ["", "loud drums", "b.wav"]]
     write(own / "captions.csv", header, rows)
-    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    settings = checkpoint_word(folders)
     words = ["run", "experiment=melfusion/random_image", "dataset=own_pictures", f"data.path={own}", "batch=2"]
     words += [f"arms.{arm}.checkpoint={settings}" for arm in ("random_image", "melfusion")]
     words += [f"generator.checkpoint={folders['generator']}", "generator.sampling.repaint.steps=2", "scene.seconds=1.0"]
@@ -316,7 +321,7 @@ def test_rows_without_a_picture_are_music_of_the_text_alone_where_that_is_allowe
 
 
 def test_in_the_blend_task_the_noise_is_the_picture(folders, world, tmp_path):
-    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    settings = checkpoint_word(folders)
     words = ["run", "experiment=bnmusic/table1", *world.words(), f"run_dir={tmp_path / 'run'}", "limit=2"]
     words += [f"arms.{arm}=null" for arm in compose(["experiment=bnmusic/table1"])["arms"] if arm != "noise_only"]
     for arm in ("own", "other", "none"):
@@ -332,7 +337,7 @@ def test_in_the_blend_task_the_noise_is_the_picture(folders, world, tmp_path):
 
 
 def method_words(folders: dict[str, str]) -> list[str]:
-    settings = "{" + f"checkpoint: {folders['melfusion']}, visual: {{checkpoint: {folders['visual']}}}" + "}"
+    settings = checkpoint_word(folders)
     return [
         f"method.checkpoint={settings}", f"generator.checkpoint={folders['generator']}",
         "generator.sampling.repaint.steps=2", "image.size=64", "threads=1",
@@ -370,6 +375,12 @@ def test_a_soundtrack_is_refused_in_one_line(folders, tmp_path, capsys, name, mo
     assert call(*words, *method_words(folders), *more) == status
     told = capsys.readouterr().err.strip()
     assert message in told and "\n" not in told
+
+
+def test_tangopps_published_transformer_is_vit_b_16():
+    with torch.device("meta"):
+        side = tangopp.PictureWords(tangopp.PUBLISHED, 1024)
+    assert sum(value.numel() for value in side.vit.parameters()) == 85_798_656 and side.size == 224
 
 
 def test_the_study_asks_the_papers_two_scores(own):

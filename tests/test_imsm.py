@@ -191,6 +191,7 @@ class Pair:
 
     def __init__(self, arm: str, prompt: str, image: torch.Tensor | None, embedding: list[float]) -> None:
         self.row = {"dataset": "d", "arm": arm, "presentation": "as_made", "prompt": prompt}
+        self.row |= {"inputs": f"{prompt}-{image is not None}"}
         self.image, self.embedding = image, torch.tensor(embedding)
 
     def given(self) -> SimpleNamespace:

@@ -59,6 +59,11 @@ class NoiseClip:
     prompts: tuple[Prompt, ...] = ()
     member_rate: int = 24_000
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files."""
+        return (self.path,)
+
 
 @dataclass(frozen=True, slots=True)
 class MusicClip:
@@ -87,6 +92,11 @@ class MusicClip:
     source: str
     start: float = 0.0
     root: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files."""
+        return (self.path,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from blendbench import config, stand_ins
 from blendbench.checks import Check
-from blendbench.datasets import NoiseClip, Nothing, PictureClip, StemClip, hdf5, manifests
+from blendbench.datasets import NoiseClip, Nothing, hdf5, manifests
 from blendbench.datasets.reading import END_TOLERANCE
 from blendbench.datasets.sources import Sources
 from blendbench.errors import BlendbenchError, ClipError, printable
@@ -146,8 +146,7 @@ def _few(ids: list[str]) -> str:
 def _lack(clip: manifests.Clip, lengths: _Lengths) -> str:
     """What keeps a clip from being heard, as far as it can be told without decoding; "" for nothing."""
     if not isinstance(clip, NoiseClip) or not clip.member:
-        paths = clip.paths if isinstance(clip, StemClip | PictureClip) else (clip.path,)
-        return next(filter(None, map(_lack_of_file, paths)), "")
+        return next(filter(None, map(_lack_of_file, clip.paths)), "")
     key = (clip.path, clip.member_rate)
     if key not in lengths:
         try:

@@ -50,7 +50,7 @@ class IMSM(ItemMetric):
         imsm_score.bounds(reduce, LEAST)
         self.evaluator: TextEvaluator = evaluator
         self.clip, self.reduce = ClipCheckpoint("metric.imsm.clip", **clip), reduce
-        self._rows = dict[tuple[str, str], torch.Tensor]()
+        self._words, self._pictures = dict[str, tuple[torch.Tensor, torch.Tensor]](), dict[str, torch.Tensor | None]()
 
     def signature(self) -> dict[str, Any]:
         """Both models, and the reduction."""
@@ -68,24 +68,36 @@ class IMSM(ItemMetric):
             cells[tuple(row[name] for name in ("dataset", "arm", "presentation"))].append(index)
         values = [math.nan] * len(sounds)
         for indices in cells.values():
-            found = [(index, picture) for index in indices if (picture := _picture(sounds[index])) is not None]
+            found = [(index, seen) for index in indices if (seen := self._seen(sounds[index])) is not None]
             texts = list(dict.fromkeys(str(sounds[index].row["prompt"]) for index, _ in found))
             if len(found) < LEAST or len(texts) < LEAST:
                 continue
-            images = self.clip.get("cpu").logits([picture for _, picture in found], texts)
-            words = torch.stack([self._text(one) for one in texts])
+            by_clip, by_evaluator = (torch.stack(side) for side in zip(*map(self._text, texts), strict=True))
+            images = self.clip.get("cpu").scale * torch.stack([seen for _, seen in found]) @ by_clip.T
             heard = torch.stack([self._music(sounds[index]) for index, _ in found])
-            cosines = torch.nn.functional.normalize(heard, dim=1) @ torch.nn.functional.normalize(words, dim=1).T
+            cosines = torch.nn.functional.normalize(heard, dim=1) @ by_evaluator.T
             scored = imsm_score.imsm(images, float(self.evaluator.scale) * cosines, self.reduce)  # type: ignore[attr-defined]
             for (index, _), value in zip(found, scored.tolist(), strict=True):
                 values[index] = value
         return iter([{"imsm": value} for value in values])
 
-    def _text(self, text: str) -> torch.Tensor:
-        key = ("text", text)
-        if key not in self._rows:
-            self._rows[key] = self.evaluator.score_text(text)
-        return self._rows[key]
+    def _text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of length 1 by CLIP, and by the evaluator; arms have the same captions."""
+        if text not in self._words:
+            own = torch.nn.functional.normalize(self.evaluator.score_text(text), dim=0)
+            self._words[text] = self.clip.get("cpu").text(text), own
+        return self._words[text]
+
+    def _seen(self, sound: Sound) -> torch.Tensor | None:
+        """An item's picture by CLIP, of length 1; None where it has none. Arms have the same items."""
+        inputs = str(sound.row["inputs"])
+        if inputs not in self._pictures:
+            try:
+                picture = getattr(sound.given(), "image", None)
+            except ClipError:
+                picture = None
+            self._pictures[inputs] = None if picture is None else self.clip.get("cpu").picture(picture)
+        return self._pictures[inputs]
 
     def _music(self, sound: Sound) -> torch.Tensor:
         embeddings = sound.scores(self.evaluator).embeddings
@@ -98,10 +110,3 @@ class IMSM(ItemMetric):
         return (
             f"{self.reduce} of CLIP (picture, captions) times CLAP (music, captions), over a cell's pairs and captions"
         )
-
-
-def _picture(sound: Sound) -> torch.Tensor | None:
-    try:
-        return getattr(sound.given(), "image", None)
-    except ClipError:
-        return None

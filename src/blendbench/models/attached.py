@@ -20,16 +20,12 @@ from blendbench.errors import BlendbenchError
 from blendbench.models import lora
 from blendbench.models.checkpoint import Checkpoint, Model
 from blendbench.models.generator import Generator
+from blendbench.models.weights import reason_of
 from blendbench.store.write import write_text
 
 CONFIG = "config.json"
 UNFIT = (OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError)
 """What reading files of another layout, or of another generator, raises."""
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of an error, or its class where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class Attached(Checkpoint[Model]):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
-from blendbench import stand_ins
-from blendbench.errors import BlendbenchError, one_line
+from blendbench.errors import BlendbenchError
 from blendbench.models.checkpoint import DTYPES, Checkpoint
+from blendbench.models.weights import read_pretrained, reason_of
 from blendbench.pictures import fit
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -22,28 +22,35 @@ class Clip(NamedTuple):
     model: CLIPModel
     tokenizer: Any
 
-    @torch.inference_mode()
-    def logits(self, pictures: list[Tensor], texts: list[str]) -> Tensor:
-        """Cosines times the learned scale [N, T], on the CPU, of pictures [3, H, W] in 0..1 and texts.
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by for logits; learned."""
+        return float(self.model.logit_scale.detach().exp())
 
-        A picture's middle square is brought to the model's size; texts are cut to its context.
-        """
-        size = int(self.model.config.vision_config.image_size)
-        context = int(self.model.config.text_config.max_position_embeddings)
+    @torch.inference_mode()
+    def picture(self, pixels: Tensor) -> Tensor:
+        """Embedding [D] of length 1, on the CPU, of a picture [3, H, W] in 0..1, by its middle square."""
         mean, spread = (torch.tensor(values)[:, None, None] for values in (MEAN, SPREAD))
-        seen = torch.stack([(fit(one, size, "crop") - mean) / spread for one in pictures])
-        words = self.tokenizer(texts, padding=True, truncation=True, max_length=context, return_tensors="pt")
-        device = self.model.device
-        # One by one, so that a picture's numbers do not depend on its neighbours.
-        rows = [
-            self.model(
-                pixel_values=one[None].to(device, self.model.dtype),
-                input_ids=words.input_ids.to(device),
-                attention_mask=words.attention_mask.to(device),
-            ).logits_per_image
-            for one in seen
-        ]
-        return torch.cat(rows).float().cpu()
+        seen = (fit(pixels, int(self.model.config.vision_config.image_size), "crop") - mean) / spread
+        return _unit(self.model.get_image_features(pixel_values=seen[None].to(self.model.device, self.model.dtype)))
+
+    @torch.inference_mode()
+    def text(self, words: str) -> Tensor:
+        """Embedding [D] of length 1, on the CPU, of a text, cut to the model's context."""
+        context = int(self.model.config.text_config.max_position_embeddings)
+        tokens = self.tokenizer([words], truncation=True, max_length=context, return_tensors="pt").to(self.model.device)
+        return _unit(self.model.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask))
+
+    def logits(self, pictures: list[Tensor], texts: list[str]) -> Tensor:
+        """Cosines times `scale` [N, T] of pictures [3, H, W] in 0..1 and texts."""
+        seen, words = torch.stack([*map(self.picture, pictures)]), torch.stack([*map(self.text, texts)])
+        return self.scale * seen @ words.T
+
+
+def _unit(made: Any) -> Tensor:
+    # A tensor before transformers 5.
+    features: Tensor = made if isinstance(made, Tensor) else made.pooler_output
+    return torch.nn.functional.normalize(features[0].float(), dim=0).cpu()
 
 
 class ClipCheckpoint(Checkpoint[Clip]):
@@ -59,15 +66,9 @@ class ClipCheckpoint(Checkpoint[Clip]):
 
     def _load(self, source: Path | str, device: str) -> Clip:
         options: dict[str, Any] = {"revision": self.revision, "local_files_only": self.local_files_only}
+        model = read_pretrained(CLIPModel, source, "a CLIP", dtype=DTYPES[self.dtype], **options)
         try:
-            model, info = CLIPModel.from_pretrained(
-                str(source), dtype=DTYPES[self.dtype], use_safetensors=True, output_loading_info=True, **options
-            )
             tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
         except Exception as error:  # tokenizers raise bare exceptions
-            stand_ins.refuse_weights(Path(source), failed=True)
-            reason = one_line(str(error).strip().split("\n")[0])
-            raise BlendbenchError(f"{source}: cannot be read as a CLIP ({reason}); fetch it again") from error
-        if absent := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-            raise BlendbenchError(f"{source}: lacks {len(absent)} weights (such as {absent[0]}); fetch it again")
+            raise BlendbenchError(f"{source}: cannot be read as a CLIP ({reason_of(error)}); fetch it again") from error
         return Clip(model.eval().requires_grad_(False).to(device), tokenizer)

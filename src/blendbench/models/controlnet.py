@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.models import lora
-from blendbench.models.attached import Attached, reason_of
+from blendbench.models.attached import Attached
 from blendbench.models.checkpoint import DTYPES
 from blendbench.models.convert import save_made_of, tensors_of
 from blendbench.models.denoisers import Denoiser, with_control
@@ -27,6 +27,7 @@ from blendbench.models.generator import Generator
 from blendbench.models.latent_diffusion import LatentDiffusion
 from blendbench.models.sampling import Sampling, prompted
 from blendbench.models.stable_diffusion import UNET
+from blendbench.models.weights import read_pretrained, reason_of
 from blendbench.store.signature import file_hash
 from blendbench.store.write import write_text
 
@@ -253,22 +254,13 @@ class ControlNetCheckpoint(Attached[ControlNetModel]):
         return {"controlnet": self.fingerprint, "dtype": self.dtype}
 
     def _load(self, source: Path | str, device: str) -> ControlNetModel:
-        try:
-            loaded, info = ControlNetModel.from_pretrained(
-                str(source),
-                revision=self.revision,
-                local_files_only=self.local_files_only,
-                use_safetensors=True,
-                output_loading_info=True,
-                torch_dtype=DTYPES[self.dtype],
-                low_cpu_mem_usage=is_accelerate_available(),
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-            stand_ins.refuse_weights(Path(source), failed=True)
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise BlendbenchError(f"{source}: cannot be read as a ControlNet ({reason}); fetch it again") from error
-        if absent := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-            raise BlendbenchError(
-                f"{source}: lacks {len(absent)} weights that its config asks for (such as {absent[0]}); fetch it again"
-            )
+        loaded = read_pretrained(
+            ControlNetModel,
+            source,
+            "a ControlNet",
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            torch_dtype=DTYPES[self.dtype],
+            low_cpu_mem_usage=is_accelerate_available(),
+        )
         return loaded.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)

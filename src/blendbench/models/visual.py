@@ -22,6 +22,7 @@ from blendbench.errors import BlendbenchError
 from blendbench.models.autoencoder import PatchAutoencoder
 from blendbench.models.checkpoint import DTYPES, Checkpoint
 from blendbench.models.latent_diffusion import AUTOENCODERS, LatentDiffusion, encode_prompts
+from blendbench.models.weights import read_pretrained, reason_of
 
 Kind = Literal["inverted", "redenoised", "noised", "random"]
 KINDS: tuple[Kind, ...] = ("inverted", "redenoised", "noised", "random")
@@ -203,24 +204,15 @@ class VisualCheckpoint(Checkpoint[Visual]):
 
 def _read(folder: Path, dtype: torch.dtype) -> Visual:
     """An image model of `Visual.save`; raises BlendbenchError where a part is missing or of another model."""
-    options = {
-        "torch_dtype": dtype, "use_safetensors": True, "output_loading_info": True,
-        "low_cpu_mem_usage": is_accelerate_available(),
-    }  # fmt: skip
+    called, remedy = "an image model", "give a folder of `blendbench train visual`"
     try:
         kind = AUTOENCODERS[str(AutoencoderKL.load_config(str(folder / "vae"))["_class_name"])]
-        unet, unet_info = UNet2DConditionModel.from_pretrained(str(folder / "unet"), **options)
-        vae, vae_info = kind.from_pretrained(str(folder / "vae"), **options)
         empty = load_file(folder / EMPTY)["empty"].to(dtype)
         config = DDIMScheduler.load_config(str(folder / "scheduler"))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         stand_ins.refuse_weights(folder, failed=True)
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BlendbenchError(
-            f"{folder}: cannot be read as an image model ({reason}); give a folder of `blendbench train visual`"
-        ) from error
-    if absent := sorted(map(str, [*unet_info["missing_keys"], *vae_info["missing_keys"]])):
-        raise BlendbenchError(
-            f"{folder}: lacks {len(absent)} weights that its config asks for (such as {absent[0]}); copy it again"
-        )
+        raise BlendbenchError(f"{folder}: cannot be read as {called} ({reason_of(error)}); {remedy}") from error
+    options = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available()}
+    unet = read_pretrained(UNet2DConditionModel, folder / "unet", called, remedy, **options)
+    vae = read_pretrained(kind, folder / "vae", called, remedy, **options)
     return Visual(unet, vae, empty, config)

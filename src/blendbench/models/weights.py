@@ -19,6 +19,46 @@ from blendbench.errors import BlendbenchError, printable
 from blendbench.store.write import make_folder, write_text
 
 
+def read_pretrained(kind: Any, source: str | Path, called: str, remedy: str = "fetch it again", **options: Any) -> Any:
+    """A network of diffusers or transformers, from safetensors alone and with all its weights.
+
+    Both libraries fill missing weights with random numbers and only warn.
+
+    Parameters
+    ----------
+    kind : class
+        With `from_pretrained`.
+    source : str or Path
+        A folder, or a hub id.
+    called : str
+        What it is, in messages: "a ControlNet".
+    remedy : str
+        What to do where it cannot be read.
+    options
+        Of `from_pretrained`.
+
+    Raises
+    ------
+    BlendbenchError
+        If it is missing, unreadable, or lacks weights.
+    """
+    try:
+        loaded, info = kind.from_pretrained(str(source), use_safetensors=True, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        stand_ins.refuse_weights(Path(source), failed=True)
+        raise BlendbenchError(f"{source}: cannot be read as {called} ({reason_of(error)}); {remedy}") from error
+    if absent := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        raise BlendbenchError(
+            f"{source}: lacks {len(absent)} weights that its config asks for (such as {absent[0]}); fetch it again"
+        )
+    return loaded
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error, or its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def checkpoint_hash(folder: Path) -> str:
     """First 12 hex digits of the SHA-256 over a checkpoint folder's weights and configs, by name.
 

@@ -78,8 +78,8 @@ class Pictured:
 
 def picture(row: dict[str, Any], seed: int, style: drawn.Style | None = None) -> "Image.Image":
     """The picture of a clip; what tells nothing of the music comes of the seed, the style, too, unless it is given."""
-    shown = style or random.Random(f"style/{seed}").choice(drawn.STYLES)
-    return drawn.draw(row["tempo"], row["mode"] == "minor", row["drums"] == "yes", shown, seed)
+    own: drawn.Style = random.Random(f"style/{seed}").choice(drawn.STYLES)
+    return drawn.draw(row["tempo"], row["mode"] == "minor", row["drums"] == "yes", style or own, seed)
 
 
 def freed(arrangement: Arrangement, seed: int) -> Arrangement:
