@@ -19,6 +19,7 @@ from blendbench import stand_ins
 from blendbench.errors import BlendbenchError, one_line, printable
 from blendbench.models.convert import save_made_of, tensors_of
 from blendbench.models.tango import PUBLISHED, TIED, WEIGHTS, build, read_json, write_index
+from blendbench.models.weights import unlike
 from blendbench.sound import tango_mel
 from blendbench.store.signature import file_hash
 from blendbench.store.write import make_folder
@@ -195,16 +196,8 @@ def _write_part(
     with torch.device("meta"):
         module = build(name, config)
     wanted = {one: value.shape for one, value in module.state_dict().items() if one != TIED}
-    problems = [f"{one} is missing" for one in wanted if one not in state]
-    problems += [f"{one} is unknown" for one in state if one not in wanted]
-    problems += [
-        f"{one} is {list(state[one].shape)}, not {list(shape)}"
-        for one, shape in wanted.items()
-        if one in state and state[one].shape != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise BlendbenchError(f"{printable(source)}: holds no {name} of this size ({problems[0]}{more}); {_REMEDY}")
+    if problems := unlike(wanted, state):
+        raise BlendbenchError(f"{printable(source)}: holds no {name} of this size ({problems}); {_REMEDY}")
     make_folder(folder)
     save_made_of({one: value.contiguous() for one, value in state.items()}, folder / WEIGHTS[name], source.name, digest)
     if hasattr(module, "save_config"):  # diffusers'

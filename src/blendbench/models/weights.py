@@ -162,6 +162,19 @@ def save_half(network: nn.Module, folder: Path | str, config: dict[str, Any]) ->
     write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
+def unlike(wanted: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> str:
+    """What tensors differ in from the shapes that are wanted, by name; "" where they are exactly those."""
+    problems = [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in wanted]
+    problems += [
+        f"{name} is {list(state[name].shape)}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in state and state[name].shape != shape
+    ]
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return problems[0] + more if problems else ""
+
+
 def fill(network: nn.Module, state: Any, path: Path, device: str) -> Any:
     """The network with a state dict's tensors, on a device, for inference.
 
@@ -173,17 +186,9 @@ def fill(network: nn.Module, state: Any, path: Path, device: str) -> Any:
     kind, wanted = type(network).__name__, network.state_dict()
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise BlendbenchError(f"{printable(path)}: holds no weights of {kind}; give the published file")
-    problems = [f"{name} is missing" for name in wanted if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in wanted]
-    problems += [
-        f"{name} is {list(state[name].shape)}, not {list(value.shape)}"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    if problems := unlike({name: value.shape for name, value in wanted.items()}, state):
         raise BlendbenchError(
-            f"{printable(path)}: weights are not of this {kind} ({problems[0]}{more}); give the published file"
+            f"{printable(path)}: weights are not of this {kind} ({problems}); give the published file"
         )
     network.load_state_dict(state)
     return network.eval().requires_grad_(False).to(device)
